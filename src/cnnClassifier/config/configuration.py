@@ -1,0 +1,187 @@
+"""The only place that reads YAML: checks it and hands out one entity for each stage."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from cnnClassifier.config.rules import Rule
+from cnnClassifier.config.schema import CONFIG, PARAMS
+from cnnClassifier.entity.config_entity import (
+    AugmentationConfig,
+    DataIngestionConfig,
+    DataValidationConfig,
+    EvaluationConfig,
+    FitConfig,
+    PrepareBaseModelConfig,
+    ServingConfig,
+    TrainingConfig,
+)
+from cnnClassifier.utils.common import read_yaml
+from cnnClassifier.utils.errors import ConfigError
+
+CONFIG_PATH = Path("config/config.yaml")
+PARAMS_PATH = Path("params.yaml")
+
+
+class ConfigurationManager:
+    """Read both files, refuse what they should not hold, and make the stages' entities.
+
+    Args:
+        config_path: where things live.
+        params_path: how the model learns.
+
+    Raises:
+        ConfigError: names the file, the key and what was expected.
+    """
+
+    def __init__(self, config_path: Path = CONFIG_PATH, params_path: Path = PARAMS_PATH) -> None:
+        self.config = read_yaml(config_path)
+        self.params = read_yaml(params_path)
+        _check(self.config, CONFIG, config_path)
+        _check(self.params, PARAMS, params_path)
+        if self.params.INCLUDE_TOP:
+            raise ConfigError(
+                f"{params_path}: INCLUDE_TOP: expected False; with True the backbone ends in ImageNet's own "
+                "1000 classes, and no head for your CLASSES can stand on it"
+            )
+        self._size = (int(self.params.IMAGE_SIZE[0]), int(self.params.IMAGE_SIZE[1]), 3)
+
+    @property
+    def log_file(self) -> Path:
+        """The file that holds times, levels and tracebacks."""
+        return Path(self.config.log_file)
+
+    def data_ingestion(self) -> DataIngestionConfig:
+        """Return what the stage data_ingestion needs."""
+        section = self.config.data_ingestion
+        return DataIngestionConfig(
+            source_URL=section.source_URL,
+            source_sha256=section.source_sha256,
+            class_patterns=dict(section.classes) if section.classes else None,
+            class_count=self.params.CLASSES,
+            download_dir=Path(section.download_dir),
+            data_dir=Path(section.data_dir),
+            max_unpacked_bytes=section.max_unpacked_bytes,
+            connect_timeout_s=section.connect_timeout_s,
+            read_timeout_s=section.read_timeout_s,
+            retries=section.retries,
+        )
+
+    def data_validation(self) -> DataValidationConfig:
+        """Return what the stage data_validation needs."""
+        section = self.config.data_validation
+        train, validation, test = self.params.SPLIT
+        return DataValidationConfig(
+            data_dir=Path(self.config.data_ingestion.data_dir),
+            manifest_path=Path(section.manifest_path),
+            report_path=Path(section.report_path),
+            group_pattern=section.group_pattern,
+            max_pixels=section.max_pixels,
+            shares=(train, validation, test),
+            seed=self.params.SEED,
+        )
+
+    def prepare_base_model(self) -> PrepareBaseModelConfig:
+        """Return what the stage prepare_base_model needs."""
+        section = self.config.prepare_base_model
+        return PrepareBaseModelConfig(
+            base_model_path=Path(section.base_model_path),
+            updated_base_model_path=Path(section.updated_base_model_path),
+            weights_cache=Path(section.weights_cache).expanduser() if section.weights_cache else None,
+            imagenet_sources=tuple(section.imagenet_sources),
+            backbone=self.params.BACKBONE,
+            image_size=self._size,
+            weights=self.params.WEIGHTS,
+            feature_layer=self.params.FEATURE_LAYER,
+            head=self.params.HEAD,
+            dropout=self.params.DROPOUT,
+            class_count=self.params.CLASSES,
+            seed=self.params.SEED,
+        )
+
+    def training(self) -> TrainingConfig:
+        """Return what the stage training needs."""
+        section, params = self.config.training, self.params
+        return TrainingConfig(
+            data_dir=Path(self.config.data_ingestion.data_dir),
+            manifest_path=Path(self.config.data_validation.manifest_path),
+            updated_base_model_path=Path(self.config.prepare_base_model.updated_base_model_path),
+            bundle_dir=Path(section.bundle_dir),
+            cache_dir=Path(section.cache_dir),
+            source_URL=self.config.data_ingestion.source_URL,
+            max_pixels=self.config.data_validation.max_pixels,
+            image_size=self._size,
+            backbone=params.BACKBONE,
+            fine_tune_from=params.FINE_TUNE_FROM,
+            precision=params.PRECISION,
+            positive_class=params.POSITIVE_CLASS,
+            augmentation=AugmentationConfig(
+                views=params.VIEWS if params.AUGMENTATION else 1,
+                rotation=params.ROTATION_RANGE,
+                shift=params.SHIFT_RANGE,
+                shear=params.SHEAR_RANGE,
+                zoom=params.ZOOM_RANGE,
+                horizontal_flip=params.HORIZONTAL_FLIP,
+                seed=params.SEED,
+            ),
+            fit=FitConfig(
+                epochs=params.EPOCHS,
+                patience=params.PATIENCE,
+                batch_size=params.BATCH_SIZE,
+                learning_rate=params.LEARNING_RATE,
+                class_weights=params.CLASS_WEIGHTS,
+                seed=params.SEED,
+            ),
+        )
+
+    def evaluation(self) -> EvaluationConfig:
+        """Return what the stage evaluation needs; MLFLOW_TRACKING_URI goes before the file."""
+        section = self.config.evaluation
+        return EvaluationConfig(
+            data_dir=Path(self.config.data_ingestion.data_dir),
+            manifest_path=Path(self.config.data_validation.manifest_path),
+            bundle_dir=Path(self.config.training.bundle_dir),
+            root_dir=Path(section.root_dir),
+            mlflow_uri=os.environ.get("MLFLOW_TRACKING_URI") or section.mlflow_uri,
+            experiment=section.experiment,
+            max_pixels=self.config.data_validation.max_pixels,
+            params=self.params.to_dict(),
+        )
+
+    def serving(self) -> ServingConfig:
+        """Return what the web server needs; HOST and PORT in the environment go before the file."""
+        section = self.config.serving
+        port = os.environ.get("PORT") or str(section.port)
+        if not port.isdecimal() or int(port) > 65535:
+            raise ConfigError(f"environment: PORT: expected a whole number from 0 to 65535, found {port!r}")
+        return ServingConfig(
+            bundle_dir=Path(self.config.training.bundle_dir),
+            host=os.environ.get("HOST") or section.host,
+            port=int(port),
+            max_upload_bytes=section.max_upload_bytes,
+            max_pixels=section.max_pixels,
+            cors_origins=tuple(section.cors_origins),
+        )
+
+
+def _check(content: dict[str, Any], schema: dict[str, Any], path: Path, prefix: str = "") -> None:
+    for key in content:
+        if key not in schema:
+            raise ConfigError(f"{path}: {prefix}{key}: unknown key; expected one of {', '.join(schema)}")
+    for key, rule in schema.items():
+        if key not in content:
+            wanted = rule.expectation if isinstance(rule, Rule) else f"a section with {', '.join(rule)}"
+            raise ConfigError(f"{path}: {prefix}{key}: missing; expected {wanted}")
+        value = content[key]
+        if isinstance(rule, Rule):
+            if not rule.holds(value):
+                raise ConfigError(f"{path}: {prefix}{key}: expected {rule.expectation}, found {_shown(value)}")
+        elif isinstance(value, dict):
+            _check(value, rule, path, f"{prefix}{key}.")
+        else:
+            raise ConfigError(f"{path}: {prefix}{key}: expected a section:  {', '.join(rule)}, found {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value.to_dict() if hasattr(value, "to_dict") else value)
+    return text if len(text) <= 60 else text[:57] + "…"

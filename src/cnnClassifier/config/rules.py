@@ -1,0 +1,117 @@
+"""Rules that a configuration value must meet; each says in words what it expects."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be.
+
+    Attributes:
+        expectation: in words, to follow "expected".
+        holds: tells whether a value meets the rule.
+    """
+
+    expectation: str
+    holds: Callable[[Any], bool]
+
+
+def integer(low: int, high: int) -> Rule:
+    """Expect a whole number from `low` to `high`, both included."""
+    return Rule(f"a whole number from {low} to {high}", lambda v: _is_number(v, int) and low <= v <= high)
+
+
+def number(low: float, high: float) -> Rule:
+    """Expect a number from `low` to `high`, both included."""
+    return Rule(f"a number from {low:g} to {high:g}", lambda v: _is_number(v, int, float) and low <= v <= high)
+
+
+def flag() -> Rule:
+    """Expect True or False."""
+    return Rule("True or False", lambda v: isinstance(v, bool))
+
+
+def text() -> Rule:
+    """Expect a string that isn't blank."""
+    return Rule("text", lambda v: isinstance(v, str) and bool(v.strip()))
+
+
+def choice(*values: str) -> Rule:
+    """Expect one of `values`."""
+    return Rule(f"one of {', '.join(values)}", lambda v: isinstance(v, str) and v in values)
+
+
+def sha256() -> Rule:
+    """Expect 64 hexadecimal digits."""
+    return Rule("64 hexadecimal digits", lambda v: isinstance(v, str) and bool(re.fullmatch("[0-9a-fA-F]{64}", v)))
+
+
+def pattern(group: str) -> Rule:
+    """Expect a regular expression that has the named group `group`."""
+
+    def holds(value: Any) -> bool:
+        try:
+            return isinstance(value, str) and group in re.compile(value).groupindex
+        except re.error:
+            return False
+
+    return Rule(f"a regular expression with a group (?P<{group}>…)", holds)
+
+
+def optional(rule: Rule) -> Rule:
+    """Expect null or what `rule` expects."""
+    return Rule(f"{rule.expectation}, or null", lambda v: v is None or rule.holds(v))
+
+
+def listing(rule: Rule, low: int = 0, high: int = 1000) -> Rule:
+    """Expect a list of `low` to `high` items that meet `rule`."""
+    count = f"{low} " if low == high else "" if low == 0 else f"{low} or more "
+    return Rule(
+        f"a list; its {count}items: {rule.expectation}",
+        lambda v: isinstance(v, list) and low <= len(v) <= high and all(rule.holds(item) for item in v),
+    )
+
+
+def mapping(rule: Rule) -> Rule:
+    """Expect names with values that meet `rule`."""
+    return Rule(
+        f"names with values, each {rule.expectation}",
+        lambda v: (
+            isinstance(v, dict) and all(isinstance(k, str) and rule.holds(item) for k, item in v.items()) and bool(v)
+        ),
+    )
+
+
+def shares() -> Rule:
+    """Expect the shares of train, validation and test: three numbers above 0 that sum to 1."""
+
+    def holds(value: Any) -> bool:
+        return (
+            isinstance(value, list)
+            and len(value) == 3
+            and all(_is_number(share, int, float) and 0 < share < 1 for share in value)
+            and abs(sum(value) - 1) < 1e-6
+        )
+
+    return Rule("three numbers above 0 that sum to 1: train, validation, test", holds)
+
+
+def image_size() -> Rule:
+    """Expect height, width and the 3 channels of an image."""
+
+    def holds(value: Any) -> bool:
+        return (
+            isinstance(value, list)
+            and len(value) == 3
+            and all(_is_number(side, int) and 32 <= side <= 1024 for side in value[:2])
+            and value[2] == 3
+        )
+
+    return Rule("[height, width, 3], sides from 32 to 1024", holds)
+
+
+def _is_number(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)

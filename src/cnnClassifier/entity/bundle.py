@@ -1,0 +1,79 @@
+"""What training leaves and serving needs: a model and what one must know to use it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cnnClassifier.utils.common import load_json, save_json, sha256_of
+from cnnClassifier.utils.errors import BundleError
+
+MODEL_FILE = "model.keras"
+CARD_FILE = "model.json"
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """The content of `model.json`, which stands beside `model.keras`.
+
+    Attributes:
+        classes: names in the order of the model's outputs.
+        positive_class: the class whose probability the threshold applies to.
+        image_size: (height, width, 3) that the model takes, RGB 0-255.
+        threshold: the positive class is called at this probability or more (two classes only).
+        backbone: such as `VGG16`.
+        data_source: where the training data came from.
+        synthetic: whether that was the phantom generator.
+        model_sha256: of `model.keras`.
+        manifest_sha256: of the manifest that it was trained on.
+        versions: of the packages that made it.
+    """
+
+    classes: tuple[str, ...]
+    positive_class: str
+    image_size: tuple[int, int, int]
+    threshold: float
+    backbone: str
+    data_source: str
+    synthetic: bool
+    model_sha256: str
+    manifest_sha256: str
+    versions: dict[str, str]
+
+    @property
+    def model_id(self) -> str:
+        """The first twelve digits of the model's sha256."""
+        return self.model_sha256[:12]
+
+    def write(self, bundle_dir: Path) -> None:
+        """Write `model.json` into a folder that holds `model.keras` already."""
+        save_json(bundle_dir / CARD_FILE, asdict(self))
+
+    @classmethod
+    def read(cls, bundle_dir: Path) -> "ModelBundle":
+        """Read and check a bundle.
+
+        Raises:
+            BundleError: a part is missing, unreadable, or not of this model.
+        """
+        mend = "run `dvc repro` or `python main.py` to train one"
+        for name in (MODEL_FILE, CARD_FILE):
+            if not (bundle_dir / name).is_file():
+                raise BundleError(f"no trained model: {bundle_dir / name} is missing; {mend}")
+        try:
+            content: dict[str, Any] = load_json(bundle_dir / CARD_FILE)
+            content["classes"] = tuple(content["classes"])
+            content["image_size"] = tuple(content["image_size"])
+            bundle = cls(**content)
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{bundle_dir / CARD_FILE}: not a model's description ({error}); {mend}") from None
+        found = sha256_of(bundle_dir / MODEL_FILE)
+        if found != bundle.model_sha256:
+            raise BundleError(
+                f"{bundle_dir / MODEL_FILE}: sha256 {found[:12]}… isn't that of {CARD_FILE}, {bundle.model_sha256[:12]}…; {mend}"
+            )
+        return bundle
+
+    def label(self, name: str) -> str:
+        """Return a class's name as people read it: `large.cell_carcinoma` becomes `Large cell carcinoma`."""
+        words = name.replace("_", " ").replace(".", " ").strip()
+        return words[:1].upper() + words[1:]

@@ -1,0 +1,122 @@
+"""One frozen dataclass for each stage: all that it needs to know, checked and typed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DataIngestionConfig:
+    """What `data_ingestion` needs; times in seconds."""
+
+    source_URL: str
+    source_sha256: str | None
+    class_patterns: dict[str, str] | None
+    class_count: int
+    download_dir: Path
+    data_dir: Path
+    max_unpacked_bytes: int
+    connect_timeout_s: float
+    read_timeout_s: float
+    retries: int
+
+
+@dataclass(frozen=True)
+class DataValidationConfig:
+    """What `data_validation` needs; `shares` of train, validation and test sum to 1."""
+
+    data_dir: Path
+    manifest_path: Path
+    report_path: Path
+    group_pattern: str | None
+    max_pixels: int
+    shares: tuple[float, float, float]
+    seed: int
+
+
+@dataclass(frozen=True)
+class PrepareBaseModelConfig:
+    """What `prepare_base_model` needs; `image_size` is (height, width, 3)."""
+
+    base_model_path: Path
+    updated_base_model_path: Path
+    weights_cache: Path | None
+    imagenet_sources: tuple[str, ...]
+    backbone: str
+    image_size: tuple[int, int, int]
+    weights: str | None
+    feature_layer: str
+    head: str
+    dropout: float
+    class_count: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Ranges of the random views: degrees, and shares of the image's sides."""
+
+    views: int
+    rotation: float
+    shift: float
+    shear: float
+    zoom: float
+    horizontal_flip: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How the trainable part is fitted on the cached features."""
+
+    epochs: int
+    patience: int
+    batch_size: int
+    learning_rate: float
+    class_weights: str | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What `training` needs."""
+
+    data_dir: Path
+    manifest_path: Path
+    updated_base_model_path: Path
+    bundle_dir: Path
+    cache_dir: Path
+    source_URL: str
+    max_pixels: int
+    image_size: tuple[int, int, int]
+    backbone: str
+    fine_tune_from: str | None
+    precision: str
+    positive_class: str
+    augmentation: AugmentationConfig
+    fit: FitConfig
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What `evaluation` needs; `params` are all of params.yaml, to be logged."""
+
+    data_dir: Path
+    manifest_path: Path
+    bundle_dir: Path
+    root_dir: Path
+    mlflow_uri: str
+    experiment: str
+    max_pixels: int
+    params: dict[str, object]
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+    """What `app.py` needs."""
+
+    bundle_dir: Path
+    host: str
+    port: int
+    max_upload_bytes: int
+    max_pixels: int
+    cors_origins: tuple[str, ...]

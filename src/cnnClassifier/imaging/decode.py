@@ -1,0 +1,90 @@
+"""Turn an image file's bytes into RGB pixels: the same way for validation, training, evaluation and serving."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cnnClassifier.utils.errors import ImageError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image as read.
+
+    Attributes:
+        pixels: uint8, (height, width, 3), RGB, upright.
+        format: what the bytes are, such as `PNG`, whatever the file is called.
+        mode: Pillow's word for the stored pixels, such as `RGBA` or `I;16`.
+        frames: 1, or more where it is animated or has pages; the first is taken.
+    """
+
+    pixels: np.ndarray
+    format: str
+    mode: str
+    frames: int
+
+    @property
+    def size(self) -> str:
+        """Width and height, such as `512x382`."""
+        return f"{self.pixels.shape[1]}x{self.pixels.shape[0]}"
+
+
+def decode(data: bytes, max_pixels: int) -> Decoded:
+    """Decode `data` into upright RGB.
+
+    16-bit grey is scaled from its own minimum and maximum; transparent parts become black; palettes and CMYK are
+    converted; the EXIF orientation is applied; of an animation the first frame is taken.
+
+    Args:
+        data: a PNG, JPEG, BMP, GIF, TIFF or WebP file.
+        max_pixels: refuse more than these before any pixel is decoded.
+
+    Raises:
+        ImageError: `empty`, `not_an_image`, `corrupt` or `too_large`.
+    """
+    if not data:
+        raise ImageError("empty", "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large images and odd EXIF; max_pixels decides here
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise ImageError("too_large", f"{width}×{height} pixels; at most {max_pixels:,} are taken")
+                image.seek(0)
+                image.load()
+                mode, kind, frames = image.mode, str(image.format), int(getattr(image, "n_frames", 1))
+                pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError("not_an_image", "not a PNG, JPEG, BMP, GIF, TIFF or WebP image") from None
+    except Image.DecompressionBombError:
+        raise ImageError("too_large", f"too many pixels; at most {max_pixels:,} are taken") from None
+    except MemoryError:
+        raise ImageError("too_large", "the image needs more memory than there is") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, …
+        raise ImageError("corrupt", f"the image can't be decoded: {error}") from None
+    return Decoded(pixels, kind, mode, frames)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        low, high = float(grey.min()), float(grey.max())
+        scaled = (grey - low) * (255 / (high - low)) if high > low else np.zeros_like(grey)
+        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema()[0] == 255:
+            return rgba.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,97 @@
+"""Small helpers for files: YAML, JSON, binaries, folders, hashes."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from box import ConfigBox
+from box.exceptions import BoxError
+
+from cnnClassifier.utils.errors import ConfigError
+
+
+def read_yaml(path: Path) -> ConfigBox:
+    """Read a YAML file whose top level is a mapping.
+
+    Raises:
+        ConfigError: the file is missing, isn't YAML, is empty, or holds something else than a mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name another with --config or --params") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise ConfigError(f"{path}: expected keys with values, found {found}")
+    try:
+        return ConfigBox(content)
+    except BoxError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def create_directories(*paths: Path) -> None:
+    """Make each folder and its parents; those that exist stay as they are."""
+    for path in paths:
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target` to write to; on success it takes the target's place in one rename.
+
+    A file or a folder may be written. On an error, or when the process is killed, the old target stays.
+    """
+    target = Path(target)
+    create_directories(target.parent)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        staged = scratch / target.name
+        yield staged
+        old = scratch / "old"
+        if target.is_dir() and not target.is_symlink():
+            os.replace(target, old)
+        try:
+            os.replace(staged, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def save_json(path: Path, data: Any) -> None:
+    """Write `data` as indented JSON with a closing newline; NaN and infinities are refused."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with replacing(path) as staged:
+        staged.write_text(text, encoding="utf-8")
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def get_size(path: Path) -> str:
+    """Return a file's size for people, such as `56.2 MB`."""
+    size = float(Path(path).stat().st_size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
