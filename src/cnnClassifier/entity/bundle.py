@@ -69,7 +69,7 @@ class ModelBundle:
         found = sha256_of(bundle_dir / MODEL_FILE)
         if found != bundle.model_sha256:
             raise BundleError(
-                f"{bundle_dir / MODEL_FILE}: sha256 {found[:12]}… isn't that of {CARD_FILE}, {bundle.model_sha256[:12]}…; {mend}"
+                f"{bundle_dir / MODEL_FILE} isn't the model that {CARD_FILE} describes (another sha256); {mend}"
             )
         return bundle
 

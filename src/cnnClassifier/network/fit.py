@@ -1,0 +1,101 @@
+"""Fit the trainable part of the network on cached features."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnnClassifier.entity.config_entity import FitConfig
+from cnnClassifier.network.features import Features
+
+if TYPE_CHECKING:
+    import keras
+
+History = dict[str, list[float]]
+
+
+def make_deterministic(seed: int) -> None:
+    """Seed Python, NumPy and TensorFlow, and take deterministic kernels: equal runs give equal weights."""
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def fit(
+    tail: "keras.Model",
+    train: Features,
+    train_labels: np.ndarray,
+    validation: Features,
+    validation_labels: np.ndarray,
+    config: FitConfig,
+    verbose: int = 1,
+) -> History:
+    """Fit the tail with Adam (Kingma & Ba 2014) on cross-entropy, and keep the weights of the best validation loss.
+
+    Args:
+        tail: from a feature map to probabilities.
+        train: n feature maps, every view of every training image.
+        train_labels: int, (n,).
+        validation: m feature maps.
+        validation_labels: int, (m,).
+        config: epochs at the most, patience, batch size, learning rate, class weights, seed.
+        verbose: 1 shows Keras's bar, 2 a line an epoch, 0 nothing.
+
+    Returns:
+        For each epoch loss, accuracy, val_loss and val_accuracy.
+    """
+    import keras
+
+    tail.compile(
+        optimizer=keras.optimizers.Adam(config.learning_rate),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    stop = keras.callbacks.EarlyStopping(
+        monitor="val_loss", patience=config.patience, restore_best_weights=True, start_from_epoch=0
+    )
+    history = tail.fit(
+        _batches(train, train_labels, config.batch_size, config.seed),
+        validation_data=_batches(validation, validation_labels, 64, None),
+        epochs=config.epochs,
+        class_weight=class_weights(train_labels) if config.class_weights == "balanced" else None,
+        callbacks=[stop],
+        verbose=verbose,
+    )
+    return {name: [float(value) for value in values] for name, values in history.history.items()}
+
+
+def class_weights(labels: np.ndarray) -> dict[int, float]:
+    """Return weights that let each class count alike: n / (classes × n of the class)."""
+    counts = np.bincount(labels)
+    return {
+        label: float(len(labels) / (np.count_nonzero(counts) * count)) for label, count in enumerate(counts) if count
+    }
+
+
+def _batches(features: Features, labels: np.ndarray, size: int, seed: int | None) -> "keras.utils.PyDataset":
+    import keras
+
+    class Batches(keras.utils.PyDataset):
+        """Read batches from the memory map; shuffled anew each epoch where there is a seed."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._rng = np.random.default_rng(seed)
+            self._order = np.arange(len(labels))
+            self.on_epoch_end()
+
+        def __len__(self) -> int:
+            return math.ceil(len(labels) / size)
+
+        def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+            items = self._order[number * size : (number + 1) * size]
+            return features.take(items), labels[items]
+
+        def on_epoch_end(self) -> None:
+            if seed is not None:
+                self._rng.shuffle(self._order)
+
+    return Batches()

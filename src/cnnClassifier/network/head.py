@@ -1,0 +1,46 @@
+"""The trainable top of the classifier."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+
+
+def add_head(
+    backbone: "keras.Model", feature_layer: str, head: str, dropout: float, class_count: int, seed: int
+) -> "keras.Model":
+    """Put a softmax head on a layer of the backbone; what the backbone has after that layer is dropped.
+
+    A lesion is a few cells of the feature map. `conv_max` looks at each cell and its neighbours and keeps the strongest
+    answer, so that one cell is enough; `average` (global average pooling, Lin et al. 2013) suits what fills the
+    picture; `flatten` is the head of most tutorials, and the one with the most weights to overfit.
+
+    Args:
+        backbone: a functional model with a layer `feature_layer` whose output is (n, h, w, channels).
+        feature_layer: its name.
+        head: `conv_max`, `average` or `flatten`.
+        dropout: share of features dropped in training, 0 to 0.95.
+        class_count: number of outputs.
+        seed: of the new weights and of dropout.
+
+    Returns:
+        A model from RGB 0-255 to probabilities, (n, class_count).
+    """
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(seed)
+    x = backbone.get_layer(feature_layer).output
+    if head == "conv_max":
+        x = layers.BatchNormalization(name="head_norm")(x)
+        x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
+        x = layers.Conv2D(64, 1, activation="relu", name="head_mix")(x)
+        x = layers.Conv2D(32, 3, padding="same", activation="relu", name="head_map")(x)
+        x = layers.GlobalMaxPooling2D(name="head_pool")(x)
+    else:
+        pool = layers.GlobalAveragePooling2D if head == "average" else layers.Flatten
+        x = pool(name="head_pool")(x)
+        x = layers.BatchNormalization(name="head_norm")(x)
+        x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
+    outputs = layers.Dense(class_count, activation="softmax", name="probabilities")(x)
+    return keras.Model(backbone.input, outputs, name="classifier")
