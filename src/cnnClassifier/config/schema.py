@@ -37,6 +37,8 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "manifest_path": text(),
         "report_path": text(),
         "group_pattern": optional(pattern("group")),
+        "near_copy_bits": integer(0, 16),
+        "near_copy_correlation": number(0, 1),
         "max_pixels": integer(1, 10**10),
     },
     "prepare_base_model": {

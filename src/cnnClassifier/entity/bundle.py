@@ -9,6 +9,7 @@ from cnnClassifier.utils.errors import BundleError
 
 MODEL_FILE = "model.keras"
 CARD_FILE = "model.json"
+HISTORY_FILE = "history.csv"
 
 
 @dataclass(frozen=True)

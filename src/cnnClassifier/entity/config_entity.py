@@ -28,6 +28,8 @@ class DataValidationConfig:
     manifest_path: Path
     report_path: Path
     group_pattern: str | None
+    near_copy_bits: int
+    near_copy_correlation: float
     max_pixels: int
     shares: tuple[float, float, float]
     seed: int
@@ -89,6 +91,7 @@ class TrainingConfig:
     max_pixels: int
     image_size: tuple[int, int, int]
     backbone: str
+    feature_layer: str
     fine_tune_from: str | None
     precision: str
     positive_class: str

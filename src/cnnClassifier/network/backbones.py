@@ -55,18 +55,20 @@ BACKBONES = {
 }
 
 
-def build_backbone(name: str, image_size: tuple[int, int, int]) -> "keras.Model":
+def build_backbone(name: str, image_size: tuple[int, int, int], seed: int) -> "keras.Model":
     """Build a backbone without its top, with random weights and its normalisation inside the graph.
 
     Args:
         name: a key of `BACKBONES`.
         image_size: (height, width, 3).
+        seed: of the random weights.
 
     Returns:
         A flat functional model from RGB 0-255, (n, height, width, 3), to the last feature map.
     """
     import keras
 
+    keras.utils.set_random_seed(seed)
     backbone = BACKBONES[name]
     inputs = keras.Input(image_size, name="image")
     normalised = getattr(keras.applications, backbone.module).preprocess_input(inputs)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.progress import progress
 
 if TYPE_CHECKING:
     import keras
@@ -38,6 +38,9 @@ class Features:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def __getitem__(self, items: slice | np.ndarray) -> "Features":
+        return Features(self._segments, self._places[items])
 
     def take(self, items: np.ndarray) -> np.ndarray:
         """Read items into memory.
@@ -107,7 +110,7 @@ class FeatureCache:
         with (
             name.with_suffix(".f16").open("wb") as rows,
             name.with_suffix(".index").open("w", encoding="utf-8") as index,
-            tqdm(total=len(missing), desc=f"features ({self._precision})", unit="image") as bar,
+            progress(total=len(missing), desc=f"features ({self._precision})", unit="image") as bar,
         ):
             for keys, images in _batches(missing, load, size):
                 maps = run(images)[: len(keys)]

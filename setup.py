@@ -1,0 +1,17 @@
+"""Install the package in `src`, so that notebooks and other projects can import it."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="cnnClassifier",
+    version="0.1.0",
+    description="Train, assess and serve image classifiers: chest CT slices to start with",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    python_requires=">=3.11",
+)

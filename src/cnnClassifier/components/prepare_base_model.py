@@ -1,0 +1,40 @@
+"""Stage prepare_base_model: a pretrained backbone, and the classifier that stands on it."""
+
+from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
+from cnnClassifier.network.backbones import build_backbone, feature_layer_of
+from cnnClassifier.network.files import save_model
+from cnnClassifier.network.head import add_head
+from cnnClassifier.network.weights import load_pretrained
+from cnnClassifier.utils.common import get_size
+from cnnClassifier.utils.log import logger
+
+
+class PrepareBaseModel:
+    """Build the backbone, load its weights and put a head on it."""
+
+    def __init__(self, config: PrepareBaseModelConfig) -> None:
+        self.config = config
+
+    def run(self) -> None:
+        """Write `base_model.keras` and `updated_base_model.keras`.
+
+        Raises:
+            WeightsError: no source gave the weights.
+            ConfigError: the backbone has no such feature layer.
+        """
+        config = self.config
+        base = build_backbone(config.backbone, config.image_size, config.seed)
+        if config.weights is not None:
+            load_pretrained(base, config.backbone, config.weights, config.imagenet_sources, config.weights_cache)
+        layer = feature_layer_of(config.backbone, config.feature_layer, base)
+        classifier = add_head(base, layer, config.head, config.dropout, config.class_count, config.seed)
+        save_model(base, config.base_model_path)
+        save_model(classifier, config.updated_base_model_path)
+        logger.info(
+            "%s with %s weights, head %s on %s: %s",
+            config.backbone,
+            config.weights or "random",
+            config.head,
+            layer,
+            get_size(config.updated_base_model_path),
+        )
