@@ -1,5 +1,6 @@
 """Small helpers for files: YAML, JSON, binaries, folders, hashes."""
 
+import glob
 import hashlib
 import json
 import os
@@ -48,11 +49,12 @@ def create_directories(*paths: Path) -> None:
 def replacing(target: Path) -> Iterator[Path]:
     """Yield a path beside `target` to write to; on success it takes the target's place in one rename.
 
-    A file or a folder may be written. On an error, or when the process is killed, the old target stays.
+    A file or a folder may be written. On an error, or when the process is killed, the old target stays. The path lies
+    alone in a scratch folder; what else is put there goes away at the end.
     """
     target = Path(target)
     create_directories(target.parent)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=_scratch_prefix(target), dir=target.parent))
     try:
         staged = scratch / target.name
         yield staged
@@ -66,6 +68,17 @@ def replacing(target: Path) -> Iterator[Path]:
                 os.replace(old, target)
             raise
     finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def clear_leftovers(target: Path) -> None:
+    """Remove what killed runs of `replacing` left beside `target`; if one fell between its two renames, undo the first.
+
+    Call it only where no other process can be replacing `target`, such as under a lock.
+    """
+    for scratch in Path(target).parent.glob(f"{glob.escape(_scratch_prefix(target))}*"):
+        if (scratch / "old").exists() and not target.exists():
+            os.replace(scratch / "old", target)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -83,7 +96,12 @@ def load_json(path: Path) -> Any:
 
 def get_size(path: Path) -> str:
     """Return a file's size for people, such as `56.2 MB`."""
-    size = float(Path(path).stat().st_size)
+    return format_size(Path(path).stat().st_size)
+
+
+def format_size(count: float) -> str:
+    """Return a number of bytes for people, such as `56.2 MB`."""
+    size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             break
@@ -95,3 +113,7 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _scratch_prefix(target: Path) -> str:
+    return f".{target.name}.unfinished-"
