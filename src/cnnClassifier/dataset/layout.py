@@ -83,6 +83,19 @@ def list_images(folder: Path) -> list[PurePosixPath]:
     return sorted(found)
 
 
+def image_files(data_dir: Path) -> list[tuple[str, str]]:
+    """Return (path, class) of every image in a data folder as `place` left it, sorted by path.
+
+    Raises:
+        SourceError: the folder is missing or holds no image.
+    """
+    images = list_images(data_dir) if data_dir.is_dir() else []
+    if not images:
+        raise SourceError(f"{data_dir}: no image inside; run data_ingestion first")
+    depth = 1 if all(image.parts[0].lower() in SPLITS and len(image.parts) > 2 for image in images) else 0
+    return [(image.as_posix(), image.parts[depth]) for image in images]
+
+
 def arrange(
     images: Iterable[PurePosixPath], patterns: Mapping[str, str] | None, class_count: int, origin: str
 ) -> list[Placed]:

@@ -1,5 +1,6 @@
 """What training leaves and serving needs: a model and what one must know to use it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,17 @@ class ModelBundle:
         """Return a class's name as people read it: `large.cell_carcinoma` becomes `Large cell carcinoma`."""
         words = name.replace("_", " ").replace(".", " ").strip()
         return words[:1].upper() + words[1:]
+
+    def called(self, probabilities: Sequence[float]) -> str:
+        """Return the name of the class that the model calls.
+
+        Args:
+            probabilities: one for each class, in the order of `classes`.
+
+        Returns:
+            Of two classes the positive one from `threshold` on, else the other; of more the most probable.
+        """
+        if len(self.classes) == 2:
+            positive = self.classes.index(self.positive_class)
+            return self.classes[positive if float(probabilities[positive]) >= self.threshold else 1 - positive]
+        return self.classes[max(range(len(self.classes)), key=lambda index: float(probabilities[index]))]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+DISCLAIMER = "Not a medical device: for teaching and research only, never for diagnosis or treatment."
+
 
 @dataclass(frozen=True)
 class Prediction:

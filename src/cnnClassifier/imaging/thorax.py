@@ -137,7 +137,9 @@ def _draw_lesion(rng: np.random.Generator, anatomy: Anatomy, z: float, radius: f
     kind = rng.uniform()
     solid = 1.0 if kind < 0.72 else float(rng.uniform(0.6, 0.85)) if kind < 0.96 else 0.0
     count = int(rng.integers(6, 18))
-    lobes = np.stack([np.arange(2, 9), rng.uniform(0.1, 1, 7) * 0.36 / np.arange(2, 9), rng.uniform(0, 6.28, 7)], axis=1)
+    lobes = np.stack(
+        [np.arange(2, 9), rng.uniform(0.1, 1, 7) * 0.36 / np.arange(2, 9), rng.uniform(0, 6.28, 7)], axis=1
+    )
     spicules = np.stack(
         [
             (np.arange(count) + rng.uniform(-0.4, 0.4, count)) * 2 * np.pi / count,
@@ -173,7 +175,7 @@ def _grow_tree(rng: np.random.Generator, anatomy: Anatomy, side: int, middle: fl
     for index in range(len(nodes) - 1, len(roots) - 1, -1):
         load[parent[index]] += load[index]
     child = np.arange(len(roots), len(nodes))
-    radius = np.minimum(0.0024 * anatomy.vessels * load ** 0.42, 0.034)
+    radius = np.minimum(0.0024 * anatomy.vessels * load**0.42, 0.034)
     thick = np.minimum(radius[parent[child]], radius[child] * 1.5)
     airway = (radius[child] > 0.009) & (rng.uniform(size=len(child)) < 0.8)
     return np.column_stack([nodes[parent[child]], nodes[child], thick, radius[child], airway])
@@ -518,7 +520,9 @@ def _paint_lungs(canvas: _Slice, lung: Any, cavity: Any, rng: np.random.Generato
     if anatomy.fissure > 0:
         for side, tilt in ((-1, 0.35), (1, -0.3)):
             line = y - anatomy.fissure + 0.25 - 0.55 * canvas.z + tilt * (canvas.x - side * 0.45)
-            thin = np.clip(1 - np.abs(line + 0.03 * canvas.wave[2]) / (1.3 * canvas.pixel), 0, 1) * (canvas.x * side > 0)
+            thin = np.clip(1 - np.abs(line + 0.03 * canvas.wave[2]) / (1.3 * canvas.pixel), 0, 1) * (
+                canvas.x * side > 0
+            )
             canvas.hu += inside * thin * 90 * _ramp(cavity, 0.0, 0.1)
     if anatomy.granuloma > 0:
         spot = canvas.patient.tree[int(anatomy.granuloma * 1e6) % len(canvas.patient.tree), 3:5]

@@ -1,0 +1,1 @@
+"""The web app: a page for people and JSON for programs."""

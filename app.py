@@ -1,0 +1,69 @@
+"""Serve the trained model: a page for people and JSON for programs."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and serve until stopped; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="where things live")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="how the model learns")
+    parser.add_argument("--host", help="address to listen on; 0.0.0.0 for all (default: from the configuration)")
+    parser.add_argument("--port", type=_port, help="port to listen on; 0 for any (default: from the configuration)")
+    chosen = parser.parse_args(arguments)
+
+    from cnnClassifier.utils.errors import UserError
+
+    try:
+        _serve(chosen)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError("expected a whole number from 0 to 65535")
+    return int(text)
+
+
+def _serve(chosen: argparse.Namespace) -> None:
+    from cnnClassifier.config.configuration import ConfigurationManager
+    from cnnClassifier.utils.log import configure_logging
+    from cnnClassifier.web.application import create_app
+    from cnnClassifier.web.model_host import ModelHost
+    from cnnClassifier.web.server import bind, serve, url_of
+
+    manager = ConfigurationManager(chosen.config, chosen.params)
+    config = manager.serving()
+    given = {name: value for name in ("host", "port") if (value := getattr(chosen, name)) is not None}
+    config = replace(config, **given)
+    listener = bind(config.host, config.port)
+    configure_logging(manager.log_file)
+    print(f"Open {url_of(listener)} (Ctrl-C stops it). {_model_line(config.bundle_dir)}", flush=True)
+    host = ModelHost(config.bundle_dir, config.max_pixels)
+    host.start()
+    serve(create_app(config, host), listener)
+
+
+def _model_line(bundle_dir: Path) -> str:
+    from cnnClassifier.entity.bundle import ModelBundle
+    from cnnClassifier.utils.errors import BundleError
+
+    try:
+        bundle = ModelBundle.read(bundle_dir)
+    except BundleError:
+        return "There is no model to serve yet: run `make pipeline` or `python main.py`, it will be taken up."
+    data = "synthetic images" if bundle.synthetic else "images"
+    labels = ", ".join(bundle.label(name) for name in bundle.classes)
+    return f"Model {bundle.model_id}: {bundle.backbone}, trained on {data} of {labels}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""From an image file's bytes to the class that the model calls."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cnnClassifier.entity.bundle import ModelBundle
+from cnnClassifier.entity.prediction import Prediction
+from cnnClassifier.imaging.prepare import prepare
+from cnnClassifier.network.engine import Engine
+
+
+class Predictor:
+    """A trained model, ready for image files.
+
+    Args:
+        bundle_dir: a folder with `model.keras` and `model.json`.
+        max_pixels: refuse images with more.
+
+    Raises:
+        BundleError: there is no model that can be used.
+    """
+
+    def __init__(self, bundle_dir: Path, max_pixels: int) -> None:
+        self._engine = Engine(bundle_dir)
+        self._max_pixels = max_pixels
+
+    @property
+    def bundle(self) -> ModelBundle:
+        """What is known of the model."""
+        return self._engine.bundle
+
+    def predict(self, data: bytes) -> Prediction:
+        """Classify one image file.
+
+        Args:
+            data: a PNG, JPEG, BMP, GIF, TIFF or WebP file.
+
+        Raises:
+            ImageError: the bytes can't be used as an image.
+        """
+        bundle = self.bundle
+        image = prepare(data, bundle.image_size, self._max_pixels)
+        scores = [float(score) for score in self._engine.probabilities(image[np.newaxis])[0]]
+        name = bundle.called(scores)
+        return Prediction(
+            label=bundle.label(name),
+            class_name=name,
+            probabilities=dict(zip(bundle.classes, scores, strict=True)),
+            model_id=bundle.model_id,
+        )
