@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +49,6 @@ def main() -> int:
         return run_and_report(lambda: _show_scores(manager), "scores", manager.log_file)
     if arguments.only:
         configure_logging(manager.log_file)
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         stage = importlib.import_module(f"cnnClassifier.pipeline.{STAGES[arguments.only]}")
         return run_and_report(lambda: stage.main(manager), arguments.only, manager.log_file)
     # A process for each stage: memory is given back, and evaluation runs on the engine that serves.

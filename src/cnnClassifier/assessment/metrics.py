@@ -38,6 +38,8 @@ def scores(
         positive_class: its name.
         threshold: see `decide`.
     """
+    probabilities = probabilities.astype(np.float64)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 sums to 1 in six places only
     columns = np.arange(len(classes))
     positive = list(classes).index(positive_class)
     called = decide(probabilities, positive, threshold)
@@ -45,7 +47,7 @@ def scores(
     binary = len(classes) == 2
     average = {"average": "binary", "pos_label": positive} if binary else {"average": "macro"}
     return {
-        "loss": float(metrics.log_loss(labels, probabilities.astype(np.float64), labels=columns)),
+        "loss": float(metrics.log_loss(labels, probabilities, labels=columns)),
         "accuracy": float(metrics.accuracy_score(labels, called)),
         "balanced_accuracy": float(metrics.balanced_accuracy_score(labels, called)),
         "roc_auc": float(

@@ -4,6 +4,7 @@ from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
 from cnnClassifier.network.backbones import build_backbone, feature_layer_of
 from cnnClassifier.network.files import save_model
 from cnnClassifier.network.head import add_head
+from cnnClassifier.network.quiet import import_tensorflow
 from cnnClassifier.network.weights import load_pretrained
 from cnnClassifier.utils.common import get_size
 from cnnClassifier.utils.log import logger
@@ -23,6 +24,7 @@ class PrepareBaseModel:
             ConfigError: the backbone has no such feature layer.
         """
         config = self.config
+        import_tensorflow()
         base = build_backbone(config.backbone, config.image_size, config.seed)
         if config.weights is not None:
             load_pretrained(base, config.backbone, config.weights, config.imagenet_sources, config.weights_cache)

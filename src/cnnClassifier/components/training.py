@@ -15,6 +15,7 @@ from cnnClassifier.network.backbones import feature_layer_of, freeze_boundary
 from cnnClassifier.network.features import FeatureCache, Features, choose_precision, split_at
 from cnnClassifier.network.files import load_model, save_model
 from cnnClassifier.network.fit import History, fit, make_deterministic
+from cnnClassifier.network.quiet import import_tensorflow
 from cnnClassifier.utils.common import replacing, sha256_of
 from cnnClassifier.utils.errors import ConfigError
 from cnnClassifier.utils.log import logger
@@ -41,6 +42,7 @@ class Training:
         manifest = Manifest.read(config.manifest_path)
         train, validation = manifest.of("train"), manifest.of("validation")
         positive = positive_class(config.positive_class, manifest.classes)
+        import_tensorflow()
         make_deterministic(config.fit.seed)
         model = load_model(config.updated_base_model_path, "run prepare_base_model first")
         layer = feature_layer_of(config.backbone, config.feature_layer, model)

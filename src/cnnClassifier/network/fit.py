@@ -1,6 +1,7 @@
 """Fit the trainable part of the network on cached features."""
 
 import math
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,7 @@ def fit(
     validation: Features,
     validation_labels: np.ndarray,
     config: FitConfig,
-    verbose: int = 1,
+    verbose: int | None = None,
 ) -> History:
     """Fit the tail with Adam (Kingma & Ba 2014) on cross-entropy, and keep the weights of the best validation loss.
 
@@ -41,7 +42,7 @@ def fit(
         validation: m feature maps.
         validation_labels: int, (m,).
         config: epochs at the most, patience, batch size, learning rate, class weights, seed.
-        verbose: 1 shows Keras's bar, 2 a line an epoch, 0 nothing.
+        verbose: 1 shows Keras's bar, 2 a line an epoch, 0 nothing; None: the bar on a terminal, lines in a log.
 
     Returns:
         For each epoch loss, accuracy, val_loss and val_accuracy.
@@ -62,7 +63,7 @@ def fit(
         epochs=config.epochs,
         class_weight=class_weights(train_labels) if config.class_weights == "balanced" else None,
         callbacks=[stop],
-        verbose=verbose,
+        verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
     )
     return {name: [float(value) for value in values] for name, values in history.history.items()}
 

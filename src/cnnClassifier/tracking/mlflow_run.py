@@ -1,5 +1,6 @@
 """Log one run to an MLflow server, DagsHub's among them."""
 
+import logging
 import os
 import subprocess
 from collections.abc import Mapping
@@ -56,6 +57,8 @@ def log_run(uri: str, experiment: str, name: str, content: RunContent) -> str:
     }.items():
         os.environ.setdefault(key, value)
     _use_dagshub_token(uri)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
     from mlflow.entities import Metric, Param, RunTag
 

@@ -1,0 +1,30 @@
+"""Import TensorFlow without its start-up chatter, which no log level reaches."""
+
+import logging
+import os
+import sys
+import tempfile
+
+from cnnClassifier.utils.log import logger
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow and start its devices; what its C++ prints meanwhile goes to the log file."""
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+            tf.constant(0)
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            said.seek(0)
+            for line in said.read().decode(errors="replace").splitlines():
+                logger.log(logging.DEBUG, "tensorflow: %s", line)
