@@ -1,5 +1,6 @@
 """Unpack the images of a zip or tar archive that nobody vouches for."""
 
+import codecs
 import functools
 import io
 import lzma
@@ -120,7 +121,9 @@ def archive_trouble(path: Path) -> str | None:
         return "is empty"
     if head.startswith(b"PK"):
         return "is a zip that is damaged or cut short"
-    if re.match(rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)", head, re.IGNORECASE | re.DOTALL):
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<") and re.search(
+        rb"<(!doctype )?html", head, re.IGNORECASE
+    ):
         return "is a web page, not an archive"
     return "is not an archive (zip, tar, tar.gz, …)"
 

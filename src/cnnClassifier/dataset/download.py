@@ -303,8 +303,8 @@ def _explain(error: requests.RequestException, shown: str, patience: Patience) -
 
 
 def _short(reason: object) -> str:
-    """Return an error's text on one line, without the object's address that urllib3 puts first."""
-    return re.sub(r"^.*?object at 0x\w+>[,:]? ?", "", " ".join(str(reason).split()))
+    """Return an error's text on one line, without the connection object that urllib3 names first."""
+    return re.sub(r"^\S*Connection\(.*?\): ", "", " ".join(str(reason).split()))
 
 
 def _part_of(target: Path) -> Path:
