@@ -1,3 +1,4 @@
+import io
 import random
 import stat
 import tarfile
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cnnClassifier.dataset.archive import archive_trouble, unpack
+from cnnClassifier.dataset.disk import write_all
 from cnnClassifier.utils.errors import SourceError
 from tests.archives import IMAGES, tar_of, zip_of
 
@@ -176,3 +178,13 @@ def test_a_disk_that_is_too_small_is_seen_before_unpacking(tmp_path, monkeypatch
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2_000}))
     assert "2.4 kB needed, 2.0 kB free" in refusal(tmp_path, zip_of(IMAGES))
     assert unpacked(tmp_path / "out") == {}
+
+
+def test_a_disk_that_takes_part_of_a_write_gets_the_rest(tmp_path):
+    class Grudging(io.FileIO):
+        def write(self, data):
+            return super().write(data[:3])
+
+    with Grudging(tmp_path / "file", "wb") as file:
+        write_all(file, b"abcdefgh")
+    assert (tmp_path / "file").read_bytes() == b"abcdefgh"

@@ -1,3 +1,4 @@
+import io
 import os
 import random
 import socket
@@ -65,6 +66,16 @@ def test_starts_again_rather_than_splice(site, target, change):
     site.content = zip_of({"a/new.png": bytes(range(256)) * 2000, "b/new.png": b"n"}, 0)
     for name, value in change.items():
         setattr(site, name, value)
+    download_http(site.url, target, PATIENCE)
+    assert target.read_bytes() == site.content
+
+
+def test_a_changed_file_that_does_not_fit_leaves_nothing_to_splice(site, target, monkeypatch):
+    interrupted(site, target, 200_000)
+    site.version, site.content = {"ETag": '"two"'}, zip_of({"a/new.png": bytes(range(256)) * 2000}, 0)
+    with monkeypatch.context() as patch, pytest.raises(SourceError, match="the disk is full"):
+        patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1}))
+        download_http(site.url, target, PATIENCE)
     download_http(site.url, target, PATIENCE)
     assert target.read_bytes() == site.content
 
@@ -145,11 +156,14 @@ def test_no_server(target, monkeypatch):
 
 
 def test_a_full_disk(site, target, monkeypatch):
+    def full(path, mode="r", *args, **options):
+        return io.FileIO("/dev/full", "wb") if mode == "wb" else real(path, mode, *args, **options)
+
+    real = Path.open
     if os.path.exists("/dev/full"):
-        target.with_name("kept.zip.part").symlink_to("/dev/full")
-        with pytest.raises(SourceError, match="the disk is full; free some space"):
+        with monkeypatch.context() as patch, pytest.raises(SourceError, match="the disk is full; free some space"):
+            patch.setattr(Path, "open", full)
             download_http(site.url, target, PATIENCE)
-        target.with_name("kept.zip.part").unlink()
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1}))
     with pytest.raises(SourceError, match=r"the disk is full: 40\d.\d kB needed, 1 B free"):
         download_http(site.url, target, PATIENCE)

@@ -20,7 +20,7 @@ from typing import IO, Self
 
 from tqdm import tqdm
 
-from cnnClassifier.dataset.disk import check_free, disk_errors
+from cnnClassifier.dataset.disk import check_free, disk_errors, write_all
 from cnnClassifier.dataset.layout import is_image
 from cnnClassifier.utils.common import create_directories, format_size
 from cnnClassifier.utils.errors import SourceError
@@ -204,8 +204,7 @@ def _copy(member: _Member, target: Path, budget: _Budget, progress: Callable[[],
         with file:
             while chunk := source.read(_CHUNK):
                 budget.spend(len(chunk))
-                with disk_errors(target.parent):
-                    file.write(chunk)
+                write_all(file, chunk)
                 progress()
 
 
