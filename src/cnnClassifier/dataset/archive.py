@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
-from tqdm import tqdm
-
 from cnnClassifier.dataset.disk import check_free, disk_errors, write_all
 from cnnClassifier.dataset.layout import is_image
 from cnnClassifier.utils.common import create_directories, format_size
 from cnnClassifier.utils.errors import SourceError
+from cnnClassifier.utils.progress import progress
 
 MAX_RATIO = 200  # bytes unpacked for each byte packed
 _HARMLESS = 1_000_000  # bytes; no archive that unpacks to less is called a bomb for its ratio
@@ -158,7 +157,7 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> None:
     links: list[tuple[PurePosixPath, PurePosixPath]] = []
     with (
         archive.open("rb") as packed,
-        tqdm(total=archive.stat().st_size, desc="unpack", unit="B", unit_scale=True, disable=None) as bar,
+        progress(total=archive.stat().st_size, desc="unpack", unit="B", unit_scale=True) as bar,
         _damage(archive),
     ):
         members = _tar_members if _is_tar(archive) else functools.partial(_zip_members, budget=budget, folder=folder)
@@ -193,7 +192,7 @@ def _checked(archive: Path, member: _Member, leads_to: str | None = None) -> Pur
     return path
 
 
-def _copy(member: _Member, target: Path, budget: _Budget, progress: Callable[[], object]) -> None:
+def _copy(member: _Member, target: Path, budget: _Budget, tick: Callable[[], object]) -> None:
     source = member.open()
     if source is None:
         raise EOFError(f"{member.name!r} has no content")
@@ -205,7 +204,7 @@ def _copy(member: _Member, target: Path, budget: _Budget, progress: Callable[[],
             while chunk := source.read(_CHUNK):
                 budget.spend(len(chunk))
                 write_all(file, chunk)
-                progress()
+                tick()
 
 
 def _copy_link(original: Path, target: Path, budget: _Budget) -> None:

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from cnnClassifier.dataset.archive import archive_trouble, safe_path
 from cnnClassifier.dataset.disk import check_free, write_all
@@ -21,6 +20,7 @@ from cnnClassifier.dataset.layout import is_image
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.progress import progress
 
 FIRST_PAUSE_S = 1.0  # before the first retry; each further one takes twice as long
 LONGEST_PAUSE_S = 30.0
@@ -105,13 +105,13 @@ def download_drive_file(identifier: str, target: Path, patience: Patience) -> No
     part = _part_of(target)
     create_directories(part)
     file = part / "archive"
-    with tqdm(desc="Google Drive", unit="B", unit_scale=True, disable=None) as bar:
+    with progress(desc="Google Drive", unit="B", unit_scale=True) as bar:
 
-        def progress(count: int, total: int | None) -> None:
+        def shown(count: int, total: int | None) -> None:
             bar.total = total
             bar.update(count - bar.n)
 
-        _drive_download(identifier, file, patience, progress)
+        _drive_download(identifier, file, patience, shown)
     trouble = archive_trouble(file) if file.exists() else "is nothing"
     if trouble:
         shutil.rmtree(part)
@@ -138,7 +138,7 @@ def download_drive_folder(identifier: str, target: Path, patience: Patience) -> 
 
     files = [file for file in _retry(list_files, patience.retries) if is_image(Path(file.path))]
     create_directories(part)
-    for file in tqdm(files, desc="Google Drive", unit="file", disable=None):
+    for file in progress(files, desc="Google Drive", unit="file"):
         path = safe_path(file.path)
         if path is None:
             raise SourceError(f"Google Drive folder {identifier}: the name {file.path!r} leads elsewhere; rename it")
@@ -233,7 +233,7 @@ def _save(response: requests.Response, part: Path, offset: int, shown: str) -> N
         check_free(part.parent, total - offset)
     with (
         part.open("ab" if offset else "wb", buffering=0) as file,
-        tqdm(total=total, initial=offset, desc="download", unit="B", unit_scale=True, disable=None) as bar,
+        progress(total=total, initial=offset, desc="download", unit="B", unit_scale=True) as bar,
     ):
         for chunk in response.iter_content(_CHUNK):
             write_all(file, chunk)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
 
-from tqdm import tqdm
-
 from cnnClassifier.dataset.disk import check_free
 from cnnClassifier.imaging.decode import SUFFIXES
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.progress import progress
 
 # Names of folders that hold a split of the data, in lower case, and which split they mean.
 SPLITS = {
@@ -144,7 +143,7 @@ def place(placed: Iterable[Placed], received: Path, target: Path, *, move: bool)
     if not move:
         create_directories(target)
         check_free(target, sum((received / item.source).stat().st_size for item in placed))
-    for item in tqdm(placed, desc="move" if move else "copy", unit="file", disable=None):
+    for item in progress(placed, desc="move" if move else "copy", unit="file"):
         create_directories((target / item.target).parent)
         if move:
             os.replace(received / item.source, target / item.target)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 
 def progress(items: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """Return a tqdm bar: live on a terminal, a line every ten seconds elsewhere."""
+    """Return a tqdm bar: live on a terminal; elsewhere a line every ten seconds, and none for what takes less."""
     live = sys.stderr.isatty()
-    return tqdm(items, mininterval=0.1 if live else 10, dynamic_ncols=live, file=sys.stderr, **options)
+    pace = {"mininterval": 0.1, "dynamic_ncols": True} if live else {"mininterval": 10, "delay": 10}
+    return tqdm(items, file=sys.stderr, **pace, **options)
