@@ -1,6 +1,5 @@
 import io
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +7,6 @@ from PIL import Image
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.utils.common import sha256_of
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
