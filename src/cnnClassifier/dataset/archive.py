@@ -1,5 +1,6 @@
 """Unpack the images of a zip or tar archive that nobody vouches for."""
 
+import codecs
 import functools
 import io
 import lzma
@@ -19,7 +20,7 @@ from typing import IO, Self
 
 from tqdm import tqdm
 
-from cnnClassifier.dataset.disk import check_free, disk_errors
+from cnnClassifier.dataset.disk import check_free, disk_errors, write_all
 from cnnClassifier.dataset.layout import is_image
 from cnnClassifier.utils.common import create_directories, format_size
 from cnnClassifier.utils.errors import SourceError
@@ -120,7 +121,9 @@ def archive_trouble(path: Path) -> str | None:
         return "is empty"
     if head.startswith(b"PK"):
         return "is a zip that is damaged or cut short"
-    if re.match(rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)", head, re.IGNORECASE | re.DOTALL):
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<") and re.search(
+        rb"<(!doctype )?html", head, re.IGNORECASE
+    ):
         return "is a web page, not an archive"
     return "is not an archive (zip, tar, tar.gz, …)"
 
@@ -201,8 +204,7 @@ def _copy(member: _Member, target: Path, budget: _Budget, progress: Callable[[],
         with file:
             while chunk := source.read(_CHUNK):
                 budget.spend(len(chunk))
-                with disk_errors(target.parent):
-                    file.write(chunk)
+                write_all(file, chunk)
                 progress()
 
 

@@ -4,6 +4,7 @@ import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -55,6 +56,18 @@ def check_free(folder: Path, needed: int) -> None:
             f"{folder}: the disk is full: {format_size(needed)} needed, {format_size(free)} free; "
             "free some space, or keep the data on another disk"
         )
+
+
+def write_all(file: FileIO, data: bytes) -> None:
+    """Write `data` to an unbuffered file, of which one `write` may take only a part when the disk is nearly full.
+
+    Raises:
+        SourceError: the disk is full.
+    """
+    rest = memoryview(data)
+    with disk_errors(Path(str(file.name))):
+        while rest:
+            rest = rest[file.write(rest) :]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import urllib3
 from tqdm import tqdm
 
 from cnnClassifier.dataset.archive import archive_trouble, safe_path
-from cnnClassifier.dataset.disk import check_free, disk_errors
+from cnnClassifier.dataset.disk import check_free, write_all
 from cnnClassifier.dataset.layout import is_image
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
@@ -216,7 +216,9 @@ def _transfer(url: str, part: Path, patience: Patience) -> None:
                 _transfer(url, part, patience)
                 return
             _refuse_status(response, shown)
-            offset = offset if response.status_code == 206 else 0
+            if response.status_code == 200:  # bytes of an older version must never stand beside the new version's mark
+                _forget(part)
+                offset = 0
             version.write_text(_version(response), encoding="utf-8")
             _save(response, part, offset, shown)
     except requests.RequestException as error:
@@ -234,8 +236,7 @@ def _save(response: requests.Response, part: Path, offset: int, shown: str) -> N
         tqdm(total=total, initial=offset, desc="download", unit="B", unit_scale=True, disable=None) as bar,
     ):
         for chunk in response.iter_content(_CHUNK):
-            with disk_errors(part.parent):
-                file.write(chunk)
+            write_all(file, chunk)
             bar.update(len(chunk))
     if total is not None and _size(part) != total:
         raise _TransientError(f"{shown}: cut short: {_size(part):,} of {total:,} bytes came; run it again to go on")
@@ -303,8 +304,8 @@ def _explain(error: requests.RequestException, shown: str, patience: Patience) -
 
 
 def _short(reason: object) -> str:
-    """Return an error's text on one line, without the object's address that urllib3 puts first."""
-    return re.sub(r"^.*?object at 0x\w+>[,:]? ?", "", " ".join(str(reason).split()))
+    """Return an error's text on one line, without the connection object that urllib3 names first."""
+    return re.sub(r"^\S*Connection\(.*?\): ", "", " ".join(str(reason).split()))
 
 
 def _part_of(target: Path) -> Path:
