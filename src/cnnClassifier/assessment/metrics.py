@@ -6,21 +6,7 @@ from typing import Any
 import numpy as np
 from sklearn import metrics
 
-
-def decide(probabilities: np.ndarray, positive: int, threshold: float) -> np.ndarray:
-    """Return the class that is called for each row.
-
-    Args:
-        probabilities: float, (n, classes); rows sum to 1.
-        positive: column of the positive class.
-        threshold: with two classes, the positive one is called at this probability or more.
-
-    Returns:
-        int, (n,). With more than two classes the most probable one.
-    """
-    if probabilities.shape[1] == 2:
-        return np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)
-    return probabilities.argmax(axis=1)
+from cnnClassifier.entity.bundle import decide
 
 
 def scores(

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from cnnClassifier.assessment.metrics import decide, scores
+from cnnClassifier.assessment.metrics import scores
 from cnnClassifier.assessment.plots import write_csv, write_pictures, write_tables
 from cnnClassifier.assessment.table import DISCLAIMER, SYNTHETIC
-from cnnClassifier.entity.bundle import CARD_FILE, HISTORY_FILE, MODEL_FILE, ModelBundle
+from cnnClassifier.entity.bundle import CARD_FILE, HISTORY_FILE, MODEL_FILE, ModelBundle, decide
 from cnnClassifier.entity.config_entity import EvaluationConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.imaging.prepare import prepare

@@ -5,12 +5,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cnnClassifier.utils.common import load_json, save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
 
 MODEL_FILE = "model.keras"
 CARD_FILE = "model.json"
 HISTORY_FILE = "history.csv"
+
+
+def decide(probabilities: np.ndarray, positive: int, threshold: float) -> np.ndarray:
+    """Return the class that is called for each row.
+
+    Args:
+        probabilities: float, (n, classes); rows sum to 1.
+        positive: column of the positive class.
+        threshold: with two classes, the positive one is called at this probability or more.
+
+    Returns:
+        int, (n,). With more than two classes the most probable one.
+    """
+    if probabilities.shape[1] == 2:
+        return np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)
+    return probabilities.argmax(axis=1)
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,5 @@ class ModelBundle:
         Returns:
             Of two classes the positive one from `threshold` on, else the other; of more the most probable.
         """
-        if len(self.classes) == 2:
-            positive = self.classes.index(self.positive_class)
-            return self.classes[positive if float(probabilities[positive]) >= self.threshold else 1 - positive]
-        return self.classes[max(range(len(self.classes)), key=lambda index: float(probabilities[index]))]
+        positive = self.classes.index(self.positive_class)
+        return self.classes[int(decide(np.asarray([probabilities]), positive, self.threshold)[0])]

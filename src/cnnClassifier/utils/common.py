@@ -14,10 +14,12 @@ from typing import Any
 import yaml
 from box import ConfigBox
 from box.exceptions import BoxError
+from ensure import ensure_annotations
 
 from cnnClassifier.utils.errors import ConfigError
 
 
+@ensure_annotations
 def read_yaml(path: Path) -> ConfigBox:
     """Read a YAML file whose top level is a mapping.
 
