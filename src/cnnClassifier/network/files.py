@@ -1,6 +1,7 @@
 """Keras models on disk: loaded with clear errors, saved with the same bytes for the same model."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +16,28 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def save_model(model: "keras.Model", path: Path) -> None:
-    """Save as `.keras`, without the dates that Keras and zip put in: equal models give equal bytes."""
+    """Save as `.keras`, without the dates and memory addresses that Keras puts in: equal models give equal bytes."""
     with replacing(path) as staged:
         dated = staged.with_name("dated.keras")
         model.save(dated)
         with zipfile.ZipFile(dated) as source, zipfile.ZipFile(staged, "w") as target:
             for name in sorted(source.namelist()):
                 content = source.read(name)
-                if name == "metadata.json":
+                if name == "config.json":
+                    content = _number_shared_objects(content)
+                elif name == "metadata.json":
                     content = json.dumps({**json.loads(content), "date_saved": ""}).encode()
                 target.writestr(zipfile.ZipInfo(name, _EPOCH), content)
+
+
+def _number_shared_objects(config: bytes) -> bytes:
+    """Keras marks parts that are one object by its address; a number in order of appearance does as well."""
+    numbers: dict[bytes, int] = {}
+    return re.sub(
+        rb'("shared_object_id": )(\d+)',
+        lambda match: match[1] + b"%d" % numbers.setdefault(match[2], len(numbers)),
+        config,
+    )
 
 
 def load_model(path: Path, mend: str) -> "keras.Model":

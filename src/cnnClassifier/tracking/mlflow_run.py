@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def log_run(uri: str, experiment: str, name: str, content: RunContent) -> str:
             raise
         client.set_terminated(run_id, "FINISHED")
     except Exception as error:  # MLflow lets through what requests, SQLAlchemy and its own stores raise
-        raise TrackingError(f"{_without_password(uri)}: {' '.join(str(error).split())[:300]}") from error
+        raise TrackingError(_without_passwords(f"{uri}: {' '.join(str(error).split())[:300]}")) from None
     return str(run_id)
 
 
@@ -119,6 +120,5 @@ def _git_tags() -> dict[str, str]:
     return {"mlflow.source.git.commit": commit, "git_dirty": str(bool(git("status", "--porcelain")))}
 
 
-def _without_password(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if separator and "@" in rest else uri
+def _without_passwords(message: str) -> str:
+    return re.sub(r"//[^/@\s]+@", "//", message)

@@ -1,0 +1,184 @@
+"""The real pipeline, on a small phantom, as a stranger would run it: a copy of the repository, `dvc repro`, app.py."""
+
+import base64
+import csv
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ["data_ingestion", "data_validation", "prepare_base_model", "training", "evaluation"]
+
+pytestmark = pytest.mark.slow
+
+
+def edit(path, **values):
+    text = path.read_text(encoding="utf-8")
+    for key, value in values.items():
+        text, count = re.subn(rf"^(\s*{key}:) .*$", rf"\1 {value}", text, flags=re.MULTILINE)
+        assert count == 1, key
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """Copy what git would clone, with a phantom and a model small enough for a test, and run the pipeline once."""
+    folder = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\n")
+    for name in filter(None, listed):
+        if name != "dvc.lock" and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
+    edit(folder / "config/config.yaml", source_URL='"phantom:patients=24,slices=1,size=128,seed=3"')
+    edit(folder / "params.yaml", IMAGE_SIZE="[96, 96, 3]", EPOCHS="2", VIEWS="2")
+    done = run(folder, "dvc", "repro")
+    assert ran(done) == STAGES, done.stderr
+    return folder
+
+
+def run(folder, *words, code=0, **environment):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        words, cwd=folder, capture_output=True, text=True, env={**os.environ, "PATH": path, **environment}, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def ran(done):
+    return re.findall(r"^Running stage '(\w+)'", done.stdout, flags=re.MULTILINE)
+
+
+def test_leaves_scores_bundle_and_run(clone):
+    scores = json.loads((clone / "artifacts/evaluation/scores.json").read_text())
+    assert scores["synthetic"] is True
+    assert scores["n"] == sum(map(sum, scores["confusion_matrix"])) > 0
+    assert {"loss", "accuracy", "balanced_accuracy", "roc_auc", "sensitivity", "specificity"} < scores.keys()
+    assert {p.name for p in (clone / "artifacts/training").iterdir()} == {"model.keras", "model.json", "history.csv"}
+    assert (clone / "mlflow.db").exists()
+    (stored,) = (clone / "mlruns").rglob("model.keras")
+    assert stored.read_bytes() == (clone / "artifacts/training/model.keras").read_bytes()
+    shown = run(clone, "python", "main.py", "scores").stdout
+    assert "SYNTHETIC" in shown
+    assert "Not a medical device" in shown
+
+
+def test_nothing_runs_twice_and_force_changes_nothing(clone):
+    lock = (clone / "dvc.lock").read_bytes()
+    assert ran(run(clone, "dvc", "repro")) == []
+    shutil.rmtree(clone / ".cache")  # so that the features are computed again as well
+    assert ran(run(clone, "dvc", "repro", "--force")) == STAGES
+    assert (clone / "dvc.lock").read_bytes() == lock
+
+
+def test_a_learning_rate_reruns_the_head_alone(clone):
+    edit(clone / "params.yaml", LEARNING_RATE="0.002")
+    done = run(clone, "dvc", "repro")
+    assert ran(done) == ["training", "evaluation"]
+    assert " 0 forward passes" in done.stderr
+
+
+def test_a_dead_tracking_server_costs_nothing(clone):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://someone:secret@127.0.0.1:{free.getsockname()[1]}"
+    scores = clone / "artifacts/evaluation/scores.json"
+    before = scores.read_bytes()
+    done = run(clone, "python", "main.py", "--only", "evaluation", MLFLOW_TRACKING_URI=uri)
+    assert "NOT LOGGED TO MLFLOW" in done.stderr
+    assert "python main.py --only evaluation" in done.stderr
+    assert "secret" not in done.stderr
+    assert scores.read_bytes() == before
+
+
+def test_a_failing_stage_leaves_the_last_good_output(clone):
+    config = (clone / "config/config.yaml").read_text()
+    edit(clone / "config/config.yaml", source_URL='"no-such-folder"')
+    before = sorted((clone / "artifacts/data_ingestion/data").rglob("*.png"))
+    done = run(clone, "dvc", "repro", code=255)
+    assert "no-such-folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted((clone / "artifacts/data_ingestion/data").rglob("*.png")) == before
+    (clone / "config/config.yaml").write_text(config)
+
+
+def test_every_way_gives_one_image_the_same_probabilities(clone, keras):
+    """Evaluation, the server's answer, and the training framework agree on a stored image."""
+    import numpy as np
+
+    from cnnClassifier.imaging.prepare import prepare
+
+    run(clone, "dvc", "repro")
+    with (clone / "artifacts/evaluation/predictions.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    data = (clone / "artifacts/data_ingestion/data" / row["path"]).read_bytes()
+    evaluated = float(row["adenocarcinoma"])
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (clone / "server.log").open("w") as log:
+        server = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=clone, stdout=log, stderr=log)
+    try:
+        wait_until_ready(port)
+        body = json.dumps({"image": base64.b64encode(data).decode()}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            (served,) = json.load(answer)
+    finally:
+        server.terminate()
+        server.wait(20)
+    assert served["image"].lower() == row["called"]
+    assert served["synthetic"] is True
+    assert served["probabilities"]["adenocarcinoma"] == pytest.approx(evaluated, abs=2e-6)
+
+    model = keras.models.load_model(clone / "artifacts/training/model.keras")
+    pixels = prepare(data, (96, 96, 3), 10**7)[np.newaxis].astype(np.float32)
+    assert float(model.predict(pixels, verbose=0)[0, 0]) == pytest.approx(
+        evaluated, abs=0.02
+    )  # OpenVINO takes bfloat16
+
+
+def wait_until_ready(port, patience_s=60):
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz"):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("the server did not get ready")
+
+
+def test_main_py_runs_a_part(clone):
+    done = run(clone, "python", "main.py", "--from", "training")
+    assert re.findall(r"^== (\w+)$", done.stderr, flags=re.MULTILINE) == ["training", "evaluation"]
+    assert "Test split" in done.stdout
+    done = run(clone, "python", "main.py", "--only", "holiday", code=2)
+    assert "data_ingestion" in done.stderr
+
+
+@pytest.mark.parametrize("notebook", sorted(path.name for path in (ROOT / "research").glob("*.ipynb")))
+def test_notebooks_run(notebook, tmp_path, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    content = nbformat.read(ROOT / "research" / notebook, as_version=4)
+    NotebookClient(content, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
