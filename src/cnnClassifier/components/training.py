@@ -3,18 +3,22 @@
 import csv
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from sklearn.metrics import log_loss
 
-from cnnClassifier.entity.bundle import HISTORY_FILE, MODEL_FILE, ModelBundle
+from cnnClassifier.assessment.calibration import best_threshold, fit_temperature, temper, threshold_for_sensitivity
+from cnnClassifier.entity.bundle import HISTORY_FILE, MODEL_FILE, REFERENCE_FILE, ModelBundle
 from cnnClassifier.entity.config_entity import TrainingConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.imaging.augment import View, augment, views_of
 from cnnClassifier.imaging.prepare import prepare
 from cnnClassifier.network.backbones import feature_layer_of, freeze_boundary
+from cnnClassifier.network.familiarity import fit_reference
 from cnnClassifier.network.features import FeatureCache, Features, choose_precision, split_at
 from cnnClassifier.network.files import load_model, save_model
-from cnnClassifier.network.fit import History, fit, make_deterministic
+from cnnClassifier.network.fit import History, fit, make_deterministic, pooled_features, predict
 from cnnClassifier.network.quiet import import_tensorflow
 from cnnClassifier.utils.common import replacing, sha256_of
 from cnnClassifier.utils.errors import ConfigError
@@ -54,18 +58,29 @@ class Training:
         features = self._features(cache, items)
         labels = manifest.labels([entry for entry, _ in items])
         history = fit(tail, features[:cut], labels[:cut], features[cut:], labels[cut:], config.fit)
+        decision = decide_on_validation(
+            labels[cut:], predict(tail, features[cut:]), manifest.classes.index(positive), config.min_sensitivity
+        )
+        plain = np.array([number for number, (_, view) in enumerate(items[:cut]) if view == View()])
+        pooled = pooled_features(tail, layer, features[plain])
+        groups = [items[number][0].group for number in plain]
+        reference, limit = fit_reference(pooled, groups, config.familiar_share)
         with replacing(config.bundle_dir) as staged:
             save_model(model, staged / MODEL_FILE)
+            reference.save(staged / REFERENCE_FILE)
             _write_history(staged / HISTORY_FILE, history)
             bundle = ModelBundle(
                 classes=manifest.classes,
                 positive_class=positive,
                 image_size=config.image_size,
-                threshold=0.5,
+                **decision,
+                feature_layer=layer,
+                unfamiliar_limit=limit,
                 backbone=config.backbone,
                 data_source=config.source_URL,
                 synthetic=config.source_URL.startswith("phantom:"),
                 model_sha256=sha256_of(staged / MODEL_FILE),
+                reference_sha256=sha256_of(staged / REFERENCE_FILE),
                 manifest_sha256=sha256_of(config.manifest_path),
                 versions={name: version(name) for name in ("keras", "tensorflow", "numpy", "pillow")},
             )
@@ -82,6 +97,29 @@ class Training:
             return augment(prepare(data, config.image_size, config.max_pixels), view)
 
         return cache.features([f"{entry.sha256}:{view.key}" for entry, view in items], load)
+
+
+def decide_on_validation(
+    labels: np.ndarray, probabilities: np.ndarray, positive: int, min_sensitivity: float | None
+) -> dict[str, Any]:
+    """Fix temperature, threshold and operating points on the validation split, as the bundle holds them."""
+    temperature = fit_temperature(labels, probabilities)
+    calibrated = temper(probabilities, temperature)
+    columns = np.arange(probabilities.shape[1])
+    is_positive, score = labels == positive, calibrated[:, positive]
+    points = {"default": best_threshold(is_positive, score)}
+    if min_sensitivity is not None:
+        points[f"sensitivity>={min_sensitivity:g}"] = threshold_for_sensitivity(is_positive, score, min_sensitivity)
+    return {
+        "temperature": temperature,
+        "threshold": points["default"],
+        "operating_points": points,
+        "validation": {
+            "n": len(labels),
+            "loss": round(float(log_loss(labels, temper(probabilities, 1.0), labels=columns)), 6),
+            "loss_calibrated": round(float(log_loss(labels, calibrated, labels=columns)), 6),
+        },
+    }
 
 
 def positive_class(wanted: str, classes: tuple[str, ...]) -> str:

@@ -118,6 +118,8 @@ class ConfigurationManager:
             fine_tune_from=params.FINE_TUNE_FROM,
             precision=params.PRECISION,
             positive_class=params.POSITIVE_CLASS,
+            min_sensitivity=params.MIN_SENSITIVITY,
+            familiar_share=params.FAMILIAR_SHARE,
             augmentation=AugmentationConfig(
                 views=params.VIEWS if params.AUGMENTATION else 1,
                 rotation=params.ROTATION_RANGE,

@@ -62,6 +62,8 @@ PARAMS: dict[str, Rule | dict[str, Rule]] = {
     "SEED": integer(0, 2**31 - 1),
     "CLASSES": integer(2, 1000),
     "POSITIVE_CLASS": text(),
+    "MIN_SENSITIVITY": optional(number(0.01, 1)),
+    "FAMILIAR_SHARE": number(0.5, 1),
     "SPLIT": shares(),
     "BACKBONE": choice(*BACKBONES),
     "IMAGE_SIZE": image_size(),

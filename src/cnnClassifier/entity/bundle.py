@@ -12,6 +12,7 @@ from cnnClassifier.utils.errors import BundleError
 
 MODEL_FILE = "model.keras"
 CARD_FILE = "model.json"
+REFERENCE_FILE = "reference.npz"
 HISTORY_FILE = "history.csv"
 
 
@@ -39,11 +40,17 @@ class ModelBundle:
         classes: names in the order of the model's outputs.
         positive_class: the class whose probability the threshold applies to.
         image_size: (height, width, 3) that the model takes, RGB 0-255.
-        threshold: the positive class is called at this probability or more (two classes only).
+        temperature: softens or sharpens the model's probabilities, see `calibration.temper`.
+        threshold: the positive class is called at this calibrated probability or more (two classes only).
+        operating_points: thresholds by name; `default` is `threshold`.
+        validation: log loss on the validation split before and after the temperature.
+        feature_layer: the layer that the head stands on.
+        unfamiliar_limit: an image whose distance from the reference is larger is unlike the training images.
         backbone: such as `VGG16`.
         data_source: where the training data came from.
         synthetic: whether that was the phantom generator.
         model_sha256: of `model.keras`.
+        reference_sha256: of `reference.npz`.
         manifest_sha256: of the manifest that it was trained on.
         versions: of the packages that made it.
     """
@@ -51,11 +58,17 @@ class ModelBundle:
     classes: tuple[str, ...]
     positive_class: str
     image_size: tuple[int, int, int]
+    temperature: float
     threshold: float
+    operating_points: dict[str, float]
+    validation: dict[str, float]
+    feature_layer: str
+    unfamiliar_limit: float
     backbone: str
     data_source: str
     synthetic: bool
     model_sha256: str
+    reference_sha256: str
     manifest_sha256: str
     versions: dict[str, str]
 
@@ -76,7 +89,7 @@ class ModelBundle:
             BundleError: a part is missing, unreadable, or not of this model.
         """
         mend = "run `dvc repro` or `python main.py` to train one"
-        for name in (MODEL_FILE, CARD_FILE):
+        for name in (MODEL_FILE, CARD_FILE, REFERENCE_FILE):
             if not (bundle_dir / name).is_file():
                 raise BundleError(f"no trained model: {bundle_dir / name} is missing; {mend}")
         try:

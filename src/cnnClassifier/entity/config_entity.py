@@ -95,6 +95,8 @@ class TrainingConfig:
     fine_tune_from: str | None
     precision: str
     positive_class: str
+    min_sensitivity: float | None
+    familiar_share: float
     augmentation: AugmentationConfig
     fit: FitConfig
 

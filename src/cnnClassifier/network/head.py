@@ -2,6 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+NORM_LAYER = "head_norm"
+MAP_LAYER = "head_map"
+
 if TYPE_CHECKING:
     import keras
 
@@ -32,15 +35,15 @@ def add_head(
     keras.utils.set_random_seed(seed)
     x = backbone.get_layer(feature_layer).output
     if head == "conv_max":
-        x = layers.BatchNormalization(name="head_norm")(x)
+        x = layers.BatchNormalization(name=NORM_LAYER)(x)
         x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
         x = layers.Conv2D(64, 1, activation="relu", name="head_mix")(x)
-        x = layers.Conv2D(32, 3, padding="same", activation="relu", name="head_map")(x)
+        x = layers.Conv2D(32, 3, padding="same", activation="relu", name=MAP_LAYER)(x)
         x = layers.GlobalMaxPooling2D(name="head_pool")(x)
     else:
         pool = layers.GlobalAveragePooling2D if head == "average" else layers.Flatten
         x = pool(name="head_pool")(x)
-        x = layers.BatchNormalization(name="head_norm")(x)
+        x = layers.BatchNormalization(name=NORM_LAYER)(x)
         x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
     outputs = layers.Dense(class_count, activation="softmax", name="probabilities")(x)
     return keras.Model(backbone.input, outputs, name="classifier")

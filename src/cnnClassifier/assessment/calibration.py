@@ -1,0 +1,68 @@
+"""Fix temperature and thresholds on the validation split."""
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from sklearn import metrics
+
+_SMALL = 1e-7
+
+
+def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Soften (temperature above 1) or sharpen probabilities; the order of the classes stays.
+
+    Args:
+        probabilities: float, (n, classes).
+        temperature: above 0.
+
+    Returns:
+        float64, (n, classes); rows sum to 1.
+    """
+    logits = np.log(np.clip(probabilities.astype(np.float64), _SMALL, None)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the temperature that gives the least log loss (Guo et al. 2017), between 0.25 and 10.
+
+    A model that makes no error on the validation split looks best at the least temperature; below 1 it is only
+    sharpened as far as the bound.
+
+    Args:
+        labels: int, (n,).
+        probabilities: float, (n, classes), of the validation split.
+    """
+    columns = np.arange(probabilities.shape[1])
+
+    def loss(log_temperature: float) -> float:
+        return float(metrics.log_loss(labels, temper(probabilities, np.exp(log_temperature)), labels=columns))
+
+    found = minimize_scalar(loss, bounds=(np.log(0.25), np.log(10)), method="bounded", options={"xatol": 1e-4})
+    return round(float(np.exp(found.x)), 4)
+
+
+def best_threshold(is_positive: np.ndarray, score: np.ndarray) -> float:
+    """Return the threshold with the best balanced accuracy; of equally good ones the one nearest to 0.5.
+
+    Args:
+        is_positive: bool, (n,).
+        score: probability of the positive class, (n,).
+    """
+    values = np.unique(score)
+    candidates = np.unique(np.concatenate([[0.5], (values[:-1] + values[1:]) / 2])).round(4)
+    worth = [round(float(metrics.balanced_accuracy_score(is_positive, score >= value)), 9) for value in candidates]
+    best = candidates[np.array(worth) == max(worth)]
+    return float(best[np.abs(best - 0.5).argmin()])
+
+
+def threshold_for_sensitivity(is_positive: np.ndarray, score: np.ndarray, sensitivity: float) -> float:
+    """Return the highest threshold at which at least that share of the positives is called.
+
+    Args:
+        is_positive: bool, (n,), with at least one positive.
+        score: probability of the positive class, (n,).
+        sensitivity: above 0, at most 1.
+    """
+    positives = np.sort(score[is_positive])[::-1]
+    needed = int(np.ceil(sensitivity * len(positives) - 1e-9))
+    return float(np.floor(positives[needed - 1] * 1e4) / 1e4)
