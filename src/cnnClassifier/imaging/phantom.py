@@ -48,8 +48,8 @@ class PhantomOptions:
     slices: int = 2
     size: int = 256
     seed: int = 0
-    lesion_mm_min: float = 40
-    lesion_mm_max: float = 68
+    lesion_mm_min: float = 38
+    lesion_mm_max: float = 64
     noise: float = 1.0
     window_jitter: float = 0.4
 
