@@ -48,10 +48,10 @@ class PhantomOptions:
     slices: int = 2
     size: int = 256
     seed: int = 0
-    lesion_mm_min: float = 34
-    lesion_mm_max: float = 66
+    lesion_mm_min: float = 38
+    lesion_mm_max: float = 64
     noise: float = 1.0
-    window_jitter: float = 0.5
+    window_jitter: float = 0.4
 
     def __post_init__(self) -> None:
         for key, (low, high) in _RANGES.items():

@@ -27,7 +27,7 @@ class Anatomy:
     """What makes one chest differ from the next; every value is drawn evenly from its range."""
 
     half_width_mm: float = _within(142, 192)
-    fov_mm: float = _within(340, 400)
+    fov_mm: float = _within(335, 410)
     turn: float = _within(-0.09, 0.09)  # radians about the long axis
     shift_x: float = _within(-0.04, 0.04)
     shift_y: float = _within(-0.07, 0.03)
@@ -47,14 +47,14 @@ class Anatomy:
     heart_turn: float = _within(0.2, 0.7)
     aorta: float = _within(0.065, 0.092)
     contrast: float = _within(-100, 220)  # HU above plain blood, none below 0
-    lung_hu: float = _within(-890, -800)
+    lung_hu: float = _within(-900, -760)
     dependent: float = _within(10, 190)  # HU from front to back
     emphysema: float = _within(-1.0, 1.0)  # none below 0
     vessels: float = _within(0.75, 1.25)  # calibre
     vessel_share: float = _within(0.35, 0.9)  # of the vessels that are there at all
-    effusion: float = _within(-0.12, 0.14)  # depth, none below 0
+    effusion: float = _within(-0.14, 0.12)  # depth, none below 0
     effusion_side: float = _within(-1.0, 1.0)
-    atelectasis: float = _within(-0.04, 0.20)  # depth of the haze along the back
+    atelectasis: float = _within(-0.04, 0.13)  # depth of the haze along the back
     fissure: float = _within(-0.1, 0.25)
     granuloma: float = _within(-0.10, 0.02)  # radius, none below 0
     bone: float = _within(0.75, 1.2)
@@ -138,11 +138,11 @@ def draw_patient(rng: np.random.Generator, slices: int, lesion_mm: tuple[float, 
 def _draw_lesion(rng: np.random.Generator, anatomy: Anatomy, z: float, radius: float) -> Lesion:
     x, y = np.meshgrid(np.linspace(-0.8, 0.8, 81), np.linspace(-0.55, 0.55, 56))
     wall, centre = _cavity(anatomy, x, y, z), -_mediastinum(anatomy, x, y, z)
-    room = np.minimum(wall / 0.55, centre / 1.15)
+    room = np.minimum(wall / 0.8, centre / 1.15)
     fits = np.flatnonzero(room.ravel() >= min(radius, float(room.max()) * 0.98))
     place = int(rng.choice(fits))
     kind = rng.uniform()
-    solid = 1.0 if kind < 0.72 else float(rng.uniform(0.6, 0.85)) if kind < 0.96 else 0.0
+    solid = 1.0 if kind < 0.78 else float(rng.uniform(0.6, 0.85)) if kind < 0.97 else 0.0
     count = int(rng.integers(6, 18))
     lobes = np.stack(
         [np.arange(2, 9), rng.uniform(0.1, 1, 7) * 0.36 / np.arange(2, 9), rng.uniform(0, 6.28, 7)], axis=1
@@ -150,7 +150,7 @@ def _draw_lesion(rng: np.random.Generator, anatomy: Anatomy, z: float, radius: f
     spicules = np.stack(
         [
             (np.arange(count) + rng.uniform(-0.4, 0.4, count)) * 2 * np.pi / count,
-            rng.uniform(0.1, 0.5, count) * rng.uniform(0.5, 1.2),
+            rng.uniform(0.15, 0.6, count) * rng.uniform(0.5, 1.2),
             rng.uniform(0.003, 0.007, count),
             rng.uniform(-0.25, 0.25, count),
         ],
