@@ -137,7 +137,7 @@ PNG, JPEG = encoded(RGB), encoded(RGB, "JPEG")
         (PNG[:300] + bytes(100) + PNG[400:], "corrupt"),
         (JPEG[: len(JPEG) // 2], "corrupt"),
         (encoded(RGB, "GIF")[:-300], "corrupt"),
-        (encoded(RGB, "TIFF")[:-300], "not_an_image"),
+        (encoded(RGB, "TIFF")[:-300], "corrupt"),
         (encoded(np.zeros((101, 100), np.uint8)), "too_large"),
         (png_that_claims(50_000, 50_000), "too_large"),
         (png_that_claims(2**31 - 1, 2**31 - 1), "too_large"),
