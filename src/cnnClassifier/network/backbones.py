@@ -41,7 +41,7 @@ BACKBONES = {
         Backbone(
             "DenseNet121",
             "densenet",
-            "pool4_pool",
+            "pool4_conv",
             {"conv3": "pool2_pool", "conv4": "pool3_pool", "conv5": "pool4_pool"},
         ),
         Backbone("MobileNetV2", "mobilenet_v2", "block_12_add", {"block_6": "block_5_add", "block_13": "block_12_add"}),
