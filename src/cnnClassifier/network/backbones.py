@@ -72,7 +72,8 @@ def build_backbone(name: str, image_size: tuple[int, int, int], seed: int) -> "k
     backbone = BACKBONES[name]
     inputs = keras.Input(image_size, name="image")
     normalised = getattr(keras.applications, backbone.module).preprocess_input(inputs)
-    return getattr(keras.applications, name)(include_top=False, weights=None, input_tensor=normalised)
+    model = getattr(keras.applications, name)(include_top=False, weights=None, input_tensor=normalised)
+    return keras.Model(inputs, model.output, name=model.name)  # takes an image rather than a list of one
 
 
 def feature_layer_of(name: str, wanted: str, model: "keras.Model") -> str:
