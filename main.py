@@ -41,14 +41,14 @@ def main() -> int:
 
     try:
         manager = ConfigurationManager(arguments.config, arguments.params)
+        if arguments.command == "scores" or arguments.only:
+            configure_logging(manager.log_file)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if arguments.command == "scores":
-        configure_logging(manager.log_file)
         return run_and_report(lambda: _show_scores(manager), "scores", manager.log_file)
     if arguments.only:
-        configure_logging(manager.log_file)
         stage = importlib.import_module(f"cnnClassifier.pipeline.{STAGES[arguments.only]}")
         return run_and_report(lambda: stage.main(manager), arguments.only, manager.log_file)
     # A process for each stage: memory is given back, and evaluation runs on the engine that serves.

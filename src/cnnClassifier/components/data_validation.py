@@ -26,7 +26,8 @@ class DataValidation:
             The manifest as written.
 
         Raises:
-            ManifestError: one picture stands under two classes, or the groups can't be split.
+            ManifestError: one picture stands under two classes, a class has no usable image, or the groups can't be
+                split.
         """
         config = self.config
         facts = read_files(config.data_dir, image_files(config.data_dir), config.max_pixels)
@@ -38,6 +39,10 @@ class DataValidation:
         copies = byte_copies(facts)
         used = [number for number, fact in enumerate(facts) if not fact.fault and number not in copies]
         kept = [facts[number] for number in used]
+        usable = {fact.label for fact in kept}
+        for fact in facts:
+            if fact.label not in usable:
+                raise ManifestError(f"class {fact.label} has no usable image: {fact.path}: {fact.fault}; replace it")
         pairs = near_copies(kept, config.near_copy_bits, config.near_copy_correlation)
         groups = group_files(kept, config.group_pattern, pairs)
         group_of = dict(zip(used, groups, strict=True))

@@ -19,6 +19,7 @@ from cnnClassifier.config.rules import (
 BACKBONES = ("VGG16", "VGG19", "ResNet50", "DenseNet121", "MobileNetV2", "EfficientNetB0")
 HEADS = ("conv_max", "average", "flatten")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+_MOST_PIXELS = 178_956_970  # Pillow refuses more, whatever it's told
 
 CONFIG: dict[str, Rule | dict[str, Rule]] = {
     "log_file": text(),
@@ -39,7 +40,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "group_pattern": optional(pattern("group")),
         "near_copy_bits": integer(0, 16),
         "near_copy_correlation": number(0, 1),
-        "max_pixels": integer(1, 10**10),
+        "max_pixels": integer(1, _MOST_PIXELS),
     },
     "prepare_base_model": {
         "base_model_path": text(),
@@ -53,7 +54,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "host": text(),
         "port": integer(0, 65535),
         "max_upload_bytes": integer(1, 10**10),
-        "max_pixels": integer(1, 10**10),
+        "max_pixels": integer(1, _MOST_PIXELS),
         "cors_origins": listing(text()),
     },
 }

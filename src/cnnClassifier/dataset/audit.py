@@ -151,7 +151,8 @@ def group_files(facts: Sequence[FileFacts], pattern: str | None, pairs: Sequence
 
 def _group_name(path: Path, pattern: str | None) -> str:
     match = re.search(pattern, path.name) if pattern else None
-    return (match["group"] or "").strip() if match and match["group"] is not None else path.as_posix()
+    name = (match["group"] or "").strip() if match else ""
+    return name or path.as_posix()
 
 
 def conflicts(facts: Sequence[FileFacts], same: Callable[[FileFacts], str]) -> list[list[FileFacts]]:

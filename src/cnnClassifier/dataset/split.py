@@ -40,9 +40,10 @@ def split_groups(
     )
     for label, present in zip(classes, (counts > 0).sum(0), strict=True):
         if present < len(SPLITS):
+            count = f"{present} group{'' if present == 1 else 's'}"
             raise ManifestError(
-                f"class {label} has {present} group{'s' * (present != 1)} (patients, series or single images); train, "
-                "validation and test need one each: add images, or loosen data_validation.group_pattern in config.yaml"
+                f"class {label} has {count} (patients, series or single images); train, validation and test need one "
+                "each: add images, or loosen data_validation.group_pattern in config.yaml"
             )
     wanted = np.outer(shares, counts.sum(0))
     rng = np.random.default_rng(seed)

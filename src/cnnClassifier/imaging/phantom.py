@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 from PIL import Image
-from tqdm import tqdm
 
 from cnnClassifier.imaging.thorax import Patient, draw_patient, measure
 from cnnClassifier.utils.errors import SourceError
+from cnnClassifier.utils.progress import progress
 
 SCHEME = "phantom:"
 EXAMPLE = "phantom:patients=40,slices=2,size=256,seed=7"
@@ -152,7 +152,7 @@ def write_phantom(folder: Path, options: PhantomOptions, workers: int = -1) -> i
     numbers = range(1, options.patients + 1)
     jobs = (delayed(_write_patient)(folder, options, number, number in with_lesion) for number in numbers)
     written: Iterator[int] = Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
-    return sum(tqdm(written, total=options.patients, desc="phantom", unit="patient"))
+    return sum(progress(written, total=options.patients, desc="phantom", unit="patient"))
 
 
 def _write_patient(folder: Path, options: PhantomOptions, number: int, lesion: bool) -> int:
