@@ -6,7 +6,15 @@ import pytest
 from PIL import Image
 
 from cnnClassifier.entity.bundle import ModelBundle
+from cnnClassifier.network.activation import OUTPUT_LAYER, POOL_LAYER
+from cnnClassifier.network.familiarity import Reference
+from cnnClassifier.network.head import MAP_LAYER
 from cnnClassifier.utils.common import sha256_of
+
+
+def pytest_collection_modifyitems(items):
+    """Run the fast tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
 @pytest.fixture(scope="session")
@@ -27,23 +35,33 @@ def write_bundle(keras):
         layers = keras.layers
         image = keras.Input((32, 32, 3))
         x = layers.Rescaling(1 / 255)(image)
-        x = layers.Conv2D(4, 3, kernel_initializer=keras.initializers.Constant(1 / 27))(x)
-        x = layers.GlobalMaxPooling2D()(x)
-        dense = layers.Dense(outputs, activation="softmax")
+        x = layers.Conv2D(4, 3, kernel_initializer=keras.initializers.Constant(1 / 27), name=MAP_LAYER)(x)
+        x = layers.GlobalMaxPooling2D(name=POOL_LAYER)(x)
+        dense = layers.Dense(outputs, activation="softmax", name=OUTPUT_LAYER)
         model = keras.Model(image, dense(x))
         turn = np.array([1.0, -1.0, *[0.0] * (outputs - 2)], np.float32)
         dense.set_weights([np.tile(slope * turn, (4, 1)), -2 * slope * turn])
         folder.mkdir(parents=True, exist_ok=True)
         model.save(folder / "model.keras")
+        # Familiar is a picture whose brightness lies anywhere from black to white.
+        Reference(np.full(4, 0.5, np.float32), np.eye(1, 4, dtype=np.float32), np.ones(1, np.float32), 1.0).save(
+            folder / "reference.npz"
+        )
         content = {
             "classes": ("adenocarcinoma", "normal"),
             "positive_class": "adenocarcinoma",
             "image_size": (32, 32, 3),
+            "temperature": 1.0,
             "threshold": 0.5,
+            "operating_points": {"default": 0.5},
+            "validation": {"n": 10, "loss": 0.5, "loss_calibrated": 0.5},
+            "feature_layer": MAP_LAYER,
+            "unfamiliar_limit": 2.0,
             "backbone": "tiny",
             "data_source": "phantom:",
             "synthetic": True,
             "model_sha256": sha256_of(folder / "model.keras"),
+            "reference_sha256": sha256_of(folder / "reference.npz"),
             "manifest_sha256": "0" * 64,
             "versions": {"keras": keras.__version__},
         }

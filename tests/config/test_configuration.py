@@ -56,6 +56,8 @@ OTHER = {
         "SEED": 0,
         "CLASSES": 3,
         "POSITIVE_CLASS": "normal",
+        "MIN_SENSITIVITY": 0.95,
+        "FAMILIAR_SHARE": 0.9,
         "SPLIT": [0.5, 0.25, 0.25],
         "BACKBONE": "ResNet50",
         "IMAGE_SIZE": [32, 64, 3],

@@ -154,7 +154,7 @@ def test_rows_are_taken_in_the_order_asked_for_across_segments():
     found = Features(segments, np.array([[1, 1], [0, 2], [0, 0], [1, 0]]))
     assert len(found) == 4
     taken = found.take(np.array([3, 0, 0, 2]))
-    assert taken.dtype == np.float32
+    assert taken.dtype == np.float16
     assert taken.ravel().tolist() == [10, 11, 11, 0]
     assert found[1:3].take(np.array([1, 0])).ravel().tolist() == [0, 2]
     assert len(found[2:]) == 2

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from cnnClassifier.entity.bundle import ModelBundle
@@ -34,6 +36,8 @@ def test_predictor_refuses(tiny_bundle, picture, tmp_path):
         (("a", "b", "c"), "a", 0.1, [0.3, 0.3, 0.4], "c"),
     ],
 )
-def test_threshold_decides_between_two_and_the_highest_among_more(classes, positive, threshold, scores, called):
-    bundle = ModelBundle(classes, positive, (32, 32, 3), threshold, "tiny", "", True, "0" * 64, "0" * 64, {})
+def test_threshold_decides_between_two_and_the_highest_among_more(
+    tiny_bundle, classes, positive, threshold, scores, called
+):
+    bundle = replace(ModelBundle.read(tiny_bundle), classes=classes, positive_class=positive, threshold=threshold)
     assert bundle.called(scores) == called

@@ -4,22 +4,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn import metrics
 
-_SMALL = 1e-7
-
-
-def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Soften (temperature above 1) or sharpen probabilities; the order of the classes stays.
-
-    Args:
-        probabilities: float, (n, classes).
-        temperature: above 0.
-
-    Returns:
-        float64, (n, classes); rows sum to 1.
-    """
-    logits = np.log(np.clip(probabilities.astype(np.float64), _SMALL, None)) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+from cnnClassifier.entity.bundle import temper
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import log_loss
 
-from cnnClassifier.assessment.calibration import best_threshold, fit_temperature, temper, threshold_for_sensitivity
-from cnnClassifier.entity.bundle import HISTORY_FILE, MODEL_FILE, REFERENCE_FILE, ModelBundle
+from cnnClassifier.assessment.calibration import best_threshold, fit_temperature, threshold_for_sensitivity
+from cnnClassifier.entity.bundle import HISTORY_FILE, MODEL_FILE, REFERENCE_FILE, ModelBundle, temper
 from cnnClassifier.entity.config_entity import TrainingConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.imaging.augment import View, augment, views_of

@@ -32,6 +32,21 @@ def decide(probabilities: np.ndarray, positive: int, threshold: float) -> np.nda
     return probabilities.argmax(axis=1)
 
 
+def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Soften (temperature above 1) or sharpen probabilities; the order of the classes stays.
+
+    Args:
+        probabilities: float, (n, classes).
+        temperature: above 0.
+
+    Returns:
+        float64, (n, classes); rows sum to 1.
+    """
+    logits = np.log(np.clip(probabilities.astype(np.float64), 1e-7, None)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
 @dataclass(frozen=True)
 class ModelBundle:
     """The content of `model.json`, which stands beside `model.keras`.
@@ -40,7 +55,7 @@ class ModelBundle:
         classes: names in the order of the model's outputs.
         positive_class: the class whose probability the threshold applies to.
         image_size: (height, width, 3) that the model takes, RGB 0-255.
-        temperature: softens or sharpens the model's probabilities, see `calibration.temper`.
+        temperature: softens or sharpens the model's probabilities, see `temper`.
         threshold: the positive class is called at this calibrated probability or more (two classes only).
         operating_points: thresholds by name; `default` is `threshold`.
         validation: log loss on the validation split before and after the temperature.

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 DISCLAIMER = "Not a medical device: for teaching and research only, never for diagnosis or treatment."
 
 
@@ -14,9 +16,26 @@ class Prediction:
         class_name: the class as its folder is named.
         probabilities: one for each class name, in the model's order; they sum to 1.
         model_id: which model said so.
+        unfamiliar: whether the image is unlike all that the model was trained on.
     """
 
     label: str
     class_name: str
     probabilities: dict[str, float]
     model_id: str
+    unfamiliar: bool
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What one forward pass tells of n images.
+
+    Attributes:
+        probabilities: calibrated, float32 (n, classes).
+        distances: from the training images, float32 (n,); unfamiliar beyond the bundle's limit.
+        maps: class activation map of the called class, float32 (n, h, w), 0 to 1.
+    """
+
+    probabilities: np.ndarray
+    distances: np.ndarray
+    maps: np.ndarray

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cnnClassifier.entity.bundle import MODEL_FILE, ModelBundle
+from cnnClassifier.entity.bundle import MODEL_FILE, REFERENCE_FILE, ModelBundle, decide, temper
+from cnnClassifier.entity.prediction import Inspection
+from cnnClassifier.network.activation import ActivationMap
+from cnnClassifier.network.familiarity import Reference
 from cnnClassifier.utils.errors import BundleError
 
 # Bounds the memory for activations; larger batches are hardly faster.
@@ -32,10 +35,11 @@ class Engine:
         # One model has one inference request. More of them would share the same cores and gain nothing.
         self._lock = threading.Lock()
         path = bundle_dir / MODEL_FILE
+        self._reference = Reference.load(bundle_dir / REFERENCE_FILE)
         try:
-            self._model = _load(path)
+            self._model, self._activation = _load(path, self.bundle.feature_layer)
             # The first prediction compiles the graph, so that no request has to wait for it.
-            shown = self._run(np.zeros((1, *self.bundle.image_size), np.float32))
+            shown, _, _ = self._run(np.zeros((1, *self.bundle.image_size), np.float32))
         except ImportError as error:
             raise BundleError(f"{error}; run `pip install -r requirements-serve.txt`") from error
         except Exception as error:  # Keras raises whatever the layer or the archive does
@@ -50,7 +54,7 @@ class Engine:
             )
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Return each image's class probabilities.
+        """Return each image's calibrated class probabilities.
 
         Args:
             images: uint8 or float, (n, height, width, 3), RGB 0-255.
@@ -58,19 +62,38 @@ class Engine:
         Returns:
             float32, (n, classes); each row sums to 1.
         """
-        rows = [np.zeros((0, len(self.bundle.classes)), np.float32)]
+        return self.inspect(images).probabilities
+
+    def inspect(self, images: np.ndarray) -> Inspection:
+        """Return all that one forward pass tells: probabilities, distance from the training images, activation map.
+
+        Args:
+            images: uint8 or float, (n, height, width, 3), RGB 0-255; n at least 1.
+        """
+        bundle = self.bundle
+        positive = bundle.classes.index(bundle.positive_class)
+        probabilities, distances, maps = [], [], []
         for start in range(0, len(images), _BATCH):
-            rows.append(self._run(np.ascontiguousarray(images[start : start + _BATCH], dtype=np.float32)))
-        return np.concatenate(rows)
+            raw, features, activations = self._run(images[start : start + _BATCH])
+            calibrated = temper(raw, bundle.temperature).astype(np.float32)
+            probabilities.append(calibrated)
+            distances.append(self._reference.distances(features.mean((1, 2), dtype=np.float32)))
+            maps.append(self._activation.maps(activations, decide(calibrated, positive, bundle.threshold)))
+        return Inspection(np.concatenate(probabilities), np.concatenate(distances), np.concatenate(maps))
 
-    def _run(self, batch: np.ndarray) -> np.ndarray:
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return raw probabilities, the feature layer's and the map layer's output."""
+        batch = np.ascontiguousarray(images, dtype=np.float32)
         with self._lock:
-            return np.asarray(self._model.predict_on_batch(batch), dtype=np.float32)
+            return [np.asarray(out, dtype=np.float32) for out in self._model.predict_on_batch(batch)]
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, feature_layer: str) -> tuple[Any, ActivationMap]:
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "openvino"
     import keras
 
-    return keras.models.load_model(path, compile=False)
+    model = keras.models.load_model(path, compile=False)
+    activation = ActivationMap(model)
+    shown = [model.get_layer(name).output for name in (feature_layer, activation.layer)]
+    return keras.Model(model.input, [model.output, *shown]), activation

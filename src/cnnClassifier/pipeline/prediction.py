@@ -41,11 +41,13 @@ class Predictor:
         """
         bundle = self.bundle
         image = prepare(data, bundle.image_size, self._max_pixels)
-        scores = [float(score) for score in self._engine.probabilities(image[np.newaxis])[0]]
+        seen = self._engine.inspect(image[np.newaxis])
+        scores = [float(score) for score in seen.probabilities[0]]
         name = bundle.called(scores)
         return Prediction(
             label=bundle.label(name),
             class_name=name,
             probabilities=dict(zip(bundle.classes, scores, strict=True)),
             model_id=bundle.model_id,
+            unfamiliar=bool(seen.distances[0] > bundle.unfamiliar_limit),
         )

@@ -64,6 +64,7 @@ def _answer(predictor: Predictor, data: bytes, index: int, count: int) -> dict[s
         "class": prediction.class_name,
         "probability": prediction.probabilities[prediction.class_name],
         "probabilities": prediction.probabilities,
+        "unfamiliar": prediction.unfamiliar,
         "model": prediction.model_id,
         "synthetic": predictor.bundle.synthetic,
         "disclaimer": DISCLAIMER,
