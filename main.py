@@ -65,6 +65,7 @@ def main() -> int:
 
 def _show_scores(manager: "ConfigurationManager") -> None:  # noqa: F821 - imported once src is on the path
     from cnnClassifier.assessment.table import score_table
+    from cnnClassifier.tracking.mlflow_run import without_password
     from cnnClassifier.utils.common import load_json
     from cnnClassifier.utils.errors import UserError
 
@@ -72,7 +73,7 @@ def _show_scores(manager: "ConfigurationManager") -> None:  # noqa: F821 - impor
     path = config.root_dir / "scores.json"
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro` or `python main.py` first")
-    print(f"\n{score_table(load_json(path))}\n{NEXT_STEPS.format(uri=config.mlflow_uri)}")
+    print(f"\n{score_table(load_json(path))}\n{NEXT_STEPS.format(uri=without_password(config.mlflow_uri))}")
 
 
 def _use_virtual_environment() -> None:

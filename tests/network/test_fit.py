@@ -115,8 +115,8 @@ def test_equal_runs_give_equal_weights(tmp_path):
         subprocess.Popen(
             [sys.executable, "-c", TWICE, tmp_path / name],
             env=environment,
-            stdout=-1,
-            stderr=-1,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for name in ("a.keras", "b.keras")
     ]
