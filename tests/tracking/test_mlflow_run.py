@@ -56,9 +56,10 @@ def check(uri, run_id, content, place):
             assert file.read() == (place / source).read_bytes()
 
 
-def test_a_run_in_a_file_holds_all_that_was_given(place, content):
+def test_a_run_in_a_file_holds_all_that_was_given(place, content, capfd):
     uri = f"sqlite:///{place / 'mlflow.db'}"
     first = log_run(uri, "chest", "VGG16 abc", content)
+    assert capfd.readouterr() == ("", "")
     check(uri, first, content, place)
     subprocess.run(["git", "init", "-q"], check=True)
     identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]

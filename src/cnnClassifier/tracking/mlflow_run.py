@@ -58,11 +58,11 @@ def log_run(uri: str, experiment: str, name: str, content: RunContent) -> str:
     }.items():
         os.environ.setdefault(key, value)
     _use_dagshub_token(uri)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
     from mlflow.entities import Metric, Param, RunTag
 
+    for chatty in ("mlflow", "alembic"):  # after the import, which sets MLflow's own level
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         client = mlflow.MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
