@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +13,7 @@ import joblib
 import numpy as np
 from PIL import Image
 
+from cnnClassifier.dataset.alignment import aligned_correlation
 from cnnClassifier.imaging.decode import Decoded, decode
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
@@ -33,6 +34,7 @@ _THUMBNAIL = 64
 _BORDER = 0.05  # of each side
 _FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF"}
 _AT_ONCE = 1024  # thumbnails compared in one go
+_ALIGNED, _WORTH = 3, 0.7  # pairs that are aligned for one file at the most, and how alike their outlines must be
 
 
 @dataclass(frozen=True)
@@ -174,11 +176,12 @@ def byte_copies(facts: Sequence[FileFacts], rank: Sequence[int] | None = None) -
 
 
 def near_copies(facts: Sequence[FileFacts], bits: int, correlation: float) -> list[tuple[int, int]]:
-    """Link the files that show the same picture: re-encoded, resized, slightly drawn on.
+    """Link the files that show the same picture: re-encoded, resized, cropped a little, slightly drawn on.
 
     Two hashes that differ in at most `bits` bits agree on at least one of `bits + 1` pieces, so that only files that
-    share a piece are compared (multi-index hashing, Norouzi et al. 2012). A second look at the thumbnails decides.
-    Files that links connect already aren't compared again: there are fewer links than files, however many copies.
+    share a piece are compared (multi-index hashing, Norouzi et al. 2012). A second look at the thumbnails decides: as
+    they are, and for each file's nearest few after alignment. Files that links connect already aren't compared again:
+    there are fewer links than files, however many copies.
 
     Args:
         facts: decoded files.
@@ -192,28 +195,54 @@ def near_copies(facts: Sequence[FileFacts], bits: int, correlation: float) -> li
     hashes = np.array([fact.phash for fact in facts], np.uint64)
     outlines = _outlines(facts)
     content = np.asarray(outlines.any(1))  # what is blank correlates with nothing
-    part = np.arange(len(facts))
-    links: list[tuple[int, int]] = []
+    linked = _Linked(len(facts))
+    doubtful: list[tuple[float, int, int]] = []
     edges = np.linspace(0, 64, bits + 2).astype(int)
     earlier: list[np.uint64] = []  # pieces; who shares one of them was compared there
     for low, high in itertools.pairwise(edges):
         piece = np.uint64(((1 << int(high - low)) - 1) << int(low))
         for bucket in _buckets(hashes & piece, content):
-            for place, first in enumerate(bucket[:-1]):
-                rest = bucket[place + 1 :]
-                rest = rest[part[rest] != part[first]]
+            for place, first in enumerate(bucket[:-1].tolist()):
+                rest = linked.others(first, bucket[place + 1 :])
                 differing = hashes[rest] ^ hashes[first]
                 near = np.bitwise_count(differing) <= bits
                 rest, differing = rest[near], differing[near]
                 for mask in earlier:
                     new = (differing & mask) != 0
                     rest, differing = rest[new], differing[new]
-                for other in _alike(facts, outlines, first, rest, correlation):
-                    if part[other] != part[first]:
-                        part[part == part[other]] = part[first]
-                        links.append((min(int(first), other), max(int(first), other)))
+                if len(rest) == 0:
+                    continue
+                likeness = outlines[rest] @ outlines[first]
+                for other in _alike(facts, first, rest[likeness >= correlation - 1e-5], correlation):
+                    linked.link(first, other)
+                nearest = np.argsort(-likeness, kind="stable")[:_ALIGNED]
+                doubtful += [(float(likeness[n]), first, int(rest[n])) for n in nearest if likeness[n] >= _WORTH]
         earlier.append(piece)
-    return sorted(links)
+    tried: Counter[int] = Counter()
+    for _, first, other in sorted(doubtful, key=lambda pair: (-pair[0], pair[1:])):
+        if tried[first] < _ALIGNED and linked.part[first] != linked.part[other]:
+            tried[first] += 1
+            if aligned_correlation(facts[first].thumbnail, facts[other].thumbnail) >= correlation:
+                linked.link(first, other)
+    return sorted(linked.links)
+
+
+class _Linked:
+    """Links between files, and which of them are connected: those of the same number in `part`."""
+
+    def __init__(self, count: int) -> None:
+        self.part = np.arange(count)
+        self.links: list[tuple[int, int]] = []
+
+    def others(self, first: int, places: np.ndarray) -> np.ndarray:
+        """Return those of `places` that aren't connected with `first`."""
+        return places[self.part[places] != self.part[first]]
+
+    def link(self, first: int, other: int) -> None:
+        """Link two files, unless they are connected."""
+        if self.part[first] != self.part[other]:
+            self.part[self.part == self.part[other]] = self.part[first]
+            self.links.append((min(first, other), max(first, other)))
 
 
 def _buckets(keys: np.ndarray, wanted: np.ndarray) -> Iterator[np.ndarray]:
@@ -240,13 +269,8 @@ def _outlines(facts: Sequence[FileFacts]) -> np.ndarray:
     return outlines
 
 
-def _alike(
-    facts: Sequence[FileFacts], outlines: np.ndarray, first: int, others: np.ndarray, correlation: float
-) -> Iterator[int]:
+def _alike(facts: Sequence[FileFacts], first: int, others: np.ndarray, correlation: float) -> Iterator[int]:
     """Yield those of `others` whose thumbnails correlate with that of `first` by `correlation` or more."""
-    if len(others) == 0:
-        return
-    others = others[outlines[others] @ outlines[first] >= correlation - 1e-5]
     one = _centred(facts[first]).ravel()
     one /= np.linalg.norm(one)
     for start in range(0, len(others), _AT_ONCE):

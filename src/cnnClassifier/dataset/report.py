@@ -219,8 +219,8 @@ def _content_findings(report: dict[str, Any]) -> Iterator[Finding]:
     if near["sets"]:
         yield Finding(
             "note",
-            f"{near['files']} images are near-copies in {_count(near['sets'], 'set')}: re-encoded, resized or drawn "
-            "on. Each set stays in one split.",
+            f"{near['files']} images are near-copies in {_count(near['sets'], 'set')}: re-encoded, resized, cropped "
+            "or drawn on. Each set stays in one split.",
             "Look at them below. If a set holds different pictures, raise data_validation.near_copy_correlation.",
         )
     if unfamiliar := report["sizes"]["unfamiliar"]:
@@ -266,7 +266,8 @@ def _split_findings(report: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "warning" if crossing else "good",
             f"As given, {crossing} of {total} test images have a copy or near-copy in train; "
-            f"{_count(left_out, 'file')} whose group stands in test or validation {'is' if left_out == 1 else 'are'} left out.{source}",
+            f"{_count(left_out, 'file')} whose group stands in test or validation "
+            f"{'is' if left_out == 1 else 'are'} left out.{source}",
             "Scores published on this split may be too high; those of this pipeline are of the mended one."
             if crossing
             else "",
