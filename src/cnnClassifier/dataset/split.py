@@ -43,7 +43,7 @@ def split_groups(groups: Sequence[str], labels: Sequence[str], shares: Sequence[
     for label, present in zip(classes, (counts > 0).sum(0), strict=True):
         if present < len(splits):
             raise ManifestError(
-                f"class {label} has {present} group{'s' * (present != 1)} (patients, series or single images); "
+                f"class {label} has {present} group{'' if present == 1 else 's'} (patients, series or single images); "
                 f"{all_splits} need one each: add images, or loosen data_validation.group_pattern in config.yaml"
             )
     wanted = np.outer(shares, counts.sum(0))
