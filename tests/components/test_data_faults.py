@@ -142,6 +142,7 @@ def test_planted_faults_are_counted(folder, config):
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
+@pytest.mark.slow
 def test_page_and_figures_are_the_same_twice_whatever_the_backend(folder, config, tmp_path):
     plant(folder)
     run(config)
@@ -177,6 +178,26 @@ def test_one_picture_under_two_classes(folder, config, twin):
     assert report["conflicts"] == {"sets": 1, "files": 3}
     assert report["warnings"][0].startswith("1 picture stands under more than one class")
     assert 'id="conflicts"' in page
+
+
+def test_what_a_reader_must_know_is_said(folder, config):
+    for number in range(30, 60):
+        folder(f"well/a&b{number}.png", picture(200 + number, side=120))
+    folder("ill/montage.png", picture(300, side=400))
+    _, report, page = run(replace(config, group_pattern="^(?P<group>series[0-9]+)_"))
+    said = " ".join(report["warnings"])
+    assert "group_pattern matches no file's name" in said
+    assert "Width, height and aspect alone: AUC" in said
+    assert "Few groups to judge by: ill 3 in validation" in said
+    assert report["sizes"]["unfamiliar"] == {"ill/montage.png": "400x400"}
+    assert any("well has 3.2 times as many images as ill" in finding["text"] for finding in report["findings"])
+    assert "a&amp;b30.png" in page
+    assert "a&b30.png" not in page
+    assert "Synthetic" not in page
+    _, report, page = run(replace(config, source_URL="phantom:patients=9", shortcut_limit=1.0))
+    assert report["synthetic"]
+    assert "Synthetic pictures" in page
+    assert not any("alone: AUC" in text for text in report["warnings"])
 
 
 @pytest.mark.parametrize(

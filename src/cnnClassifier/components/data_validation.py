@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from cnnClassifier.dataset.audit import FileFacts, byte_copies, conflicts, group_files, near_copies, read_files
 from cnnClassifier.dataset.layout import image_files
 from cnnClassifier.dataset.report import CONFLICT, COPY, GIVEN, Audited, build_report
@@ -27,7 +25,6 @@ class DataValidation:
     def __init__(self, config: DataValidationConfig) -> None:
         self.config = config
 
-    @threadpool_limits.wrap(limits=1)  # the matrices are small: threads would wait for one another most of the time
     def run(self) -> Manifest:
         """Audit, group and split the files, and write manifest and report, as JSON and as a page.
 

@@ -1,7 +1,8 @@
 """Compare two thumbnails after bringing one over the other: a picture and its crop are the same picture."""
 
+from functools import lru_cache
+
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
 
 # From coarse to fine: pixels of the sides, blur in pixels, steps, and the correlation below which it is given up.
 _LEVELS = ((32, 2.0, 8, 0.8), (32, 0.7, 6, 0.85), (64, 0.0, 4, -1.0))
@@ -28,24 +29,30 @@ def _correlation(still: np.ndarray, moving: np.ndarray) -> float:
     place = np.array([1.0, 1.0, 0.0, 0.0])  # the moving picture's x and y scale and shift, sides going from -1 to 1
     found = -1.0
     for side, blur, steps, least in _LEVELS:
-        one, other = (_level(picture, side, blur) for picture in (still, moving))
+        level = _level(still.shape[0], side, blur)
+        one, other = (level @ picture @ level.T for picture in (still, moving))
         moved = _align(one, other, place, steps)
         if moved is None:
             return -1.0
         place = moved
-        inside, (seen,) = _warp(other[None], place)
-        if one[inside].std() == 0 or seen.std() == 0:
+        seen, under, _ = _overlap(one, other[None], place)
+        if seen.std() == 0 or under.std() == 0:
             return -1.0
-        found = float(np.corrcoef(one[inside], seen)[0, 1])
+        found = float(np.corrcoef(under, seen[0])[0, 1])
         if found < least:
             return -1.0
     return found
 
 
-def _level(picture: np.ndarray, side: int, blur: float) -> np.ndarray:
-    block = picture.shape[0] // side
-    small = picture.reshape(side, block, side, block).mean((1, 3), dtype=np.float32)
-    return gaussian_filter(small, blur) if blur else small
+@lru_cache
+def _level(full: int, side: int, blur: float) -> np.ndarray:
+    """Return what makes a picture's rows smaller and blurs them: (side, full)."""
+    smaller = np.kron(np.eye(side), np.full(full // side, side / full))
+    if not blur:
+        return smaller
+    apart = np.subtract.outer(np.arange(side), np.arange(side))
+    weights = np.exp(-(apart**2) / (2 * blur**2))
+    return weights / weights.sum(1, keepdims=True) @ smaller
 
 
 def _align(still: np.ndarray, moving: np.ndarray, place: np.ndarray, steps: int) -> np.ndarray | None:
@@ -54,12 +61,11 @@ def _align(still: np.ndarray, moving: np.ndarray, place: np.ndarray, steps: int)
     down, right = np.gradient(moving)
     layers = np.stack([moving, right * half, down * half])
     for _ in range(steps):
-        inside, (seen, along_x, along_y) = _warp(layers, place)
-        y, x = (((2 * index + 1) / len(still)) - 1 for index in np.nonzero(inside))
-        slopes = np.stack([along_x * x, along_y * y, along_x, along_y, seen, np.ones_like(seen)], 1)
-        square = slopes.T @ slopes
+        (seen, along_x, along_y), under, (x, y) = _overlap(still, layers, place)
+        slopes = np.stack([along_x * x, along_y * y, along_x, along_y, seen, np.ones_like(seen)])
+        square = slopes @ slopes.T
         square[np.diag_indices(6)] += 1e-3
-        change = np.linalg.solve(square, slopes.T @ still[inside])
+        change = np.linalg.solve(square, slopes @ under)
         if abs(change[4]) < _LEAST_GAIN:
             return None
         step = change[:4] / change[4]
@@ -71,14 +77,19 @@ def _align(still: np.ndarray, moving: np.ndarray, place: np.ndarray, steps: int)
     return place
 
 
-def _warp(layers: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which pixels of the still picture the moved one covers, (side, side), and its layers' values there."""
-    side = layers.shape[1]
+def _overlap(
+    still: np.ndarray, layers: np.ndarray, place: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Return the moved layers, (layers, pixels), the still picture under them, and each pixel's x and y."""
+    side = len(still)
     axis = (2 * np.arange(side) + 1) / side - 1
-    columns, rows = ((place[axis_] * axis + place[axis_ + 2] + 1) * side / 2 - 0.5 for axis_ in (0, 1))
-    inside = np.ix_((rows >= 0) & (rows <= side - 1), (columns >= 0) & (columns <= side - 1))
-    covered = np.zeros((side, side), bool)
-    covered[inside] = True
-    where = np.meshgrid(rows[inside[0].ravel()], columns[inside[1].ravel()], indexing="ij")
-    values = [map_coordinates(layer, where, order=1, prefilter=False).ravel() for layer in layers]
-    return covered, np.array(values, np.float64)
+    insides, spreads = [], []
+    for scale, shift in (place[::2], place[1::2]):
+        where = (scale * axis + shift + 1) * side / 2 - 0.5
+        inside = np.flatnonzero((where >= 0) & (where <= side - 1))
+        insides.append(inside)
+        spreads.append(np.maximum(0, 1 - np.abs(np.subtract.outer(where[inside], np.arange(side)))))  # linear
+    (columns, rows), (across, along) = insides, spreads
+    moved = (along @ layers @ across.T).reshape(len(layers), -1)
+    x, y = np.meshgrid(axis[columns], axis[rows])
+    return moved, still[np.ix_(rows, columns)].ravel(), (x.ravel(), y.ravel())

@@ -93,9 +93,9 @@ def build_report(audited: Audited, config: DataValidationConfig) -> dict[str, An
 
 
 def near_sets(audited: Audited) -> list[list[int]]:
-    """Return the sets of near-copies, byte copies aside, as places in `facts`; the largest first."""
-    shown = [place for place, fact in enumerate(audited.facts) if not fact.fault and place not in audited.copies]
-    return _sets(audited, shown)
+    """Return the sets of near-copies, byte copies and conflicts aside, as places in `facts`; the largest first."""
+    entries = audited.manifest.entries
+    return _sets(audited, [place for place, e in enumerate(entries) if _kind(e) in ("", "given_split")])
 
 
 def copy_sets(audited: Audited) -> list[list[int]]:
@@ -109,10 +109,15 @@ def copy_sets(audited: Audited) -> list[list[int]]:
 
 
 def conflict_sets(audited: Audited) -> list[list[int]]:
-    """Return the sets of files that show one picture and stand under more than one class, as places in `facts`."""
-    shown = [place for place, fact in enumerate(audited.facts) if not fact.fault]
-    sets = _sets(audited, shown)
-    return [places for places in sets if len({audited.facts[place].label for place in places}) > 1]
+    """Return the sets of files left out because their picture stands under more than one class, as places in `facts`.
+
+    One file of each class comes first, so that they stand side by side however large the set is.
+    """
+    found = []
+    for places in _sets(audited, [p for p, e in enumerate(audited.manifest.entries) if _kind(e) == "conflicts"]):
+        heads = {audited.facts[place].label: place for place in reversed(places)}.values()
+        found.append([*sorted(heads), *(place for place in places if place not in heads)])
+    return found
 
 
 def _sets(audited: Audited, places: Sequence[int]) -> list[list[int]]:

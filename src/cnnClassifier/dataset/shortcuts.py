@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from cnnClassifier.dataset.audit import FileFacts
 
@@ -30,6 +31,7 @@ class Reach:
     high: float
 
 
+@threadpool_limits.wrap(limits=1)  # the matrices are small: threads would wait for one another most of the time
 def shortcuts(facts: Sequence[FileFacts], groups: Sequence[str], seed: int) -> dict[str, Reach]:
     """Measure how far simple models get on what isn't the content.
 
