@@ -15,6 +15,7 @@ from scipy.ndimage import zoom
 from cnnClassifier.components.data_validation import DataValidation
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.manifest import Manifest
+from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
 from cnnClassifier.utils.common import load_json
 from cnnClassifier.utils.errors import ManifestError
 
@@ -271,3 +272,13 @@ def test_last_good_outputs_stay_when_a_run_fails(folder, config):
         DataValidation(config).run()
     assert {path.name: path.read_bytes() for path in config.manifest_path.parent.iterdir()} == before
     assert len(Manifest.read(config.manifest_path).entries) == 2 * GOOD
+
+
+@pytest.mark.slow
+def test_phantom_has_no_shortcut_and_no_patient_twice(config):
+    write_phantom(config.data_dir, parse_phantom("phantom:"))
+    pattern = r"^(?P<group>patient\d+)_"
+    files, report, _ = run(replace(config, source_URL="phantom:", group_pattern=pattern, seed=42))
+    assert report["used"] == len(files) == 400
+    assert sum(report["groups"].values()) == 200  # near-copies join nothing but slices of one patient
+    assert {name for name, reach in report["shortcuts"].items() if reach["auc"] > 0.6} <= {"thumbnail"}

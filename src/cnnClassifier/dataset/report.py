@@ -163,18 +163,19 @@ def _sizes(used: Sequence[Entry]) -> dict[str, Any]:
 
 
 def _splits(manifest: Manifest, shares: Sequence[float] | None) -> dict[str, dict[str, Any]]:
+    classes = manifest.classes
     totals = Counter(entry.label for entry in manifest.entries if entry.split)
     found = {}
     for number, split in enumerate(SPLITS):
         entries = manifest.of(split)
         images = Counter(entry.label for entry in entries)
-        groups = {label: len({e.group for e in entries if e.label == label}) for label in manifest.classes}
+        groups = {label: len({e.group for e in entries if e.label == label}) for label in classes}
         found[split] = {
             "wished_share": shares[number] if shares else None,
             "share": round(len(entries) / totals.total(), 4),
-            "images": {label: images[label] for label in manifest.classes},
+            "images": {label: images[label] for label in classes},
             "groups": groups,
-            "class_shares": {label: round(images[label] / totals[label], 4) for label in manifest.classes},
+            "class_shares": {label: round(images[label] / totals[label], 4) for label in classes},
         }
     return found
 

@@ -54,6 +54,7 @@ def render_page(audited: Audited, report: dict[str, Any], config: DataValidation
 def _gallery(
     sets: Sequence[Sequence[int]], audited: Audited, config: DataValidationConfig, pictures: int = _PICTURES
 ) -> dict[str, Any]:
+    classes = audited.manifest.classes
     shown = []
     for places in sets[:_SETS]:
         items = [
@@ -62,9 +63,7 @@ def _gallery(
                 "label": audited.facts[place].label,
                 "size": audited.facts[place].size,
                 "split": audited.manifest.entries[place].split,
-                "class": audited.manifest.classes.index(audited.facts[place].label)
-                if audited.facts[place].label in audited.manifest.classes
-                else 0,
+                "class": classes.index(audited.facts[place].label),
                 "picture": _picture(audited.facts[place], config) if number < pictures else "",
             }
             for number, place in enumerate(places[:_PICTURES])
@@ -87,12 +86,13 @@ def _scatter(audited: Audited) -> dict[str, Any]:
     used = [entry for entry in audited.manifest.entries if entry.split]
     sides = np.array([entry.size.split("x") for entry in used], int)
     most = int(sides.max())
+    classes = audited.manifest.classes
     chosen = np.unique(np.linspace(0, len(used) - 1, _POINTS).astype(int))
     points = [
         {
             "x": round(100 * sides[place, 0] / most, 1),
             "y": round(100 - 100 * sides[place, 1] / most, 1),
-            "class": audited.manifest.classes.index(used[place].label),
+            "class": classes.index(used[place].label),
             "title": f"{used[place].path}: {used[place].size}",
         }
         for place in chosen
