@@ -17,7 +17,7 @@ SHORTCUTS = {
 }
 MOST_IMAGES = 5000  # that the models are fitted to; more would take minutes and change nothing
 _FOLDS = 5
-_MOST_REPEATS = 3
+_MOST_REPEATS = 5
 _RESAMPLES = 300
 _INTERVAL = (2.5, 97.5)
 
