@@ -41,14 +41,14 @@ def main() -> int:
 
     try:
         manager = ConfigurationManager(arguments.config, arguments.params)
+        if arguments.command == "scores" or arguments.only:
+            configure_logging(manager.log_file)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if arguments.command == "scores":
-        configure_logging(manager.log_file)
         return run_and_report(lambda: _show_scores(manager), "scores", manager.log_file)
     if arguments.only:
-        configure_logging(manager.log_file)
         stage = importlib.import_module(f"cnnClassifier.pipeline.{STAGES[arguments.only]}")
         return run_and_report(lambda: stage.main(manager), arguments.only, manager.log_file)
     # A process for each stage: memory is given back, and evaluation runs on the engine that serves.
@@ -65,6 +65,7 @@ def main() -> int:
 
 def _show_scores(manager: "ConfigurationManager") -> None:  # noqa: F821 - imported once src is on the path
     from cnnClassifier.assessment.table import score_table
+    from cnnClassifier.tracking.mlflow_run import without_password
     from cnnClassifier.utils.common import load_json
     from cnnClassifier.utils.errors import UserError
 
@@ -72,7 +73,7 @@ def _show_scores(manager: "ConfigurationManager") -> None:  # noqa: F821 - impor
     path = config.root_dir / "scores.json"
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro` or `python main.py` first")
-    print(f"\n{score_table(load_json(path))}\n{NEXT_STEPS.format(uri=config.mlflow_uri)}")
+    print(f"\n{score_table(load_json(path))}\n{NEXT_STEPS.format(uri=without_password(config.mlflow_uri))}")
 
 
 def _use_virtual_environment() -> None:

@@ -158,7 +158,7 @@ function showAnswer(answer, milliseconds) {
   el("disclaimer").lastElementChild.textContent = answer.disclaimer;
   el("empty").hidden = true;
   el("answer").hidden = false;
-  const box = el("label").getBoundingClientRect();
+  const box = el("result").getBoundingClientRect();
   if (box.top < 0 || box.bottom > innerHeight) {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     el("result").scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });

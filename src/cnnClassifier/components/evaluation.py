@@ -13,7 +13,7 @@ from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.entity.notices import DISCLAIMER, SYNTHETIC
 from cnnClassifier.imaging.prepare import prepare
 from cnnClassifier.network.engine import Engine
-from cnnClassifier.tracking.mlflow_run import RunContent, TrackingError, log_run
+from cnnClassifier.tracking.mlflow_run import RunContent, TrackingError, log_run, without_password
 from cnnClassifier.utils.common import replacing, save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
 from cnnClassifier.utils.log import logger
@@ -112,4 +112,6 @@ class Evaluation:
                 config.root_dir / SCORES_FILE,
             )
             return
-        logger.info("MLflow run %s; to see it: mlflow ui --backend-store-uri %s", run_id, config.mlflow_uri)
+        uri = without_password(config.mlflow_uri)
+        where = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+        logger.info("MLflow run %s; to see it: %s", run_id, where)

@@ -188,9 +188,10 @@ def _check(content: dict[str, Any], schema: dict[str, Any], path: Path, prefix: 
         elif isinstance(value, dict):
             _check(value, rule, path, f"{prefix}{key}.")
         else:
-            raise ConfigError(f"{path}: {prefix}{key}: expected a section:  {', '.join(rule)}, found {_shown(value)}")
+            raise ConfigError(f"{path}: {prefix}{key}: expected a section: {', '.join(rule)}, found {_shown(value)}")
 
 
 def _shown(value: Any) -> str:
-    text = repr(value.to_dict() if hasattr(value, "to_dict") else value)
+    plain = getattr(value, "to_dict", None) or getattr(value, "to_list", None)  # Box's own words would only confuse
+    text = repr(plain() if plain else value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -19,6 +19,7 @@ from cnnClassifier.config.rules import (
 BACKBONES = ("VGG16", "VGG19", "ResNet50", "DenseNet121", "MobileNetV2", "EfficientNetB0")
 HEADS = ("conv_max", "average", "flatten")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+_MOST_PIXELS = 178_956_970  # Pillow refuses more, whatever it's told
 
 CONFIG: dict[str, Rule | dict[str, Rule]] = {
     "log_file": text(),
@@ -43,7 +44,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "split": choice("grouped", "as_given"),
         "shortcut_limit": number(0.5, 1),
         "min_side": integer(1, 10**5),
-        "max_pixels": integer(1, 10**10),
+        "max_pixels": integer(1, _MOST_PIXELS),
         "joblib_backend": choice("threading", "loky"),
     },
     "prepare_base_model": {
@@ -58,7 +59,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "host": text(),
         "port": integer(0, 65535),
         "max_upload_bytes": integer(1, 10**10),
-        "max_pixels": integer(1, 10**10),
+        "max_pixels": integer(1, _MOST_PIXELS),
         "cors_origins": listing(text()),
     },
 }

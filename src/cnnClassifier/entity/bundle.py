@@ -68,6 +68,10 @@ class ModelBundle:
             bundle = cls(**content)
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{bundle_dir / CARD_FILE}: not a model's description ({error}); {mend}") from None
+        if bundle.positive_class not in bundle.classes:
+            raise BundleError(
+                f"{bundle_dir / CARD_FILE}: positive_class: {bundle.positive_class!r} is none of the classes; {mend}"
+            )
         found = sha256_of(bundle_dir / MODEL_FILE)
         if found != bundle.model_sha256:
             raise BundleError(

@@ -96,8 +96,12 @@ class Manifest:
                 if tuple(next(reader, ())) != _COLUMNS:
                     raise ManifestError(f"{path}: not a manifest; run data_validation again")
                 rows = [[*row[:5], int(row[5]), *row[6:]] for row in reader]
-                return cls(tuple(Entry(*row) for row in rows))  # type: ignore[arg-type]
+                manifest = cls(tuple(Entry(*row) for row in rows))  # type: ignore[arg-type]
         except FileNotFoundError:
             raise ManifestError(f"{path} is missing; run data_validation first") from None
         except (ValueError, IndexError, TypeError, csv.Error) as error:
             raise ManifestError(f"{path}: damaged ({error}); run data_validation again") from None
+        unknown = {entry.split for entry in manifest.entries} - {"", *SPLITS}
+        if unknown:
+            raise ManifestError(f"{path}: damaged (no split is called {min(unknown)!r}); run data_validation again")
+        return manifest

@@ -75,8 +75,10 @@ def augment(pixels: np.ndarray, view: View) -> np.ndarray:
     matrix = turn @ slant @ scale  # from a place in the view to the place in the picture that it shows, as (x, y)
     centre = np.array([width, height]) / 2
     shift = np.array([view.shift[1] * width, view.shift[0] * height])
-    margin = int(np.ceil(0.75 * max(height, width)))
+    corner = centre + turn @ shift - matrix @ centre
+    corners = corner + np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ matrix.T
+    margin = 1 + int(np.ceil(max(0, -corners.min(), (corners - [width, height]).max())))
     padded = Image.fromarray(np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
-    origin = centre + margin + turn @ shift - matrix @ centre
+    origin = corner + margin
     data = (matrix[0, 0], matrix[0, 1], origin[0], matrix[1, 0], matrix[1, 1], origin[1])
     return np.asarray(padded.transform((width, height), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR))

@@ -78,8 +78,6 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
         low, high = float(grey.min()), float(grey.max())

@@ -48,8 +48,8 @@ class PhantomOptions:
     slices: int = 2
     size: int = 256
     seed: int = 0
-    lesion_mm_min: float = 45
-    lesion_mm_max: float = 80
+    lesion_mm_min: float = 34
+    lesion_mm_max: float = 66
     noise: float = 1.0
     window_jitter: float = 0.5
 

@@ -4,14 +4,18 @@ Lengths are in half widths of the patient's chest unless a name ends in `_mm`. I
 (the picture's right) and y to the back; z grows towards the feet, from the aortic arch on.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-AIR, FAT, MUSCLE, CORTEX = -1000.0, -100.0, 55.0, 750.0
+AIR, FAT, CORTEX = -1000.0, -100.0, 750.0
 OUTSIDE_SCAN = -3000.0
+
+_Ends = tuple[tuple[float, float], tuple[float, float]]
 
 
 def _within(low: float, high: float) -> Any:
@@ -22,34 +26,35 @@ def _within(low: float, high: float) -> Any:
 class Anatomy:
     """What makes one chest differ from the next; every value is drawn evenly from its range."""
 
-    half_width_mm: float = _within(150, 192)
+    half_width_mm: float = _within(142, 192)
     fov_mm: float = _within(340, 400)
     turn: float = _within(-0.09, 0.09)  # radians about the long axis
     shift_x: float = _within(-0.04, 0.04)
     shift_y: float = _within(-0.07, 0.03)
-    wall_side: float = _within(0.19, 0.30)
+    wall_side: float = _within(0.17, 0.34)
     wall_front: float = _within(0.09, 0.17)
     wall_back: float = _within(0.19, 0.26)
-    front: float = _within(0.38, 0.52)  # of the cavity, from its centre
-    back: float = _within(0.42, 0.50)
+    front: float = _within(0.36, 0.54)  # of the cavity, from its centre
+    back: float = _within(0.40, 0.52)
     squareness: float = _within(2.1, 2.7)
-    fat: float = _within(0.025, 0.10)  # under the skin
+    muscle_hu: float = _within(38, 68)
+    fat: float = _within(0.02, 0.15)  # under the skin
     fat_planes: float = _within(0.02, 0.07)
     breast: float = _within(-0.16, 0.16)  # none below 0
     gland: float = _within(0.0, 1.0)
     mediastinum: float = _within(0.12, 0.18)  # half width
-    heart: float = _within(0.80, 1.25)
+    heart: float = _within(0.75, 1.3)
     heart_turn: float = _within(0.2, 0.7)
     aorta: float = _within(0.065, 0.092)
     contrast: float = _within(-100, 220)  # HU above plain blood, none below 0
     lung_hu: float = _within(-890, -800)
-    dependent: float = _within(20, 130)  # HU from front to back
+    dependent: float = _within(10, 190)  # HU from front to back
     emphysema: float = _within(-1.0, 1.0)  # none below 0
     vessels: float = _within(0.75, 1.25)  # calibre
     vessel_share: float = _within(0.35, 0.9)  # of the vessels that are there at all
-    effusion: float = _within(-0.10, 0.10)  # depth, none below 0
+    effusion: float = _within(-0.12, 0.14)  # depth, none below 0
     effusion_side: float = _within(-1.0, 1.0)
-    atelectasis: float = _within(0.0, 0.09)  # depth of the haze along the back
+    atelectasis: float = _within(-0.04, 0.20)  # depth of the haze along the back
     fissure: float = _within(-0.1, 0.25)
     granuloma: float = _within(-0.10, 0.02)  # radius, none below 0
     bone: float = _within(0.75, 1.2)
@@ -72,6 +77,7 @@ class Lesion:
         radius: of its opaque part at its widest.
         solid: share of the radius that is solid; 0 is a pure ground-glass lesion.
         glass_hu: of the ground-glass part.
+        solid_hu: of the solid part.
         lobes: (n, 3): number of lobes, height as a share of the radius, phase.
         spicules: (n, 4): angle, length as a share of the radius, thickness, bend.
     """
@@ -80,6 +86,7 @@ class Lesion:
     radius: float
     solid: float
     glass_hu: float
+    solid_hu: float
     lobes: np.ndarray
     spicules: np.ndarray
 
@@ -150,7 +157,8 @@ def _draw_lesion(rng: np.random.Generator, anatomy: Anatomy, z: float, radius: f
         axis=1,
     )
     position = (float(x.ravel()[place]), float(y.ravel()[place]), z + float(rng.uniform(-0.2, 0.2)) * radius)
-    return Lesion(position, min(radius, float(room.max())), solid, float(rng.uniform(-480, -300)), lobes, spicules)
+    glass_hu, solid_hu = (float(hu) for hu in rng.uniform((-480, 15), (-300, 75)))
+    return Lesion(position, min(radius, float(room.max())), solid, glass_hu, solid_hu, lobes, spicules)
 
 
 def _grow_tree(rng: np.random.Generator, anatomy: Anatomy, side: int, middle: float) -> np.ndarray:
@@ -168,7 +176,8 @@ def _grow_tree(rng: np.random.Generator, anatomy: Anatomy, side: int, middle: fl
     parent = np.zeros(len(nodes), dtype=int)
     path = np.zeros(len(nodes))
     for index in range(len(roots), len(nodes)):
-        distance = np.linalg.norm(nodes[:index] - nodes[index], axis=1)
+        gap = nodes[:index] - nodes[index]
+        distance = np.sqrt(np.einsum("ij,ij->i", gap, gap))
         parent[index] = np.argmin(distance + 0.55 * path[:index])
         path[index] = path[parent[index]] + distance[parent[index]]
     load = np.ones(len(nodes))
@@ -183,16 +192,19 @@ def _grow_tree(rng: np.random.Generator, anatomy: Anatomy, side: int, middle: fl
 
 def _ramp(value: Any, start: float, end: float) -> Any:
     """Rise smoothly from 0 at `start` to 1 at `end`."""
-    share = np.clip((value - start) / (end - start), 0, 1)
+    share = (value - start) / (end - start)
+    share = np.clip(share, 0, 1) if isinstance(share, np.ndarray) else min(max(float(share), 0.0), 1.0)
     return share * share * (3 - 2 * share)
 
 
 def _blob(x: Any, y: Any, sides: tuple[Any, Any, Any, Any], power: float = 2.0, turn: float = 0.0) -> Any:
     """Return how far inside an egg about (0, 0) each point lies; `sides` reach to -x, +x, -y and +y."""
     if turn:
-        x, y = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
-    u = np.abs(x) / np.where(x < 0, sides[0], sides[1])
-    v = np.abs(y) / np.where(y < 0, sides[2], sides[3])
+        cos, sin = math.cos(turn), math.sin(turn)
+        x, y = x * cos + y * sin, y * cos - x * sin
+    left, right, front, back = (np.asarray(side, dtype=np.float32) for side in sides)
+    u = np.abs(x) / np.where(x < 0, left, right)
+    v = np.abs(y) / np.where(y < 0, front, back)
     share = np.sqrt(u * u + v * v) if power == 2.0 else (u**power + v**power) ** (1 / power)
     return np.hypot(x, y) * (1 / np.maximum(share, 1e-3) - 1)
 
@@ -250,7 +262,7 @@ class _Slice:
         axis = ((np.arange(size) + 0.5) * self.pixel - anatomy.fov_mm / 2 / anatomy.half_width_mm).astype(np.float32)
         self.plane_x, self.plane_y = np.meshgrid(axis, axis)
         x, y = self.plane_x - np.float32(anatomy.shift_x), self.plane_y - np.float32(anatomy.shift_y)
-        cos, sin = np.float32(np.cos(anatomy.turn)), np.float32(np.sin(anatomy.turn))
+        cos, sin = np.float32(math.cos(anatomy.turn)), np.float32(math.sin(anatomy.turn))
         self.x, self.y = x * cos + y * sin, y * cos - x * sin
         self.wave = [self._field(number) for number in range(4)]
         self.x = self.x + 0.011 * self.wave[0]
@@ -270,18 +282,19 @@ class _Slice:
     def paint(self, inside: Any, hu: Any, softness: float = 1.0) -> None:
         self.hu += self.cover(inside, softness) * (hu - self.hu)
 
-    def box(self, points: np.ndarray, margin: float) -> tuple[slice, slice]:
-        """Return the rows and columns around `points`, (n, 2)."""
+    def box(self, points: Iterable[tuple[float, float]], margin: float) -> tuple[slice, slice]:
+        """Return the rows and columns around `points`."""
         anatomy, size = self.anatomy, len(self.hu)
-        cos, sin = np.cos(anatomy.turn), np.sin(anatomy.turn)
-        column = (points[:, 0] * cos - points[:, 1] * sin + anatomy.shift_x) / self.pixel + size / 2
-        row = (points[:, 0] * sin + points[:, 1] * cos + anatomy.shift_y) / self.pixel + size / 2
-        margin = (margin + 0.05) / self.pixel + 1
-        rows = slice(*np.clip([row.min() - margin, row.max() + margin], 0, size).astype(int))
-        return rows, slice(*np.clip([column.min() - margin, column.max() + margin], 0, size).astype(int))
+        cos, sin = math.cos(anatomy.turn), math.sin(anatomy.turn)
+        columns = [(x * cos - y * sin + anatomy.shift_x) / self.pixel + size / 2 for x, y in points]
+        rows = [(x * sin + y * cos + anatomy.shift_y) / self.pixel + size / 2 for x, y in points]
+        margin = (margin + 0.03) / self.pixel + 1
+        first_row, end_row = (min(max(int(row), 0), size) for row in (min(rows) - margin, max(rows) + margin))
+        first, end = (min(max(int(column), 0), size) for column in (min(columns) - margin, max(columns) + margin))
+        return slice(first_row, end_row), slice(first, end)
 
     def paint_egg(self, at: tuple[float, float], radii: tuple[float, float], hu: Any, turn: float = 0.0) -> None:
-        box = self.box(np.array([at]), max(radii))
+        box = self.box([at], max(radii))
         inside = _blob(self.x[box] - at[0], self.y[box] - at[1], (radii[0], radii[0], radii[1], radii[1]), 2.0, turn)
         self._paint_in(box, inside, hu)
 
@@ -289,17 +302,18 @@ class _Slice:
         value = hu[box] if isinstance(hu, np.ndarray) else hu
         self.hu[box] += self.cover(inside) * (value - self.hu[box])
 
-    def rod(self, ends: np.ndarray, radii: tuple[float, float]) -> tuple[tuple[slice, slice], Any]:
-        """Return a box and how far inside a tapering rod between two `ends`, (2, 2), its points lie."""
+    def rod(self, ends: _Ends, radii: tuple[float, float]) -> tuple[tuple[slice, slice], Any]:
+        """Return a box and how far inside a tapering rod between two `ends` its points lie."""
         box = self.box(ends, max(radii))
-        x, y = self.x[box] - ends[0, 0], self.y[box] - ends[0, 1]
-        along = ends[1] - ends[0]
-        share = np.clip((x * along[0] + y * along[1]) / max(float(along @ along), 1e-9), 0, 1)
-        gap = np.hypot(x - share * along[0], y - share * along[1])
+        (start_x, start_y), (end_x, end_y) = ends
+        along_x, along_y = end_x - start_x, end_y - start_y
+        x, y = self.x[box] - start_x, self.y[box] - start_y
+        share = np.clip((x * along_x + y * along_y) / max(along_x**2 + along_y**2, 1e-9), 0, 1)
+        gap = np.hypot(x - share * along_x, y - share * along_y)
         return box, radii[0] + share * (radii[1] - radii[0]) - gap
 
-    def paint_rod(self, ends: Any, radii: tuple[float, float], hu: Any) -> None:
-        box, inside = self.rod(np.asarray(ends), radii)
+    def paint_rod(self, ends: _Ends, radii: tuple[float, float], hu: Any) -> None:
+        box, inside = self.rod(ends, radii)
         self._paint_in(box, inside, hu)
 
 
@@ -382,7 +396,7 @@ def _paint_wall(canvas: _Slice, cavity: Any, body: Any, rng: np.random.Generator
     anatomy, size, x, y, z = canvas.anatomy, len(canvas.hu), canvas.x, canvas.y, canvas.z
     wave = canvas.wave
     fibre = _grain(rng, size, 1.2)
-    muscle = MUSCLE + 9 * fibre + 6 * wave[3] - 45 * np.clip(_grain(rng, size, 2.5) - 1.4, 0, 1)
+    muscle = anatomy.muscle_hu + 9 * fibre + 6 * wave[3] - 45 * np.clip(_grain(rng, size, 2.5) - 1.4, 0, 1)
     fat = anatomy.fat * (1 + 0.5 * _ramp(-y, 0.0, 0.5) + 0.25 * wave[2])
     outward = -cavity
     plane = body - fat
@@ -458,8 +472,8 @@ def _paint_chest(canvas: _Slice, cavity: Any, rng: np.random.Generator) -> Any:
         trunk = np.exp(-(((z - 0.36) / 0.15) ** 2))
         if trunk > 0.35:
             canvas.paint_egg((0.085, lift - 0.01), (0.085 * trunk, 0.1 * trunk), blood, -0.4)
-            canvas.paint_rod([(0.07, lift + 0.06), (-0.17, 0.02)], (0.05 * trunk, 0.055 * trunk), blood)
-            canvas.paint_rod([(0.1, lift + 0.04), (0.18, 0.04)], (0.05 * trunk, 0.045 * trunk), blood)
+            canvas.paint_rod(((0.07, lift + 0.06), (-0.17, 0.02)), (0.05 * trunk, 0.055 * trunk), blood)
+            canvas.paint_rod(((0.1, lift + 0.04), (0.18, 0.04)), (0.05 * trunk, 0.045 * trunk), blood)
         atrium = _ramp(z, 0.42, 0.55) * (1 - 0.6 * _ramp(z, 0.7, 0.9))
         if atrium > 0.1:
             canvas.paint_egg((0.01, spine - 0.22), (0.19 * atrium, 0.085 * atrium), blood)
@@ -479,15 +493,15 @@ def _paint_spine(canvas: _Slice, body_depth: Any, rng: np.random.Generator) -> N
     grain = _grain(rng, len(canvas.hu), 1.3)
     hard, soft = CORTEX * anatomy.bone, 190 * anatomy.bone + 45 * grain
     for side in (-1, 1):
-        muscle = _blob(canvas.x - side * 0.15, canvas.y - spine - 0.27, (0.14, 0.14, 0.09, 0.09), 2.4, side * 0.25)
+        muscle = _blob(canvas.x - side * 0.15, canvas.y - spine - 0.27, (0.14, 0.14, 0.09, 0.09), 2.0, side * 0.25)
         muscle = np.minimum(muscle + 0.01 * canvas.wave[3], body_depth - anatomy.fat)
-        canvas.paint(muscle, MUSCLE + 8 * grain)
-        arm = np.array([(side * 0.06, spine + 0.12), (side * 0.20, spine + 0.165 + 0.02 * np.sin(canvas.z * 30))])
+        canvas.paint(muscle, anatomy.muscle_hu + 8 * grain)
+        arm = ((side * 0.06, spine + 0.12), (side * 0.20, spine + 0.165 + 0.02 * math.sin(canvas.z * 30)))
         canvas.paint_rod(arm, (0.03, 0.02), hard * 0.85)
         canvas.paint_rod(arm, (0.018, 0.010), soft)
-    tip = spine + 0.24 + 0.06 * np.sin(canvas.z * 23 + anatomy.rib_phase * 6)
-    canvas.paint_rod([(0.0, spine + 0.17), (0.005, tip)], (0.024, 0.016), hard * 0.9)
-    canvas.paint_rod([(0.0, spine + 0.17), (0.005, tip)], (0.012, 0.005), 220)
+    tip = spine + 0.24 + 0.06 * math.sin(canvas.z * 23 + anatomy.rib_phase * 6)
+    canvas.paint_rod(((0.0, spine + 0.17), (0.005, tip)), (0.024, 0.016), hard * 0.9)
+    canvas.paint_rod(((0.0, spine + 0.17), (0.005, tip)), (0.012, 0.005), 220)
     canvas.paint_egg((0.0, spine + 0.125), (0.098, 0.075), hard * 0.85)
     body = _blob(canvas.x, canvas.y - spine, (0.112, 0.112, 0.095, 0.085), 2.3) + 0.006 * canvas.wave[3]
     canvas.paint(body, hard * 0.75)
@@ -504,17 +518,15 @@ def _paint_lungs(canvas: _Slice, lung: Any, cavity: Any, rng: np.random.Generato
     if anatomy.emphysema > 0:
         holes = np.clip(_grain(rng, size, 2.2) + 0.5 * coarse - 1.6 + 0.6 * anatomy.emphysema, 0, 1)
         tissue = tissue - 75 * holes
-    haze = anatomy.atelectasis * (1 + 0.5 * canvas.wave[2])
+    haze = max(anatomy.atelectasis, 0) * (1 + 0.5 * canvas.wave[2])
     near = np.exp(-np.maximum(lung, 0) / np.maximum(0.35 * haze, 1e-3)) * _ramp(y, 0.05, 0.35)
     tissue = tissue + near * (330 + 60 * coarse)
     canvas.paint(lung, tissue)
 
     opaque, dark = np.zeros_like(canvas.hu), np.zeros_like(canvas.hu)
-    slab = anatomy.thickness_mm / anatomy.half_width_mm
-    for segment in canvas.patient.tree:
-        _add_vessel(canvas, segment, slab, opaque, dark)
+    _add_vessels(canvas, opaque, dark)
     inside = canvas.cover(lung)
-    canvas.hu += inside * opaque * (MUSCLE - 10 - canvas.hu)
+    canvas.hu += inside * opaque * (40 - canvas.hu)
     canvas.hu += inside * dark * (-900 - canvas.hu)
     _paint_airways(canvas)
     if anatomy.fissure > 0:
@@ -529,26 +541,36 @@ def _paint_lungs(canvas: _Slice, lung: Any, cavity: Any, rng: np.random.Generato
         canvas.paint_egg((float(spot[0]), float(spot[1])), (anatomy.granuloma, anatomy.granuloma), 600)
 
 
-def _add_vessel(canvas: _Slice, segment: np.ndarray, slab: float, opaque: np.ndarray, dark: np.ndarray) -> None:
-    """Add what of a segment lies in the slab that the slice is the mean of."""
-    start, end, radius, tip = segment[:3], segment[3:6], segment[6], segment[7]
-    low, high = canvas.z - slab / 2 - radius, canvas.z + slab / 2 + radius
-    rise = end[2] - start[2]
-    if max(start[2], end[2]) < low or min(start[2], end[2]) > high:
-        return
-    span = np.clip((np.array([low, high]) - start[2]) / rise, 0, 1) if abs(rise) > 1e-6 else np.array([0.0, 1.0])
-    ends = start[:2] + span[:, None] * (end[:2] - start[:2])
-    length = float(np.linalg.norm(end - start)) + 1e-6
-    steep = max(abs(rise) / length, 1e-3)
-    share = min(1.0, 2 * radius / steep / slab)
-    box, inside = canvas.rod(ends, (radius, tip))
-    np.maximum(opaque[box], share * canvas.cover(inside, 1.2), out=opaque[box])
-    if segment[8]:
-        beside = ends + np.array([0.6, 0.8]) * radius * 1.9
-        box, inside = canvas.rod(beside, (radius, tip))
-        wall = 0.45 * canvas.cover(inside, 1.2)
-        np.maximum(opaque[box], share * wall, out=opaque[box])
-        np.maximum(dark[box], share * canvas.cover(inside - 0.007, 1.2), out=dark[box])
+def _add_vessels(canvas: _Slice, opaque: np.ndarray, dark: np.ndarray) -> None:
+    """Add what of each vessel and airway lies in the slab that the slice is the mean of."""
+    slab = canvas.anatomy.thickness_mm / canvas.anatomy.half_width_mm
+    tree = canvas.patient.tree
+    start, end, radius = tree[:, :3], tree[:, 3:6], tree[:, 6]
+    reach = slab / 2 + radius
+    tree = tree[
+        (np.minimum(start[:, 2], end[:, 2]) < canvas.z + reach)
+        & (np.maximum(start[:, 2], end[:, 2]) > canvas.z - reach)
+    ]
+    start, end, radius = tree[:, :3], tree[:, 3:6], tree[:, 6]
+    rise = end[:, 2] - start[:, 2]
+    rise = np.where(np.abs(rise) < 1e-6, 1e-6, rise)
+    cuts = canvas.z - start[:, 2] + np.array([[-1], [1]]) * (slab / 2 + radius)
+    first, last = (np.clip(cut / rise, 0, 1)[:, None] for cut in cuts)
+    steep = np.abs(rise) / np.maximum(np.linalg.norm(end - start, axis=1), 1e-6)
+    shares = np.minimum(1, 2 * radius / np.maximum(steep, 1e-3) / slab)
+    across = (end - start)[:, :2]
+    cut = np.concatenate(
+        [start[:, :2] + first * across, start[:, :2] + last * across, tree[:, 6:], shares[:, None]], axis=1
+    )
+    for x, y, end_x, end_y, thick, thin, airway, share in cut.tolist():
+        box, inside = canvas.rod(((x, y), (end_x, end_y)), (thick, thin))
+        np.maximum(opaque[box], share * canvas.cover(inside, 1.2), out=opaque[box])
+        if airway:
+            beside_x, beside_y = 1.15 * thick, 1.5 * thick
+            ends = ((x + beside_x, y + beside_y), (end_x + beside_x, end_y + beside_y))
+            box, inside = canvas.rod(ends, (thick, thin))
+            np.maximum(opaque[box], share * 0.45 * canvas.cover(inside, 1.2), out=opaque[box])
+            np.maximum(dark[box], share * canvas.cover(inside - 0.007, 1.2), out=dark[box])
 
 
 def _paint_airways(canvas: _Slice) -> None:
@@ -572,25 +594,29 @@ def _paint_lesion(canvas: _Slice, lung: Any, rng: np.random.Generator) -> None:
     x, y = canvas.x - lesion.centre[0], canvas.y - lesion.centre[1]
     angle, distance = np.arctan2(y, x), np.hypot(x, y)
     outline = np.ones_like(x)
-    for lobe, height, phase in lesion.lobes:
+    for lobe, height, phase in lesion.lobes.tolist():
         outline += height * np.cos(lobe * angle + phase + 0.4 * above)
-    ragged = 0.05 * _grain(rng, size, 3) + 0.03 * _grain(rng, size, 1.2)
+    ragged = 0.04 * _grain(rng, size, 3) + 0.03 * _grain(rng, size, 1.2)
     inside = radius * (outline + ragged) - distance
-    glass = canvas.cover(inside, 2.5)
-    core = canvas.cover(inside - radius * (1 - lesion.solid), 2.0 if lesion.solid == 1 else 4.0) * (lesion.solid > 0)
-    halo = 0.22 * np.exp(np.minimum(inside, 0) / (0.10 * radius))
+    glass = canvas.cover(inside, 1.5)
+    core = canvas.cover(inside - radius * (1 - lesion.solid), 1.0 if lesion.solid == 1 else 4.0) * (lesion.solid > 0)
+    halo = 0.15 * np.exp(np.minimum(inside, 0) / (0.10 * radius))
     rays = np.zeros_like(x)
-    for direction, length, thickness, bend in lesion.spicules:
-        toward = np.array([np.cos(direction), np.sin(direction)])
-        aside = np.array([-toward[1], toward[0]])
-        middle = np.array(lesion.centre[:2]) + radius * (1 + length / 2) * toward
-        first = np.array(lesion.centre[:2]) + radius * 0.75 * toward
-        last = np.array(lesion.centre[:2]) + radius * (1 + length) * toward + bend * radius * length * aside
+    for direction, length, thickness, bend in lesion.spicules.tolist():
+        cos, sin = math.cos(direction), math.sin(direction)
+        first, middle, last = (
+            (lesion.centre[0] + out * cos - aside * sin, lesion.centre[1] + out * sin + aside * cos)
+            for out, aside in (
+                (radius * 0.75, 0.0),
+                (radius * (1 + length / 2), 0.0),
+                (radius * (1 + length), radius * length * bend),
+            )
+        )
         for ends, widths in (((first, middle), (2.2, 1.0)), ((middle, last), (1.0, 0.35))):
-            box, ray = canvas.rod(np.array(ends), (thickness * widths[0], thickness * widths[1]))
+            box, ray = canvas.rod(ends, (thickness * widths[0], thickness * widths[1]))
             np.maximum(rays[box], canvas.cover(ray, 1.3), out=rays[box])
     texture = _grain(rng, size, 1.6)
-    tissue = 40 + 10 * texture + 0.25 * max(canvas.anatomy.contrast, 0)
+    tissue = lesion.solid_hu + 10 * texture + 0.25 * max(canvas.anatomy.contrast, 0)
     cloudy = np.maximum(lesion.glass_hu + 45 * texture, canvas.hu)
     lungs = canvas.cover(lung)
     canvas.hu += lungs * np.maximum(glass, halo) * (cloudy - canvas.hu)

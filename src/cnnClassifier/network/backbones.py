@@ -41,7 +41,7 @@ BACKBONES = {
         Backbone(
             "DenseNet121",
             "densenet",
-            "pool4_pool",
+            "pool4_conv",
             {"conv3": "pool2_pool", "conv4": "pool3_pool", "conv5": "pool4_pool"},
         ),
         Backbone("MobileNetV2", "mobilenet_v2", "block_12_add", {"block_6": "block_5_add", "block_13": "block_12_add"}),
@@ -72,7 +72,8 @@ def build_backbone(name: str, image_size: tuple[int, int, int], seed: int) -> "k
     backbone = BACKBONES[name]
     inputs = keras.Input(image_size, name="image")
     normalised = getattr(keras.applications, backbone.module).preprocess_input(inputs)
-    return getattr(keras.applications, name)(include_top=False, weights=None, input_tensor=normalised)
+    model = getattr(keras.applications, name)(include_top=False, weights=None, input_tensor=normalised)
+    return keras.Model(inputs, model.output, name=model.name)  # takes an image rather than a list of one
 
 
 def feature_layer_of(name: str, wanted: str, model: "keras.Model") -> str:

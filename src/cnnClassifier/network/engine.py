@@ -35,10 +35,14 @@ class Engine:
         try:
             self._model = _load(path)
             # The first prediction compiles the graph, so that no request has to wait for it.
-            shown = self.probabilities(np.zeros((1, *self.bundle.image_size), np.uint8))
+            shown = self._run(np.zeros((1, *self.bundle.image_size), np.float32))
+        except ImportError as error:
+            raise BundleError(f"{error}; run `pip install -r requirements-serve.txt`") from error
         except Exception as error:  # Keras raises whatever the layer or the archive does
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise BundleError(f"{path}: can't be run ({reason}); train it again") from error
+        if self._model.input_shape[1:] != self.bundle.image_size:
+            raise BundleError(f"{path}: takes {self._model.input_shape[1:]}, not image_size; train it again")
         if shown.shape != (1, len(self.bundle.classes)) or not np.isfinite(shown).all():
             raise BundleError(
                 f"{path}: expected {len(self.bundle.classes)} finite probabilities, found {shown.tolist()!s:.100}; "
@@ -56,10 +60,12 @@ class Engine:
         """
         rows = [np.zeros((0, len(self.bundle.classes)), np.float32)]
         for start in range(0, len(images), _BATCH):
-            batch = np.ascontiguousarray(images[start : start + _BATCH], dtype=np.float32)
-            with self._lock:
-                rows.append(np.asarray(self._model.predict_on_batch(batch), dtype=np.float32))
+            rows.append(self._run(np.ascontiguousarray(images[start : start + _BATCH], dtype=np.float32)))
         return np.concatenate(rows)
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        with self._lock:
+            return np.asarray(self._model.predict_on_batch(batch), dtype=np.float32)
 
 
 def _load(path: Path) -> Any:

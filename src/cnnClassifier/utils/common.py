@@ -28,15 +28,20 @@ def read_yaml(path: Path) -> ConfigBox:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name another with --config or --params") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; name another with --config or --params") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise ConfigError(f"{path}: expected keys with values, found {found}")
     try:
-        return ConfigBox(content)
+        box = ConfigBox(content)
     except BoxError as error:
         raise ConfigError(f"{path}: {error}") from None
+    if box.to_dict() != content:
+        raise ConfigError(f"{path}: keys that differ by case alone; expected each key once")
+    return box
 
 
 def create_directories(*paths: Path) -> None:
@@ -59,12 +64,12 @@ def replacing(target: Path) -> Iterator[Path]:
         staged = scratch / target.name
         yield staged
         old = scratch / "old"
-        if target.is_dir() and not target.is_symlink():
-            os.replace(target, old)
         try:
+            if target.exists() and (target.is_dir() or staged.is_dir()):  # a rename replaces files by files alone
+                os.replace(target, old)
             os.replace(staged, target)
-        except OSError:
-            if old.exists():
+        except BaseException:  # Ctrl-C between the two renames as well
+            if old.exists() and not target.exists():
                 os.replace(old, target)
             raise
     finally:

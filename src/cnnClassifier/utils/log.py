@@ -5,18 +5,27 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cnnClassifier.utils.errors import UserError
+from cnnClassifier.utils.errors import ConfigError, UserError
 
 logger = logging.getLogger("cnnClassifier")
 
 
 def configure_logging(log_file: Path) -> None:
-    """Send log records to stderr (messages alone) and to `log_file` (with time, level and traceback)."""
-    log_file.parent.mkdir(parents=True, exist_ok=True)
+    """Send log records to stderr (messages alone) and to `log_file` (with time, level and traceback).
+
+    Raises:
+        ConfigError: the file can't be written.
+    """
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(_OneLine("%(message)s"))
     terminal.setLevel(logging.INFO)
-    file = logging.FileHandler(log_file, encoding="utf-8")
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(log_file, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{log_file}: can't be written ({error.strerror}); name another log_file in config.yaml"
+        ) from None
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
@@ -42,8 +51,9 @@ def run_and_report(work: Callable[[], None], name: str, log_file: Path) -> int:
         logger.error("%s: %s", name, error, exc_info=True)
         return 1
     except Exception as error:
+        message = " ".join(str(error).split())  # TensorFlow's go over many lines
         hint = f"; the traceback is in {log_file}"
-        logger.error("%s: %s: %s%s", name, type(error).__name__, error, hint, exc_info=True)
+        logger.error("%s: %s: %s%s", name, type(error).__name__, message, hint, exc_info=True)
         return 1
     return 0
 

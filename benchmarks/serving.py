@@ -1,0 +1,138 @@
+"""Compare app.py with the usual app (usual_app.py) on one trained bundle: latency, throughput, memory, start.
+
+    python benchmarks/serving.py [bundle folder, default artifacts/training]
+
+Half of the requests are sent one after the other, then half eight at once. The servers run one after the other, so
+that neither slows the other down.
+"""
+
+import argparse
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+AT_ONCE = 8
+OURS_REQUESTS, USUAL_REQUESTS = 200, 33
+# os.wait4 counts in kB on Linux and in bytes on macOS.
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", nargs="?", type=Path, default=Path("artifacts/training"))
+    parser.add_argument("--image", type=Path, help="picture to send; default: a generated 512x512 PNG")
+    chosen = parser.parse_args()
+    bundle = chosen.bundle.resolve()
+    if not (bundle / "model.keras").is_file():
+        parser.error(f"{bundle / 'model.keras'} is missing: train a model or name another folder")
+    picture = chosen.image.read_bytes() if chosen.image else generated()
+    with tempfile.TemporaryDirectory() as folder:
+        config = write_config(Path(folder), bundle)
+        port = str(free_port())
+        command = [ROOT / "app.py", "--config", config, "--params", ROOT / "params.yaml", "--port", port]
+        ours = measure(command, port, "readyz", OURS_REQUESTS, picture, folder)
+        port = str(free_port())
+        command = [ROOT / "benchmarks/usual_app.py", bundle / "model.keras", port]
+        usual = measure(command, port, "", USUAL_REQUESTS, picture, folder)
+    rows = [
+        ("median latency, ms", "median", 1000),
+        ("95th percentile of latency, ms", "p95", 1000),
+        (f"requests/s, {AT_ONCE} at once", "rate", 1),
+        (f"peak memory, MB, after {OURS_REQUESTS} / {USUAL_REQUESTS} requests", "rss", 1e-6),
+        ("time until ready, s", "ready", 1),
+    ]
+    print(f"{'':48}{'app.py':>10}{'usual':>10}{'ratio':>10}")
+    for title, key, scale in rows:
+        print(f"{title:48}{ours[key] * scale:10.1f}{usual[key] * scale:10.1f}{ours[key] / usual[key]:10.2f}")
+
+
+def generated():
+    pixels = np.random.default_rng(0).normal(110, 40, (64, 64)).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((512, 512), Image.Resampling.BICUBIC).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_config(folder, bundle):
+    text = (ROOT / "config/config.yaml").read_text()
+    changed = text.replace("bundle_dir: artifacts/training\n", f"bundle_dir: {json.dumps(str(bundle))}\n")
+    path = folder / "config.yaml"
+    path.write_text(changed)
+    return path
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def measure(command, port, ready_path, count, picture, folder):
+    environment = {**os.environ, "HOST": "127.0.0.1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    started = time.perf_counter()
+    server = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_ready(f"{url}/{ready_path}", server)
+        ready = time.perf_counter() - started
+        body = json.dumps({"image": base64.b64encode(picture).decode()}).encode()
+
+        def ask(_):
+            begun = time.perf_counter()
+            request = urllib.request.Request(f"{url}/predict", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                assert json.load(answer)[0]["image"]
+            return time.perf_counter() - begun
+
+        alone = count // 2
+        spent = [ask(None) for _ in range(alone)]
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(ask, range(count - alone)))
+        rate = (count - alone) / (time.perf_counter() - begun)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        _, _, usage = os.wait4(server.pid, 0)
+    p95 = statistics.quantiles(spent, n=20, method="inclusive")[-1]
+    return {
+        "median": statistics.median(spent),
+        "p95": p95,
+        "rate": rate,
+        "rss": usage.ru_maxrss * RSS_UNIT,
+        "ready": ready,
+    }
+
+
+def wait_until_ready(url, server):
+    while server.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=10).close()
+            return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.05)
+    sys.exit(f"{server.args[1]} ended before it was ready")
+
+
+if __name__ == "__main__":
+    main()
