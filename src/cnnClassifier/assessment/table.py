@@ -2,8 +2,8 @@
 
 from typing import Any
 
-DISCLAIMER = "Not a medical device: for research and teaching only, never for a diagnosis."
-SYNTHETIC = "Trained and tested on synthetic pictures (the phantom): these figures say nothing about patients."
+from cnnClassifier.entity.notices import DISCLAIMER, SYNTHETIC
+
 _ROWS = (
     ("balanced_accuracy", "balanced accuracy"),
     ("roc_auc", "ROC AUC"),

@@ -7,10 +7,10 @@ import numpy as np
 
 from cnnClassifier.assessment.metrics import scores
 from cnnClassifier.assessment.plots import write_csv, write_pictures, write_tables
-from cnnClassifier.assessment.table import DISCLAIMER, SYNTHETIC
 from cnnClassifier.entity.bundle import CARD_FILE, HISTORY_FILE, MODEL_FILE, ModelBundle, decide
 from cnnClassifier.entity.config_entity import EvaluationConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
+from cnnClassifier.entity.notices import DISCLAIMER, SYNTHETIC
 from cnnClassifier.imaging.prepare import prepare
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.mlflow_run import RunContent, TrackingError, log_run, without_password
