@@ -13,5 +13,6 @@ setup(
     license="MIT",
     package_dir={"": "src"},
     packages=find_packages("src"),
+    package_data={"cnnClassifier.assessment": ["*.j2"]},
     python_requires=">=3.11",
 )
