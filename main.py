@@ -15,17 +15,13 @@ STAGES = {
     "training": "s3_training",
     "evaluation": "s4_evaluation",
 }
-NEXT_STEPS = """
-Next:
-  python app.py       the page, at http://localhost:8080
-  mlflow ui --backend-store-uri {uri}       the runs, at http://localhost:5000
-  dvc plots show      ROC, confusion matrix and training history"""
+COMMANDS = {"scores": "scores", "crossvalidate": "crossvalidation"}
 
 
 def main() -> int:
     """Parse the command line and do what it asks; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", nargs="?", choices=("run", "scores"), default="run")
+    parser.add_argument("command", nargs="?", choices=("run", *COMMANDS), default="run")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--from", dest="first", choices=STAGES, metavar="STAGE", help=f"start at: {', '.join(STAGES)}")
     part.add_argument("--only", choices=STAGES, metavar="STAGE", help="run one stage")
@@ -39,40 +35,26 @@ def main() -> int:
     from cnnClassifier.utils.errors import ConfigError
     from cnnClassifier.utils.log import configure_logging, run_and_report
 
+    name = arguments.only if arguments.command == "run" else arguments.command
     try:
         manager = ConfigurationManager(arguments.config, arguments.params)
-        if arguments.command == "scores" or arguments.only:
+        if name:
             configure_logging(manager.log_file)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if arguments.command == "scores":
-        return run_and_report(lambda: _show_scores(manager), "scores", manager.log_file)
-    if arguments.only:
-        stage = importlib.import_module(f"cnnClassifier.pipeline.{STAGES[arguments.only]}")
-        return run_and_report(lambda: stage.main(manager), arguments.only, manager.log_file)
+    if name:
+        work = importlib.import_module(f"cnnClassifier.pipeline.{(STAGES | COMMANDS)[name]}")
+        return run_and_report(lambda: work.main(manager), name, manager.log_file)
     # A process for each stage: memory is given back, and evaluation runs on the engine that serves.
     names = list(STAGES)
+    files = ["--config", str(arguments.config), "--params", str(arguments.params)]
     for name in names[names.index(arguments.first or names[0]) :]:
         print(f"\n== {name}", file=sys.stderr, flush=True)
-        files = ["--config", str(arguments.config), "--params", str(arguments.params)]
         code = subprocess.run([sys.executable, str(ROOT / "main.py"), "--only", name, *files], check=False).returncode
         if code:
             return code
-    _show_scores(manager)
-    return 0
-
-
-def _show_scores(manager: "ConfigurationManager") -> None:  # noqa: F821 - imported once src is on the path
-    from cnnClassifier.assessment.table import score_table
-    from cnnClassifier.utils.common import load_json
-    from cnnClassifier.utils.errors import UserError
-
-    config = manager.evaluation()
-    path = config.root_dir / "scores.json"
-    if not path.is_file():
-        raise UserError(f"{path} is missing; run `dvc repro` or `python main.py` first")
-    print(f"\n{score_table(load_json(path))}\n{NEXT_STEPS.format(uri=config.mlflow_uri)}")
+    return subprocess.run([sys.executable, str(ROOT / "main.py"), "scores", *files], check=False).returncode
 
 
 def _use_virtual_environment() -> None:

@@ -1,5 +1,7 @@
 """Fix temperature and thresholds on the validation split."""
 
+from typing import Any
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn import metrics
@@ -51,3 +53,26 @@ def threshold_for_sensitivity(is_positive: np.ndarray, score: np.ndarray, sensit
     positives = np.sort(score[is_positive])[::-1]
     needed = int(np.ceil(sensitivity * len(positives) - 1e-9))
     return float(np.floor(positives[needed - 1] * 1e4) / 1e4)
+
+
+def decide_on_validation(
+    labels: np.ndarray, probabilities: np.ndarray, positive: int, min_sensitivity: float | None
+) -> dict[str, Any]:
+    """Fix temperature, threshold and operating points on the validation split, as the bundle holds them."""
+    temperature = fit_temperature(labels, probabilities)
+    calibrated = temper(probabilities, temperature)
+    columns = np.arange(probabilities.shape[1])
+    is_positive, score = labels == positive, calibrated[:, positive]
+    points = {"default": best_threshold(is_positive, score)}
+    if min_sensitivity is not None:
+        points[f"sensitivity>={min_sensitivity:g}"] = threshold_for_sensitivity(is_positive, score, min_sensitivity)
+    return {
+        "temperature": temperature,
+        "threshold": points["default"],
+        "operating_points": points,
+        "validation": {
+            "n": len(labels),
+            "loss": round(float(metrics.log_loss(labels, temper(probabilities, 1.0), labels=columns)), 6),
+            "loss_calibrated": round(float(metrics.log_loss(labels, calibrated, labels=columns)), 6),
+        },
+    }

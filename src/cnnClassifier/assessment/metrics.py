@@ -57,7 +57,12 @@ class Outcome:
 
     @classmethod
     def of(
-        cls, labels: np.ndarray, probabilities: np.ndarray, groups: Sequence[str], positive: int, threshold: float
+        cls,
+        labels: np.ndarray,
+        probabilities: np.ndarray,
+        groups: Sequence[str] | np.ndarray,
+        positive: int,
+        threshold: float,
     ) -> "Outcome":
         """Decide each row, see `decide`.
 
@@ -80,6 +85,20 @@ class Outcome:
         )
 
 
+def figures(outcome: Outcome) -> dict[str, float]:
+    """Compute what `NAMES` holds, without intervals.
+
+    With more than two classes AUC, precision, recall and F1 are means over the classes, each against the rest, and
+    sensitivity and specificity are those of the positive class against the rest.
+
+    Args:
+        outcome: predictions on a split, with every class in it.
+    """
+    shares = {name: share for name, (share, _) in _headline_proportions(outcome).items()}
+    values = _sampled(outcome) | shares
+    return {name: round(float(values[name]), 6) for name in NAMES}
+
+
 def scores(
     outcome: Outcome,
     classes: Sequence[str],
@@ -90,9 +109,7 @@ def scores(
     """Compute the figures of `scores.json`.
 
     Proportions (accuracy, sensitivity, specificity; with two classes precision and recall) have Wilson's interval, all
-    else percentiles of a bootstrap over groups. With more than two classes AUC, precision, recall and F1 are means over
-    the classes, each against the rest, and sensitivity and specificity are those of the positive class against the
-    rest.
+    else percentiles of a bootstrap over groups.
 
     Args:
         outcome: predictions on the split, with every class in it.
@@ -105,17 +122,13 @@ def scores(
         The figures by `NAMES`; for each its interval, where there is one, and in `counts` the images and groups that it
         is of.
     """
-    sampled, proportions = _sampled(outcome), _proportions(outcome, outcome.called == outcome.positive)
-    proportions["accuracy"] = (float(metrics.accuracy_score(outcome.labels, outcome.called)), outcome.labels >= 0)
-    if len(classes) > 2:
-        del proportions["precision"], proportions["recall"]
+    sampled, proportions = _sampled(outcome), _headline_proportions(outcome)
     limits = _bootstrap(outcome, draws, seed)
-    values = sampled | {name: share for name, (share, _) in proportions.items()}
     intervals = limits | _intervals(proportions)
     everything = (0.0, np.ones(len(outcome.labels), bool))
     counts = _counts(outcome, {name: proportions.get(name, everything) for name in NAMES})
     return {
-        **{name: round(float(values[name]), 6) for name in NAMES},
+        **figures(outcome),
         "n": counts["loss"][0],
         "n_groups": counts["loss"][1],
         "positive_class": classes[outcome.positive],
@@ -244,6 +257,15 @@ def _proportions(outcome: Outcome, flagged: np.ndarray, place: int | None = None
         "precision": (float(metrics.precision_score(is_positive, flagged, zero_division=0)), flagged),
         "recall": sensitivity,
     }
+
+
+def _headline_proportions(outcome: Outcome) -> _Proportions:
+    """Return those of `NAMES` that are proportions; with more than two classes precision and recall are means."""
+    found = _proportions(outcome, outcome.called == outcome.positive)
+    if outcome.probabilities.shape[1] > 2:
+        del found["precision"], found["recall"]
+    accuracy = float(metrics.accuracy_score(outcome.labels, outcome.called))
+    return found | {"accuracy": (accuracy, np.ones(len(outcome.labels), bool))}
 
 
 def _intervals(proportions: _Proportions) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from cnnClassifier.config.rules import Rule
 from cnnClassifier.config.schema import CONFIG, PARAMS
 from cnnClassifier.entity.config_entity import (
     AugmentationConfig,
+    CrossValidationConfig,
     DataIngestionConfig,
     DataValidationConfig,
     EvaluationConfig,
@@ -138,6 +139,15 @@ class ConfigurationManager:
                 class_weights=params.CLASS_WEIGHTS,
                 seed=params.SEED,
             ),
+        )
+
+    def crossvalidation(self) -> CrossValidationConfig:
+        """Return what the command crossvalidate needs."""
+        return CrossValidationConfig(
+            training=self.training(),
+            root_dir=Path(self.config.crossvalidation.root_dir),
+            folds=self.params.FOLDS,
+            seeds=tuple(self.params.FOLD_SEEDS),
         )
 
     def evaluation(self) -> EvaluationConfig:

@@ -49,6 +49,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "imagenet_sources": listing(text(), low=1),
     },
     "training": {"bundle_dir": text(), "cache_dir": text()},
+    "crossvalidation": {"root_dir": text()},
     "evaluation": {
         "root_dir": text(),
         "mlflow_uri": text(),
@@ -82,6 +83,8 @@ PARAMS: dict[str, Rule | dict[str, Rule]] = {
     "MIN_SENSITIVITY": optional(number(0.01, 1)),
     "FAMILIAR_SHARE": number(0.5, 1),
     "SPLIT": shares(),
+    "FOLDS": integer(3, 100),
+    "FOLD_SEEDS": listing(integer(0, 2**31 - 1), low=1),
     "BACKBONE": choice(*BACKBONES),
     "IMAGE_SIZE": image_size(),
     "INCLUDE_TOP": flag(),

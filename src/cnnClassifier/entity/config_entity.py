@@ -102,6 +102,16 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class CrossValidationConfig:
+    """What `crossvalidate` needs: all of training, and the folds; each seed is one whole cross-validation."""
+
+    training: TrainingConfig
+    root_dir: Path
+    folds: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class GatesConfig:
     """What the model and its data must meet; None where nothing is asked.
 

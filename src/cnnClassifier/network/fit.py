@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,11 +52,10 @@ def fit(
     import keras
 
     standardise(tail, train)
-    tail.compile(
-        optimizer=keras.optimizers.Adam(config.learning_rate),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
+    if not tail.compiled:  # once: compiling again would trace again
+        adam = keras.optimizers.Adam(config.learning_rate)
+        tail.compile(optimizer=adam, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+        adam.build(tail.trainable_variables)
     stop = keras.callbacks.EarlyStopping(
         monitor="val_loss", patience=config.patience, restore_best_weights=True, start_from_epoch=0
     )
@@ -69,6 +68,20 @@ def fit(
         verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
     )
     return {name: [float(value) for value in values] for name, values in history.history.items()}
+
+
+def snapshot(tail: "keras.Model") -> Callable[[], None]:
+    """Remember a compiled or new tail's weights; return a function that brings it back to them, optimiser included."""
+    weights = [np.array(variable) for variable in tail.variables]
+
+    def restore() -> None:
+        for variable, value in zip(tail.variables, weights, strict=True):
+            variable.assign(value)
+        for variable in tail.optimizer.variables if tail.compiled else ():
+            if variable.name != "learning_rate":
+                variable.assign(np.zeros(variable.shape))
+
+    return restore
 
 
 def predict(tail: "keras.Model", features: Features) -> np.ndarray:

@@ -1,0 +1,22 @@
+"""The command scores: what the last evaluation found, and what to type next."""
+
+from cnnClassifier.assessment.table import score_table
+from cnnClassifier.config.configuration import ConfigurationManager
+from cnnClassifier.utils.common import load_json
+from cnnClassifier.utils.errors import UserError
+
+_NEXT_STEPS = """
+Next:
+  {card}       the model card: all figures, errors and their maps
+  python app.py       the page, at http://localhost:8080
+  mlflow ui --backend-store-uri {uri}       the runs, at http://localhost:5000
+  dvc plots show      ROC, calibration, confusion matrix, training history"""
+
+
+def main(manager: ConfigurationManager) -> None:
+    """Print the scores of the test split."""
+    config = manager.evaluation()
+    path = config.root_dir / "scores.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; run `dvc repro` or `python main.py` first")
+    print(f"\n{score_table(load_json(path))}\n{_NEXT_STEPS.format(card=config.root_dir / 'MODEL_CARD.html', uri=config.mlflow_uri)}")
