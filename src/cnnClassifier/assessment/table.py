@@ -49,7 +49,10 @@ def _figures(scores: dict[str, Any]) -> list[str]:
 
 
 def _confusion(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
-    names = [_short(name, 18 if len(classes) < 4 else 12) for name in classes]
+    room = (_WIDTH - 22) // len(classes)
+    if room < 6:
+        return [f"  confusion matrix of {len(classes)} classes: see confusion_matrix.png"]
+    names = [_short(name, min(room - 2, 18)) for name in classes]
     width = max(map(len, names)) + 2
     lines = ["  " + "actual ↓  called →".ljust(20) + "".join(f"{name:>{width}}" for name in names)]
     for name, row in zip(names, matrix, strict=True):
