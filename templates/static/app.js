@@ -145,6 +145,7 @@ function showAnswer(answer, milliseconds) {
   const sorted = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]);
   el("label").textContent = answer.image;
   el("synthetic").hidden = !answer.synthetic;
+  el("unfamiliar").hidden = !answer.unfamiliar;
   el("bars").replaceChildren(...sorted.slice(0, SHOWN).map(([name, share]) => barOf(name, share, name === answer.class)));
   const rules = [];
   if (model.threshold !== null && model.threshold !== 0.5) {

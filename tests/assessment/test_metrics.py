@@ -6,6 +6,7 @@ import pytest
 from sklearn import metrics
 
 from cnnClassifier.assessment.metrics import NAMES, Outcome, figures, reliability, scores, wilson
+from cnnClassifier.entity.bundle import decide
 from tests.outcomes import classes, outcome
 
 POINTS = {"default": 0.4, "eager": 0.0, "never": 1.1}
@@ -17,11 +18,13 @@ def by_hand(labels, called, positive):
     return (flagged & ill).sum(), (flagged & ~ill).sum(), (~flagged & ill).sum(), (~flagged & ~ill).sum()
 
 
-def test_two_classes_have_the_textbooks_figures():
+@pytest.mark.parametrize("swapped", [False, True])
+def test_two_classes_have_the_textbooks_figures(swapped):
     made = outcome()
-    found = figures(made)
     tp, fp, fn, tn = (float(value) for value in by_hand(made.labels, made.called, 0))
     score, ill = made.probabilities[:, 0], made.labels == 0
+    turned = Outcome.of(1 - made.labels, made.probabilities[:, ::-1], made.groups, 1, 0.4)  # the second is positive
+    found = figures(turned if swapped else made)
     won = np.subtract.outer(score[ill], score[~ill])
     expected = {
         "loss": -np.log(made.probabilities[np.arange(120), made.labels]).mean(),
@@ -117,6 +120,14 @@ def test_operating_points():
     most_probable = scores(outcome(3), classes(3), POINTS, 100, 0)
     assert most_probable["operating_points"][0]["sensitivity"] == most_probable["sensitivity"]
     assert most_probable["operating_points"][1]["sensitivity"] == 1.0
+
+
+def test_the_threshold_counts_for_two_classes_alone_and_includes_itself():
+    ill = np.array([0.9, 0.5, 0.3])
+    two = np.stack([ill, 1 - ill], 1)
+    assert decide(two, 0, 0.5).tolist() == [0, 0, 1]
+    assert decide(two, 1, 0.5).tolist() == [0, 1, 1]
+    assert decide(np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]), 1, 0.1).tolist() == [2, 0]
 
 
 @pytest.mark.parametrize(

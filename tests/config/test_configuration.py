@@ -16,7 +16,15 @@ SHIPPED = {
     "config": yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8")),
     "params": yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")),
 }
-STAGES = ("data_ingestion", "data_validation", "prepare_base_model", "training", "evaluation", "serving")
+STAGES = (
+    "data_ingestion",
+    "data_validation",
+    "prepare_base_model",
+    "training",
+    "evaluation",
+    "crossvalidation",
+    "serving",
+)
 
 # Another valid value of every key. A new key needs one here, and must show in what a stage is handed.
 OTHER = {
@@ -43,6 +51,7 @@ OTHER = {
         "prepare_base_model.imagenet_sources": ["weights.onnx"],
         "training.bundle_dir": "elsewhere",
         "training.cache_dir": "elsewhere",
+        "crossvalidation.root_dir": "elsewhere",
         "evaluation.root_dir": "elsewhere",
         "evaluation.mlflow_uri": "http://127.0.0.1:5000",
         "evaluation.experiment": "another",
@@ -69,6 +78,8 @@ OTHER = {
         "MIN_SENSITIVITY": 0.95,
         "FAMILIAR_SHARE": 0.9,
         "SPLIT": [0.5, 0.25, 0.25],
+        "FOLDS": 3,
+        "FOLD_SEEDS": [1, 2],
         "BACKBONE": "ResNet50",
         "IMAGE_SIZE": [32, 64, 3],
         "INCLUDE_TOP": True,

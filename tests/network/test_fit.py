@@ -9,7 +9,7 @@ import pytest
 
 from cnnClassifier.entity.config_entity import FitConfig
 from cnnClassifier.network.features import Features
-from cnnClassifier.network.fit import class_weights, fit, make_deterministic
+from cnnClassifier.network.fit import class_weights, fit, snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = FitConfig(epochs=20, patience=20, batch_size=16, learning_rate=0.1, class_weights="balanced", seed=1)
@@ -64,7 +64,7 @@ def test_balanced_weights_let_each_class_count_alike(labels, weights):
 
 
 def test_balanced_weights_and_seed_reach_the_fit_and_equal_fits_are_equal(tail):
-    start = tail.get_weights()
+    restore = snapshot(tail)
     found = {}
     for name, config in {
         "first": CONFIG,
@@ -72,8 +72,7 @@ def test_balanced_weights_and_seed_reach_the_fit_and_equal_fits_are_equal(tail):
         "seed": replace(CONFIG, seed=2),
         "again": CONFIG,
     }.items():
-        make_deterministic(3)
-        tail.set_weights(start)
+        restore()
         fit(tail, *toy(60, 0, share=0.1), *toy(30, 1), replace(config, epochs=2), verbose=0)
         found[name] = np.concatenate([values.ravel() for values in tail.get_weights()])
     assert np.array_equal(found["first"], found["again"])
@@ -115,8 +114,8 @@ def test_equal_runs_give_equal_weights(tmp_path):
         subprocess.Popen(
             [sys.executable, "-c", TWICE, tmp_path / name],
             env=environment,
-            stdout=-1,
-            stderr=-1,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for name in ("a.keras", "b.keras")
     ]

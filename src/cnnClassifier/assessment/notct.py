@@ -10,10 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cnnClassifier.assessment.metrics import wilson
-from cnnClassifier.imaging.decode import decode
 
 _SIDE = 256
-_MAX_PIXELS = 10**7
 _GREY, _COLOUR = (_SIDE, _SIDE, 1), (_SIDE, _SIDE, 3)
 # What the scikit-image wheel holds: nothing is downloaded. Its phantom.png is left out: it is a head's CT, drawn.
 _SHIPPED = {
@@ -65,7 +63,8 @@ def not_ct() -> Iterator[Picture]:
     for kind, names in _SHIPPED.items():
         for name in names:
             if (folder / name).is_file():
-                yield Picture(kind, name, decode((folder / name).read_bytes(), _MAX_PIXELS).pixels)
+                with Image.open(folder / name) as image:
+                    yield Picture(kind, name, np.asarray(image.convert("RGB")))
 
 
 def familiarity(

@@ -21,7 +21,7 @@ from cnnClassifier.entity.notices import DISCLAIMER, SYNTHETIC
 from cnnClassifier.entity.prediction import Inspection
 from cnnClassifier.imaging.prepare import prepare, resize
 from cnnClassifier.network.engine import Engine
-from cnnClassifier.tracking.mlflow_run import RunContent, TrackingError, log_run
+from cnnClassifier.tracking.mlflow_run import RunContent, TrackingError, log_run, without_password
 from cnnClassifier.utils.common import load_json, replacing, save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from cnnClassifier.utils.log import logger
@@ -223,7 +223,9 @@ class Evaluation:
                 config.root_dir / SCORES_FILE,
             )
             return
-        logger.info("MLflow run %s; to see it: mlflow ui --backend-store-uri %s", run_id, config.mlflow_uri)
+        uri = without_password(config.mlflow_uri)
+        where = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+        logger.info("MLflow run %s; to see it: %s", run_id, where)
 
 
 def _inspect(engine: Engine, images: Iterable[np.ndarray]) -> Inspection:

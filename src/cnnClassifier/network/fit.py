@@ -38,7 +38,7 @@ def fit(
     """Fit the tail with Adam (Kingma & Ba 2014) on cross-entropy, and keep the weights of the best validation loss.
 
     Args:
-        tail: from a feature map to probabilities.
+        tail: from a feature map to probabilities; one that was fitted goes on from there (see `snapshot`).
         train: n feature maps, every view of every training image.
         train_labels: int, (n,).
         validation: m feature maps.
@@ -56,6 +56,7 @@ def fit(
         adam = keras.optimizers.Adam(config.learning_rate)
         tail.compile(optimizer=adam, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
         adam.build(tail.trainable_variables)
+    tail.optimizer.learning_rate = config.learning_rate
     stop = keras.callbacks.EarlyStopping(
         monitor="val_loss", patience=config.patience, restore_best_weights=True, start_from_epoch=0
     )
@@ -65,6 +66,7 @@ def fit(
         epochs=config.epochs,
         class_weight=class_weights(train_labels) if config.class_weights == "balanced" else None,
         callbacks=[stop],
+        shuffle=False,  # Batches shuffles, by its own seed
         verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
     )
     return {name: [float(value) for value in values] for name, values in history.history.items()}
@@ -72,7 +74,7 @@ def fit(
 
 def snapshot(tail: "keras.Model") -> Callable[[], None]:
     """Remember a compiled or new tail's weights; return a function that brings it back to them, optimiser included."""
-    weights = [np.array(variable) for variable in tail.variables]
+    weights = [np.array(variable.numpy(), copy=True) for variable in tail.variables]  # never a view of the variable
 
     def restore() -> None:
         for variable, value in zip(tail.variables, weights, strict=True):

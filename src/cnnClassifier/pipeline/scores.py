@@ -2,6 +2,7 @@
 
 from cnnClassifier.assessment.table import score_table
 from cnnClassifier.config.configuration import ConfigurationManager
+from cnnClassifier.tracking.mlflow_run import without_password
 from cnnClassifier.utils.common import load_json
 from cnnClassifier.utils.errors import UserError
 
@@ -19,4 +20,5 @@ def main(manager: ConfigurationManager) -> None:
     path = config.root_dir / "scores.json"
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro` or `python main.py` first")
-    print(f"\n{score_table(load_json(path))}\n{_NEXT_STEPS.format(card=config.root_dir / 'MODEL_CARD.html', uri=config.mlflow_uri)}")
+    card, uri = config.root_dir / "MODEL_CARD.html", without_password(config.mlflow_uri)
+    print(f"\n{score_table(load_json(path))}\n{_NEXT_STEPS.format(card=card, uri=uri)}")

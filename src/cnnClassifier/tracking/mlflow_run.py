@@ -58,11 +58,11 @@ def log_run(uri: str, experiment: str, name: str, content: RunContent) -> str:
     }.items():
         os.environ.setdefault(key, value)
     _use_dagshub_token(uri)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
     from mlflow.entities import Metric, Param, RunTag
 
+    for chatty in ("mlflow", "alembic"):  # after the import, which sets MLflow's own level
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         client = mlflow.MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
@@ -89,14 +89,22 @@ def log_run(uri: str, experiment: str, name: str, content: RunContent) -> str:
             raise
         client.set_terminated(run_id, "FINISHED")
     except Exception as error:  # MLflow lets through what requests, SQLAlchemy and its own stores raise
-        raise TrackingError(_without_passwords(f"{uri}: {' '.join(str(error).split())[:300]}")) from None
+        said = without_password(" ".join(str(error).split()))[:300]
+        # MLflow's own errors repeat the address, password and all: where there is one, no traceback goes to the log.
+        cause = error if without_password(uri) == uri else None
+        raise TrackingError(f"{without_password(uri)}: {said}") from cause
     return str(run_id)
+
+
+def without_password(text: str) -> str:
+    """Return a text without the users and passwords of the addresses in it."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 def _use_dagshub_token(uri: str) -> None:
     """DagsHub's MLflow takes its token as user and password; the browser login of dagshub.init isn't needed."""
     token = os.environ.get("DAGSHUB_USER_TOKEN")
-    if "dagshub.com" not in uri or os.environ.get("MLFLOW_TRACKING_PASSWORD"):
+    if "dagshub.com" not in uri or os.environ.get("MLFLOW_TRACKING_PASSWORD") or without_password(uri) != uri:
         return
     if not token:
         raise TrackingError(
@@ -118,7 +126,3 @@ def _git_tags() -> dict[str, str]:
     if not commit:
         return {}
     return {"mlflow.source.git.commit": commit, "git_dirty": str(bool(git("status", "--porcelain")))}
-
-
-def _without_passwords(message: str) -> str:
-    return re.sub(r"//[^/@\s]+@", "//", message)

@@ -71,7 +71,7 @@ def replacing(target: Path) -> Iterator[Path]:
                 os.replace(target, old)
             os.replace(staged, target)
         except BaseException:  # Ctrl-C between the two renames as well
-            if old.exists():
+            if old.exists() and not target.exists():
                 os.replace(old, target)
             raise
     finally:
