@@ -14,13 +14,19 @@ from tests.pictures import COPIES, encoded, picture, save
 @pytest.fixture
 def config(tmp_path):
     return DataValidationConfig(
+        source_URL="data.zip",
         data_dir=tmp_path / "data",
         manifest_path=tmp_path / "out" / "manifest.csv",
         report_path=tmp_path / "out" / "report.json",
         group_pattern=r"^(?P<group>patient\d+)_",
         near_copy_bits=4,
         near_copy_correlation=0.965,
+        conflicts="stop",
+        split="grouped",
+        shortcut_limit=0.75,
+        min_side=32,
         max_pixels=100_000,
+        joblib_backend="threading",
         shares=(0.6, 0.2, 0.2),
         seed=1,
     )
@@ -65,8 +71,8 @@ def test_planted_faults_come_out_as_planned(config):
     check_disjoint(manifest)
 
     report = json.loads(config.report_path.read_text())
-    assert (report["files"], report["used"], report["near_copy_pairs"]) == (49, 42, 2)
-    assert report["left_out"] == {"copies": 2, "other": 5}
+    assert (report["files"], report["used"], report["near_copies"]) == (49, 42, {"sets": 2, "files": 4})
+    assert report["left_out"] == {"copies": 2, "conflicts": 0, "given_split": 0, "other": 5}
     assert report["faults"] == {path: entries[path].reason for path in faults}
     assert report["images"] == {"ill": 22, "well": 20}
     assert report["groups"] == {"ill": 9, "well": 20}

@@ -1,16 +1,22 @@
 """Stage data_validation: decide which file is what, and which split it belongs to."""
 
-from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
-from cnnClassifier.dataset.audit import byte_copies, conflicts, group_files, near_copies, read_files
+from cnnClassifier.dataset.audit import FileFacts, byte_copies, conflicts, group_files, near_copies, read_files
 from cnnClassifier.dataset.layout import image_files
-from cnnClassifier.dataset.split import split_groups
+from cnnClassifier.dataset.report import CONFLICT, COPY, GIVEN, Audited, build_report
+from cnnClassifier.dataset.report_page import render_page
+from cnnClassifier.dataset.shortcuts import shortcuts
+from cnnClassifier.dataset.split import given_splits, keep_given, split_groups
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
-from cnnClassifier.utils.common import save_json
+from cnnClassifier.utils.common import replacing, save_json, sha256_of
 from cnnClassifier.utils.errors import ManifestError
 from cnnClassifier.utils.log import logger
+
+_NAMED = 5  # conflicts that an error names
 
 
 class DataValidation:
@@ -20,7 +26,7 @@ class DataValidation:
         self.config = config
 
     def run(self) -> Manifest:
-        """Audit, group and split the files, and write manifest and report.
+        """Audit, group and split the files, and write manifest and report, as JSON and as a page.
 
         Returns:
             The manifest as written.
@@ -30,28 +36,23 @@ class DataValidation:
                 split.
         """
         config = self.config
-        facts = read_files(config.data_dir, image_files(config.data_dir), config.max_pixels)
-        for files in conflicts([fact for fact in facts if not fact.fault], lambda fact: fact.sha256):
-            raise ManifestError(
-                f"the same picture stands under two classes: {' and '.join(fact.path for fact in files)}; "
-                "remove the wrong one"
-            )
-        copies = byte_copies(facts)
-        used = [number for number, fact in enumerate(facts) if not fact.fault and number not in copies]
-        kept = [facts[number] for number in used]
-        usable = {fact.label for fact in kept}
-        for fact in facts:
-            if fact.label not in usable:
-                raise ManifestError(f"class {fact.label} has no usable image: {fact.path}: {fact.fault}; replace it")
-        pairs = near_copies(kept, config.near_copy_bits, config.near_copy_correlation)
-        groups = group_files(kept, config.group_pattern, pairs)
-        group_of = dict(zip(used, groups, strict=True))
-        splits = split_groups(groups, [fact.label for fact in kept], config.shares, config.seed)
-        entries = []
-        for number, fact in enumerate(facts):
-            group = group_of.get(copies.get(number, number), "")
-            reason = fact.fault or (f"copy of {facts[copies[number]].path}" if number in copies else "")
-            entries.append(
+        files = image_files(config.data_dir)
+        given = given_splits([path for path, _ in files]) if config.split == "as_given" else None
+        facts = read_files(config.data_dir, files, config.max_pixels, config.min_side, config.joblib_backend)
+        copies = byte_copies(facts, [-SPLITS.index(split) for split in given] if given else None)
+        usable = [place for place, fact in enumerate(facts) if not fact.fault]
+        unique = [place for place in usable if place not in copies]
+        found = near_copies([facts[place] for place in unique], config.near_copy_bits, config.near_copy_correlation)
+        same = [(unique[first], unique[second]) for first, second in found]
+        same += [(copy, kept) for copy, kept in copies.items() if not facts[copy].fault]
+        pictures = group_files(facts, None, same)
+        if config.conflicts == "stop":
+            _refuse_conflicts(facts, same)
+        reasons = _reasons(facts, copies, pictures)
+        groups = group_files(facts, config.group_pattern, same)
+        splits = self._split(facts, groups, reasons, given)
+        manifest = Manifest(
+            tuple(
                 Entry(
                     path=fact.path,
                     label=fact.label,
@@ -60,24 +61,99 @@ class DataValidation:
                     size=fact.size,
                     bytes=fact.bytes,
                     mode=fact.mode,
-                    group=group,
-                    split="" if reason else splits[group],
+                    group="" if fact.fault else group,
+                    split=split,
                     reason=reason,
                 )
+                for fact, group, split, reason in zip(facts, groups, splits, reasons, strict=True)
             )
-        manifest = Manifest(tuple(entries))
+        )
         check_disjoint(manifest)
-        manifest.write(config.manifest_path)
-        report = summary(manifest, len(pairs), config.shares)
-        save_json(config.report_path, report)
+        used = [place for place, split in enumerate(splits) if split]
+        reached = shortcuts([facts[place] for place in used], [groups[place] for place in used], config.seed)
+        self._write(Audited(facts, manifest, copies, pictures, given, reached))
+        return manifest
+
+    def _split(
+        self, facts: Sequence[FileFacts], groups: Sequence[str], reasons: list[str], given: Sequence[str] | None
+    ) -> list[str]:
+        """Return each file's split, empty where it is left out; add the reasons that a given split brings."""
+        config = self.config
+        used = [place for place, reason in enumerate(reasons) if not reason]
+        present = {facts[place].label for place in used}
+        for place, fact in enumerate(facts):
+            if fact.label not in present:
+                raise ManifestError(
+                    f"class {fact.label} has no usable image: {fact.path}: {reasons[place]}; replace it"
+                )
+        its_groups, labels = [groups[place] for place in used], [facts[place].label for place in used]
+        splits = [""] * len(facts)
+        if given is None:
+            placed = split_groups(its_groups, labels, config.shares, config.seed)
+            for place in used:
+                splits[place] = placed[groups[place]]
+            return splits
+        kept = keep_given([given[place] for place in used], its_groups, labels, config.shares, config.seed)
+        stands = {group: split for group, split in zip(its_groups, kept, strict=True) if split}
+        for place, split in zip(used, kept, strict=True):
+            splits[place] = split
+            if not split:
+                reasons[place] = f"{GIVEN} its group stands in {stands[groups[place]]}"
+        return splits
+
+    def _write(self, audited: Audited) -> None:
+        """Write all three files beside their targets, then put them in place: the manifest last, as others read it."""
+        config = self.config
+        report = build_report(audited, config)
+        with ExitStack() as stack:
+            manifest_path = stack.enter_context(replacing(config.manifest_path))
+            report_path = stack.enter_context(replacing(config.report_path))
+            page_path = stack.enter_context(replacing(config.report_path.with_suffix(".html")))
+            audited.manifest.write(manifest_path)
+            report = {"manifest_sha256": sha256_of(manifest_path)} | report
+            save_json(report_path, report)
+            page_path.write_text(render_page(audited, report, config), encoding="utf-8")
+        self._tell(report)
+
+    def _tell(self, report: dict[str, Any]) -> None:
+        left_out = report["left_out"]
         logger.info(
             "%d images used, %d left out as copies, %d for other reasons; %s",
-            len(used),
-            report["left_out"]["copies"],
-            report["left_out"]["other"],
+            report["used"],
+            left_out["copies"],
+            sum(left_out.values()) - left_out["copies"],
             ", ".join(f"{split} {sum(report['splits'][split]['images'].values())}" for split in SPLITS),
         )
-        return manifest
+        for warning in report["warnings"]:
+            logger.warning("%s", warning)
+        logger.info("all that was found, with pictures: %s", self.config.report_path.with_suffix(".html"))
+
+
+def _refuse_conflicts(facts: Sequence[FileFacts], same: Sequence[tuple[int, int]]) -> None:
+    crossing = [
+        " and ".join(sorted((facts[first].path, facts[second].path)))
+        for first, second in same
+        if facts[first].label != facts[second].label
+    ]
+    if crossing:
+        rest = f"; {len(crossing) - _NAMED} more pairs" if len(crossing) > _NAMED else ""
+        raise ManifestError(
+            f"the same picture stands under two classes: {'; '.join(sorted(crossing)[:_NAMED])}{rest}; remove the "
+            "wrong ones, or set data_validation.conflicts to leave_out in config.yaml"
+        )
+
+
+def _reasons(facts: Sequence[FileFacts], copies: dict[int, int], pictures: Sequence[str]) -> list[str]:
+    """Return why each file is left out; empty for those in use."""
+    picture_of = {fact.path: picture for fact, picture in zip(facts, pictures, strict=True)}
+    reasons = [fact.fault or (f"{COPY} {facts[copies[n]].path}" if n in copies else "") for n, fact in enumerate(facts)]
+    place_of = {fact.path: place for place, fact in enumerate(facts)}
+    usable = [fact for fact in facts if not fact.fault]
+    for files in conflicts(usable, lambda fact: picture_of[fact.path]):
+        for fact in files:
+            other = next(other for other in files if other.label != fact.label)
+            reasons[place_of[fact.path]] = f"{CONFLICT} the same picture as {other.path}"
+    return reasons
 
 
 def check_disjoint(manifest: Manifest) -> None:
@@ -91,32 +167,3 @@ def check_disjoint(manifest: Manifest) -> None:
         for entry in manifest.entries:
             if entry.split and seen.setdefault(getattr(entry, name), entry.split) != entry.split:
                 raise ManifestError(f"{name} {getattr(entry, name)} stands in two splits")
-
-
-def summary(manifest: Manifest, near_pairs: int, shares: tuple[float, float, float]) -> dict[str, Any]:
-    """Count what the manifest holds: by class and split, what was left out, and wished and reached shares."""
-    used = [entry for entry in manifest.entries if entry.split]
-    copies = sum(entry.reason.startswith("copy of") for entry in manifest.entries)
-    return {
-        "files": len(manifest.entries),
-        "used": len(used),
-        "left_out": {"copies": copies, "other": len(manifest.entries) - len(used) - copies},
-        "faults": {e.path: e.reason for e in manifest.entries if e.reason and not e.reason.startswith("copy of")},
-        "near_copy_pairs": near_pairs,
-        "images": dict(sorted(Counter(entry.label for entry in used).items())),
-        "groups": {label: len({e.group for e in used if e.label == label}) for label in manifest.classes},
-        "splits": {
-            split: {
-                "wished_share": share,
-                "share": round(sum(e.split == split for e in used) / len(used), 4),
-                "images": {
-                    label: sum(e.split == split and e.label == label for e in used) for label in manifest.classes
-                },
-                "groups": {
-                    label: len({e.group for e in used if e.split == split and e.label == label})
-                    for label in manifest.classes
-                },
-            }
-            for split, share in zip(SPLITS, shares, strict=True)
-        },
-    }

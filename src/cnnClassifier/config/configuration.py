@@ -74,13 +74,19 @@ class ConfigurationManager:
         section = self.config.data_validation
         train, validation, test = self.params.SPLIT
         return DataValidationConfig(
+            source_URL=self.config.data_ingestion.source_URL,
             data_dir=Path(self.config.data_ingestion.data_dir),
             manifest_path=Path(section.manifest_path),
             report_path=Path(section.report_path),
             group_pattern=section.group_pattern,
             near_copy_bits=section.near_copy_bits,
             near_copy_correlation=section.near_copy_correlation,
+            conflicts=section.conflicts,
+            split=section.split,
+            shortcut_limit=section.shortcut_limit,
+            min_side=section.min_side,
             max_pixels=section.max_pixels,
+            joblib_backend=section.joblib_backend,
             shares=(train, validation, test),
             seed=self.params.SEED,
         )

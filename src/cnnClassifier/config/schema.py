@@ -40,7 +40,12 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "group_pattern": optional(pattern("group")),
         "near_copy_bits": integer(0, 16),
         "near_copy_correlation": number(0, 1),
+        "conflicts": choice("stop", "leave_out"),
+        "split": choice("grouped", "as_given"),
+        "shortcut_limit": number(0.5, 1),
+        "min_side": integer(1, 10**5),
         "max_pixels": integer(1, _MOST_PIXELS),
+        "joblib_backend": choice("threading", "loky"),
     },
     "prepare_base_model": {
         "base_model_path": text(),

@@ -3,21 +3,38 @@
 import hashlib
 import itertools
 import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import imagehash
 import joblib
 import numpy as np
 from PIL import Image
 
-from cnnClassifier.imaging.decode import decode
+from cnnClassifier.dataset.alignment import aligned_correlation
+from cnnClassifier.imaging.decode import Decoded, decode
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
 
+# What is unusual about a file that is used all the same, and what becomes of it. All else that is wrong with a file
+# leaves it out, with the reason in the manifest.
+HANDLING = {
+    "animated": "the first frame is taken",
+    "16-bit": "grey is scaled from its own minimum and maximum",
+    "CMYK": "converted to RGB",
+    "palette": "colours are looked up",
+    "alpha": "transparent parts become black",
+    "rotated": "turned upright as its EXIF entry says",
+    "misnamed": "read as what its bytes are, not as its name says",
+    "blank": "used, but one grey level all over: look at it",
+}
 _THUMBNAIL = 64
+_BORDER = 0.05  # of each side
+_FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF"}
+_AT_ONCE = 1024  # thumbnails compared in one go
+_ALIGNED, _WORTH = 3, 0.7  # pairs that are aligned for one file at the most, and how alike their outlines must be
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,9 @@ class FileFacts:
         mode: Pillow's word for the stored pixels.
         format: what the bytes are, such as `PNG`.
         fault: why it can't be used, or empty.
+        unusual: keys of `HANDLING`.
+        grey: mean and standard deviation, 0-255.
+        border: mean, standard deviation, 5th and 95th percentile of the outer 5 % at top, bottom, left and right.
     """
 
     path: str
@@ -47,80 +67,220 @@ class FileFacts:
     mode: str
     format: str
     fault: str
+    unusual: tuple[str, ...] = ()
+    grey: tuple[float, ...] = ()
+    border: tuple[float, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Width and height."""
+        width, _, height = self.size.partition("x")
+        return int(width), int(height)
 
 
-def read_files(data_dir: Path, files: Sequence[tuple[str, str]], max_pixels: int) -> list[FileFacts]:
+def read_files(
+    data_dir: Path, files: Sequence[tuple[str, str]], max_pixels: int, min_side: int = 1, backend: str = "threading"
+) -> list[FileFacts]:
     """Read and decode each file once, on all cores.
 
     Args:
         data_dir: what the paths are relative to.
         files: (path, class) of each.
         max_pixels: larger images are left out.
+        min_side: images with a shorter side are left out.
+        backend: joblib's: `threading` (Pillow decodes without the GIL) or `loky` (processes).
     """
-    jobs = (joblib.delayed(_read_file)(data_dir, path, label, max_pixels) for path, label in files)
-    found = joblib.Parallel(n_jobs=-1, prefer="threads", return_as="generator")(jobs)  # Pillow decodes without the GIL
+    jobs = (joblib.delayed(_read_file)(data_dir, path, label, max_pixels, min_side) for path, label in files)
+    found = joblib.Parallel(n_jobs=-1, backend=backend, return_as="generator")(jobs)
     return list(progress(found, total=len(files), desc="reading files", unit="file"))
 
 
-def _read_file(data_dir: Path, path: str, label: str, max_pixels: int) -> FileFacts:
+def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side: int) -> FileFacts:
+    def left_out(reason: str) -> FileFacts:
+        return FileFacts(path, label, digest, len(data), 0, np.empty(0, np.uint8), "", "", "", reason)
+
+    data, digest = b"", ""
     try:
         data = (data_dir / path).read_bytes()
     except OSError as error:
-        return FileFacts(path, label, "", 0, 0, np.empty(0, np.uint8), "", "", "", f"unreadable: {error.strerror}")
+        return left_out(f"unreadable: {error.strerror}")
     digest = hashlib.sha256(data).hexdigest()
     try:
         image = decode(data, max_pixels)
     except ImageError as error:
-        return FileFacts(path, label, digest, len(data), 0, np.empty(0, np.uint8), "", "", "", f"{error.code}: {error}")
+        return left_out(f"{error.code}: {error}")
+    height, width = image.pixels.shape[:2]
+    if min(height, width) < min_side:
+        return left_out(f"too_small: {width}×{height} pixels; at least {min_side} on each side are taken")
     grey = Image.fromarray(image.pixels).convert("L")
-    phash = int(str(imagehash.phash(grey)), 16)
-    thumbnail = np.asarray(grey.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX))
-    return FileFacts(path, label, digest, len(data), phash, thumbnail, image.size, image.mode, image.format, "")
+    pixels = np.asarray(grey)
+    return FileFacts(
+        path=path,
+        label=label,
+        sha256=digest,
+        bytes=len(data),
+        phash=int(str(imagehash.phash(grey)), 16),
+        thumbnail=np.asarray(grey.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)),
+        size=image.size,
+        mode=image.mode,
+        format=image.format,
+        fault="",
+        unusual=tuple(_unusual(image, path, blank=bool(pixels.min() == pixels.max()))),
+        grey=(float(pixels.mean()), float(pixels.std())),
+        border=_border(pixels),
+    )
 
 
-def byte_copies(facts: Sequence[FileFacts]) -> dict[int, int]:
-    """Return for each file that repeats another's bytes the one that is kept: the one with the shortest name."""
+def _unusual(image: Decoded, path: str, *, blank: bool) -> Iterator[str]:
+    suffix = PurePosixPath(path).suffix[1:].lower()
+    found = {
+        "animated": image.frames > 1,
+        "16-bit": image.mode.startswith("I") or image.mode == "F",
+        "CMYK": image.mode == "CMYK",
+        "palette": image.mode in ("P", "PA"),
+        "alpha": image.mode in ("RGBA", "LA", "PA"),
+        "rotated": image.rotated,
+        "misnamed": _FORMATS.get(suffix, suffix.upper()) != image.format,
+        "blank": blank,
+    }
+    return (name for name, is_so in found.items() if is_so)
+
+
+def _border(pixels: np.ndarray) -> tuple[float, ...]:
+    rows, columns = (max(1, round(_BORDER * side)) for side in pixels.shape)
+    sides = (pixels[:rows], pixels[-rows:], pixels[:, :columns], pixels[:, -columns:])
+    return tuple(float(figure) for side in sides for figure in (side.mean(), side.std(), *np.percentile(side, (5, 95))))
+
+
+def byte_copies(facts: Sequence[FileFacts], rank: Sequence[int] | None = None) -> dict[int, int]:
+    """Return for each file that repeats another's bytes the one that is kept: the one with the shortest name.
+
+    Args:
+        facts: the files.
+        rank: of each file; where given, one of the lowest rank is kept.
+    """
     by_hash: dict[str, list[int]] = defaultdict(list)
     for number, fact in enumerate(facts):
         if fact.sha256:
             by_hash[fact.sha256].append(number)
+
+    def order(number: int) -> tuple[int, int, str]:
+        path = facts[number].path
+        return rank[number] if rank else 0, len(PurePosixPath(path).name), path
+
     copies = {}
     for same in by_hash.values():
-        kept = min(same, key=lambda number: (len(Path(facts[number].path).name), facts[number].path))
+        kept = min(same, key=order)
         copies.update({number: kept for number in same if number != kept})
     return copies
 
 
 def near_copies(facts: Sequence[FileFacts], bits: int, correlation: float) -> list[tuple[int, int]]:
-    """Return the pairs of files that show the same picture: re-encoded, resized, slightly drawn on.
+    """Link the files that show the same picture: re-encoded, resized, cropped a little, slightly drawn on.
 
     Two hashes that differ in at most `bits` bits agree on at least one of `bits + 1` pieces, so that only files that
-    share a piece are compared (multi-index hashing, Norouzi et al. 2012). A second look at the thumbnails decides.
+    share a piece are compared (multi-index hashing, Norouzi et al. 2012). A second look at the thumbnails decides: as
+    they are, and for each file's nearest few after alignment. Files that links connect already aren't compared again:
+    there are fewer links than files, however many copies.
 
     Args:
         facts: decoded files.
         bits: perceptual hashes may differ in so many of their 64 bits.
         correlation: of the 64×64 grey thumbnails, at least.
+
+    Returns:
+        Pairs of places in `facts`, the lower first, sorted: each a pair of near-copies, and all of them together
+        connect whatever near-copies connect.
     """
     hashes = np.array([fact.phash for fact in facts], np.uint64)
+    outlines = _outlines(facts)
+    content = np.asarray(outlines.any(1))  # what is blank correlates with nothing
+    linked = _Linked(len(facts))
+    doubtful: list[tuple[float, int, int]] = []
     edges = np.linspace(0, 64, bits + 2).astype(int)
-    seen: set[tuple[int, int]] = set()
+    earlier: list[np.uint64] = []  # pieces; who shares one of them was compared there
     for low, high in itertools.pairwise(edges):
-        pieces = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
-        order = np.argsort(pieces, kind="stable")
-        for bucket in np.split(order, np.flatnonzero(np.diff(pieces[order])) + 1):
-            for place, first in enumerate(bucket[:-1]):
-                rest = bucket[place + 1 :]
-                near = rest[np.bitwise_count(hashes[first] ^ hashes[rest]) <= bits]
-                seen.update((min(int(first), int(other)), max(int(first), int(other))) for other in near)
-    return sorted(pair for pair in seen if _correlation(facts[pair[0]], facts[pair[1]]) >= correlation)
+        piece = np.uint64(((1 << int(high - low)) - 1) << int(low))
+        for bucket in _buckets(hashes & piece, content):
+            for place, first in enumerate(bucket[:-1].tolist()):
+                rest = linked.others(first, bucket[place + 1 :])
+                differing = hashes[rest] ^ hashes[first]
+                near = np.bitwise_count(differing) <= bits
+                rest, differing = rest[near], differing[near]
+                for mask in earlier:
+                    new = (differing & mask) != 0
+                    rest, differing = rest[new], differing[new]
+                if len(rest) == 0:
+                    continue
+                likeness = outlines[rest] @ outlines[first]
+                for other in _alike(facts, first, rest[likeness >= correlation - 1e-5], correlation):
+                    linked.link(first, other)
+                nearest = np.argsort(-likeness, kind="stable")[:_ALIGNED]
+                doubtful += [(float(likeness[n]), first, int(rest[n])) for n in nearest if likeness[n] >= _WORTH]
+        earlier.append(piece)
+    tried: Counter[int] = Counter()
+    for _, first, other in sorted(doubtful, key=lambda pair: (-pair[0], pair[1:])):
+        if tried[first] < _ALIGNED and linked.part[first] != linked.part[other]:
+            tried[first] += 1
+            if aligned_correlation(facts[first].thumbnail, facts[other].thumbnail) >= correlation:
+                linked.link(first, other)
+    return sorted(linked.links)
 
 
-def _correlation(first: FileFacts, second: FileFacts) -> float:
-    a, b = (fact.thumbnail.astype(np.float32).ravel() for fact in (first, second))
-    a, b = a - a.mean(), b - b.mean()
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norm if norm > 0 else float(first.sha256 == second.sha256)
+class _Linked:
+    """Links between files, and which of them are connected: those of the same number in `part`."""
+
+    def __init__(self, count: int) -> None:
+        self.part = np.arange(count)
+        self.links: list[tuple[int, int]] = []
+
+    def others(self, first: int, places: np.ndarray) -> np.ndarray:
+        """Return those of `places` that aren't connected with `first`."""
+        return places[self.part[places] != self.part[first]]
+
+    def link(self, first: int, other: int) -> None:
+        """Link two files, unless they are connected."""
+        if self.part[first] != self.part[other]:
+            self.part[self.part == self.part[other]] = self.part[first]
+            self.links.append((min(first, other), max(first, other)))
+
+
+def _buckets(keys: np.ndarray, wanted: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the places of equal keys, of those that are wanted, where there are two or more."""
+    places = np.flatnonzero(wanted)
+    places = places[np.argsort(keys[places], kind="stable")]
+    bounds = [0, *(np.flatnonzero(np.diff(keys[places])) + 1), len(places)]
+    return (places[start:stop] for start, stop in itertools.pairwise(bounds) if stop - start > 1)
+
+
+def _outlines(facts: Sequence[FileFacts]) -> np.ndarray:
+    """Return for each thumbnail 65 numbers whose dot products are never below the thumbnails' correlations.
+
+    They are the normalised thumbnail's 8×8 block means, scaled so as to be a projection, and the length of the rest.
+    Blank thumbnails get zeros.
+    """
+    outlines = np.zeros((len(facts), 65), np.float32)
+    for outline, fact in zip(outlines, facts, strict=True):
+        centred = _centred(fact)
+        norm = np.linalg.norm(centred)
+        if norm > 0:
+            outline[:64] = centred.reshape(8, 8, 8, 8).mean((1, 3)).ravel() * (8 / norm)
+            outline[64] = np.sqrt(max(0.0, 1 - float(outline[:64] @ outline[:64])))
+    return outlines
+
+
+def _alike(facts: Sequence[FileFacts], first: int, others: np.ndarray, correlation: float) -> Iterator[int]:
+    """Yield those of `others` whose thumbnails correlate with that of `first` by `correlation` or more."""
+    one = _centred(facts[first]).ravel()
+    one /= np.linalg.norm(one)
+    for start in range(0, len(others), _AT_ONCE):
+        some = others[start : start + _AT_ONCE]
+        many = np.stack([_centred(facts[other]).ravel() for other in some])
+        yield from some[many @ one >= correlation * np.linalg.norm(many, axis=1)].tolist()
+
+
+def _centred(fact: FileFacts) -> np.ndarray:
+    return fact.thumbnail - fact.thumbnail.mean(dtype=np.float32)
 
 
 def group_files(facts: Sequence[FileFacts], pattern: str | None, pairs: Sequence[tuple[int, int]]) -> list[str]:

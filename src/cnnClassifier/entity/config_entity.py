@@ -24,13 +24,19 @@ class DataIngestionConfig:
 class DataValidationConfig:
     """What `data_validation` needs; `shares` of train, validation and test sum to 1."""
 
+    source_URL: str
     data_dir: Path
     manifest_path: Path
     report_path: Path
     group_pattern: str | None
     near_copy_bits: int
     near_copy_correlation: float
+    conflicts: str
+    split: str
+    shortcut_limit: float
+    min_side: int
     max_pixels: int
+    joblib_backend: str
     shares: tuple[float, float, float]
     seed: int
 

@@ -71,7 +71,8 @@ class Manifest:
 
     def labels(self, entries: Sequence[Entry]) -> np.ndarray:
         """Return each entry's class as its place in `classes`, int64 (n,)."""
-        return np.array([self.classes.index(entry.label) for entry in entries], np.int64)
+        place = {label: number for number, label in enumerate(self.classes)}
+        return np.array([place[entry.label] for entry in entries], np.int64)
 
     def write(self, path: Path) -> None:
         """Write the manifest as CSV."""

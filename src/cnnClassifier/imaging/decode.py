@@ -5,7 +5,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cnnClassifier.utils.errors import ImageError
 
@@ -22,12 +22,14 @@ class Decoded:
         format: what the bytes are, such as `PNG`, whatever the file is called.
         mode: Pillow's word for the stored pixels, such as `RGBA` or `I;16`.
         frames: 1, or more where it is animated or has pages; the first is taken.
+        rotated: whether the EXIF orientation turned or mirrored it.
     """
 
     pixels: np.ndarray
     format: str
     mode: str
     frames: int
+    rotated: bool
 
     @property
     def size(self) -> str:
@@ -60,6 +62,7 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
                 image.seek(0)
                 image.load()
                 mode, kind, frames = image.mode, str(image.format), int(getattr(image, "n_frames", 1))
+                rotated = 2 <= image.getexif().get(ExifTags.Base.Orientation, 1) <= 8
                 pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except ImageError:
         raise
@@ -71,7 +74,7 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
         raise ImageError("too_large", "the image needs more memory than there is") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, …
         raise ImageError("corrupt", f"the image can't be decoded: {error}") from None
-    return Decoded(pixels, kind, mode, frames)
+    return Decoded(pixels, kind, mode, frames, rotated)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

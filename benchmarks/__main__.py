@@ -1,0 +1,31 @@
+"""List the benchmarks, or run those that the README's figures come from."""
+
+import subprocess
+import sys
+
+MODULES = {
+    "training": "training against the usual recipe, on the pipeline's data",
+    "serving": "the server against the usual app, on the pipeline's bundle",
+    "heads": "boundary, head and settings in grouped folds (half an hour)",
+    "audit_growth": "the audit from 1,000 to 50,000 files (half an hour)",
+    "pictures": "the README's pictures",
+}
+USUAL = ("training", "serving")
+
+
+def main() -> None:
+    """Run what is named, or training and serving."""
+    wanted = sys.argv[1:] or USUAL
+    unknown = sorted(set(wanted) - set(MODULES))
+    if unknown or "--help" in wanted:
+        listed = "\n".join(f"  {name:<14}{what}" for name, what in MODULES.items())
+        sys.exit(f"python -m benchmarks [NAME …]; without a name: {', '.join(USUAL)}\n{listed}")
+    for name in wanted:
+        print(f"\n== {name}: {MODULES[name]}", flush=True)
+        code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode
+        if code:
+            sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
