@@ -45,7 +45,7 @@ def clone(tmp_path_factory):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
-    edit(folder / "config/config.yaml", source_URL='"phantom:patients=24,slices=1,size=128,seed=3"')
+    edit(folder / "config/config.yaml", source_URL='"phantom:patients=24,slices=1,size=128,seed=3"', on_failure="warn")
     edit(folder / "params.yaml", IMAGE_SIZE="[96, 96, 3]", EPOCHS="2", VIEWS="2")
     done = run(folder, "dvc", "repro")
     assert ran(done) == STAGES, done.stderr
@@ -70,7 +70,8 @@ def test_leaves_scores_bundle_and_run(clone):
     assert scores["synthetic"] is True
     assert scores["n"] == sum(map(sum, scores["confusion_matrix"])) > 0
     assert {"loss", "accuracy", "balanced_accuracy", "roc_auc", "sensitivity", "specificity"} < scores.keys()
-    assert {p.name for p in (clone / "artifacts/training").iterdir()} == {"model.keras", "model.json", "history.csv"}
+    bundle = {path.name for path in (clone / "artifacts/training").iterdir()}
+    assert bundle == {"model.keras", "model.json", "reference.npz", "history.csv"}
     assert (clone / "mlflow.db").exists()
     (stored,) = (clone / "mlruns").rglob("model.keras")
     assert stored.read_bytes() == (clone / "artifacts/training/model.keras").read_bytes()
@@ -115,6 +116,18 @@ def test_a_failing_stage_leaves_the_last_good_output(clone):
     assert "no-such-folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted((clone / "artifacts/data_ingestion/data").rglob("*.png")) == before
+    (clone / "config/config.yaml").write_text(config)
+
+
+def test_an_unmet_gate_stops_the_pipeline_and_loses_nothing(clone):
+    config = (clone / "config/config.yaml").read_text()
+    edit(clone / "config/config.yaml", min_images_per_class="1000", on_failure="stop")
+    done = run(clone, "dvc", "repro", code=255)
+    assert "gates not met: Class adenocarcinoma has the fewest images, 12; at least 1000 are asked for." in done.stderr
+    assert "Traceback" not in done.stderr
+    scores = json.loads((clone / "artifacts/evaluation/scores.json").read_text())
+    assert [gate["met"] for gate in scores["gates"] if gate["name"] == "min_images_per_class"] == [False]
+    assert "gate min_images_per_class not met" in run(clone, "python", "main.py", "scores").stdout
     (clone / "config/config.yaml").write_text(config)
 
 

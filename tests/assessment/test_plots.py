@@ -3,59 +3,46 @@ import csv
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn import metrics
 
-from cnnClassifier.assessment.metrics import decide, scores
-from cnnClassifier.assessment.plots import write_csv, write_pictures, write_tables
+from cnnClassifier.assessment.gallery import Case
+from cnnClassifier.assessment.plots import columns, write_csv, write_pictures, write_tables
+from tests.outcomes import classes, full_scores, outcome
 
-
-@pytest.fixture(params=[("ill", "well"), ("a", "b, with comma", "c")], ids=["two", "three"])
-def written(request, tmp_path):
-    """Tables and pictures of random predictions, and what they were made of."""
-    classes = request.param
-    rng = np.random.default_rng(0)
-    labels = np.arange(30) % len(classes)
-    shown = rng.dirichlet([1] * len(classes), 30)
-    called = decide(shown, 0, 0.5)
-    write_csv(tmp_path / "history.csv", ("epoch", "loss", "val_loss"), [(1, 0.9, 0.8), (2, 0.5, 0.6)])
-    write_tables(tmp_path, labels, called, shown[:, 0], classes, 0)
-    figures = scores(labels, shown, classes, classes[0], 0.5)
-    write_pictures(tmp_path, tmp_path / "history.csv", figures, "SYNTHETIC\nNot a medical device")
-    return tmp_path, classes, labels, called, figures
+FAR = [("test images", "a.png", 0.5, False), ("test images", "b.png", 0.0, False), ("noise", "uniform", 5.0, True)]
 
 
-def rows(path):
-    assert b"\r" not in path.read_bytes()
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+@pytest.mark.parametrize("count", [2, 3])
+def test_tables_hold_the_curves_of_the_positive_class(tmp_path, count):
+    made = outcome(count)
+    write_tables(tmp_path, made, classes(count), FAR)
+    roc, pr, bins = (columns(tmp_path / f"{name}.csv") for name in ("roc", "pr", "calibration"))
+    ill, score = made.labels == 0, made.probabilities[:, 0]
+    assert np.trapezoid(roc["tpr"], roc["fpr"]) == pytest.approx(metrics.roc_auc_score(ill, score))
+    assert (roc["fpr"][0], roc["tpr"][-1]) == (0, 1)
+    assert np.isfinite(roc["threshold"]).all()
+    assert pr["recall"] == sorted(pr["recall"])
+    steps = -np.diff(pr["recall"][::-1]) @ np.array(pr["precision"][:0:-1])
+    assert steps == pytest.approx(metrics.average_precision_score(ill, score))
+    assert sum(bins["n"]) == 120
+    assert bins["ideal"] == bins["confidence"]
+    with (tmp_path / "confusion.csv").open() as file:
+        rows = [(row["actual"], row["predicted"]) for row in csv.DictReader(file)]
+    assert rows == [(classes(count)[a], classes(count)[p]) for a, p in zip(made.labels, made.called, strict=True)]
+    assert (tmp_path / "unfamiliar.csv").read_text() == (
+        "kind,name,distance,unfamiliar\ntest images,a.png,0.5000,False\ntest images,b.png,0.0000,False\n"
+        "noise,uniform,5.0000,True\n"
+    )
 
 
-def test_tables_hold_every_image_and_a_whole_curve(written):
-    folder, classes, labels, called, figures = written
-    confusion = rows(folder / "confusion.csv")
-    assert [(row["actual"], row["predicted"]) for row in confusion] == [
-        (classes[a], classes[p]) for a, p in zip(labels, called, strict=True)
-    ]
-    curve = {name: [float(row[name]) for row in rows(folder / "roc.csv")] for name in ("fpr", "tpr", "threshold")}
-    for name in ("fpr", "tpr"):
-        assert (curve[name][0], curve[name][-1]) == (0, 1)
-        assert curve[name] == sorted(curve[name])
-    assert curve["threshold"] == sorted(curve["threshold"], reverse=True)
-    assert max(curve["threshold"]) <= 1
-    if len(classes) == 2:
-        assert np.trapezoid(curve["tpr"], curve["fpr"]) == pytest.approx(figures["roc_auc"])
-
-
-def test_pictures_show_something_and_are_the_same_again(written, tmp_path_factory):
-    folder, _, _, _, figures = written
-    pictures = sorted(path.name for path in folder.glob("*.png"))
-    assert pictures == ["confusion_matrix.png", "history.png", "roc.png"]
-    for name in pictures:
-        pixels = np.asarray(Image.open(folder / name).convert("L"))
-        assert min(pixels.shape) > 300
-        assert 0.001 < (pixels < 200).mean() < 0.6
-    again = tmp_path_factory.mktemp("again")
-    (again / "roc.csv").write_bytes((folder / "roc.csv").read_bytes())
-    write_pictures(again, folder / "history.csv", figures, "SYNTHETIC\nNot a medical device")
-    assert [(again / name).read_bytes() for name in pictures] == [(folder / name).read_bytes() for name in pictures]
-    write_pictures(again, folder / "history.csv", figures, "another note")
-    assert (again / "roc.png").read_bytes() != (folder / "roc.png").read_bytes()
+@pytest.mark.parametrize("count", [2, 3])
+def test_pictures_are_drawn(tmp_path, count):
+    history = tmp_path / "history.csv"
+    write_csv(history, ("epoch", "loss", "val_loss"), [(1, 0.9, 1.0), (2, 0.5, 0.7)])
+    image = np.zeros((32, 32, 3), np.uint8)
+    case = Case("ill/1.png", "ill", "well", 0.9, image, image)
+    write_tables(tmp_path, outcome(count), classes(count), FAR)
+    write_pictures(tmp_path, history, full_scores(count), [case] * 3, "a note")
+    drawn = {path.stem: np.asarray(Image.open(path).convert("L")) for path in tmp_path.glob("*.png")}
+    assert set(drawn) == {"calibration", "confusion_matrix", "errors", "history", "pr", "roc", "unfamiliar"}
+    assert all(pixels.std() > 5 for pixels in drawn.values())

@@ -1,46 +1,44 @@
 import pytest
 
-from cnnClassifier.assessment.table import DISCLAIMER, SYNTHETIC, score_table
+from cnnClassifier.assessment.table import score_table
+from tests.outcomes import full_scores
 
-SCORES = {
-    "balanced_accuracy": 0.91234,
-    "roc_auc": 0.95,
-    "sensitivity": 0.9,
-    "specificity": 0.92,
-    "precision": 0.88,
-    "f1": 0.89,
-    "accuracy": 0.915,
-    "loss": 12.3456,
-    "n": 110,
-    "n_groups": 40,
-    "confusion_matrix": [[40, 5], [5, 60]],
-    "classes": ["adenocarcinoma", "normal"],
-}
+UNMET = {"name": "max_ece", "met": False, "sentence": "The expected calibration error is 0.300; " + "word " * 20}
+MET = {"name": "no_leakage", "met": True, "sentence": "Nothing leaks."}
 
 
-@pytest.mark.parametrize("synthetic", [True, False])
-def test_the_table_says_what_it_is_of_and_what_it_is_not_for(synthetic):
-    lines = score_table({**SCORES, "synthetic": synthetic}).splitlines()
-    assert lines[0] == f"Test split: 110 images in 40 groups ({'SYNTHETIC' if synthetic else 'real data'})"
-    assert lines[-1] == DISCLAIMER
-    assert "Not a medical device" in DISCLAIMER
-    assert (SYNTHETIC in lines) == synthetic
-    shown = {" ".join(line.split()[:-1]): line.split()[-1] for line in lines if line.startswith("  ")}
-    assert (shown["balanced accuracy"], shown["ROC AUC"], shown["loss"]) == ("0.912", "0.950", "12.346")
+@pytest.mark.parametrize("count", [2, 3])
+def test_fits_a_terminal_and_says_all(count):
+    found = full_scores(count, gates=[UNMET, MET], warnings=["Class normal has few groups in test."])
+    text = score_table(found)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 79
+    assert lines[0] == "Test split: 120 images in 40 groups (SYNTHETIC)"
+    (auc,) = (line for line in lines if line.startswith("  ROC AUC"))
+    low, high = found["intervals"]["roc_auc"]
+    assert auc.split() == ["ROC", "AUC", f"{found['roc_auc']:.3f}", f"{low:.3f}", "to", f"{high:.3f}", "120", "40"]
+    for row in found["confusion_matrix"]:
+        assert any(line.split()[1:] == [str(value) for value in row] for line in lines)
+    assert any("sensitivity>=0.95" in line for line in lines)
+    assert "66.7% of 3 pictures" in text
+    assert "25.0%" in text
+    assert "gate max_ece not met: The expected calibration error is 0.300;" in text
+    assert "Nothing leaks" not in text
+    assert "Class normal has few groups in test." in text
+    assert "synthetic pictures" in text
+    assert "Not a medical device" in lines[-1]
+    assert ("large.cell_carci…" in text) is (count == 3)
 
 
-@pytest.mark.parametrize(
-    ("classes", "matrix"),
-    [
-        (["adenocarcinoma", "normal"], [[40, 5], [5, 60]]),
-        (["a", "b", "c"], [[1, 2, 3], [4, 5, 6], [7, 8, 9]]),
-        (["a.very.long.name.of_a_class_folder", "b"], [[10000, 0], [0, 1]]),
-    ],
-)
-def test_the_confusion_matrix_stands_in_columns(classes, matrix):
-    lines = score_table({**SCORES, "synthetic": True, "classes": classes, "confusion_matrix": matrix}).splitlines()
-    start = next(number for number, line in enumerate(lines) if "actual" in line)
-    head, body = lines[start], lines[start + 1 : start + 1 + len(classes)]
-    for row, name, counts in zip(body, classes, matrix, strict=True):
-        assert row.split() == [name, *map(str, counts)]
-        assert len(row) == len(head)
+def test_real_data_and_met_gates():
+    text = score_table(full_scores(gates=[MET, MET], synthetic=False))
+    assert "(real data)" in text
+    assert "all 2 gates met" in text
+    assert "ynthetic" not in text
+
+
+def test_many_classes_do_not_burst_the_terminal():
+    names = [f"class number {n}" for n in range(12)]
+    text = score_table(full_scores() | {"classes": names, "confusion_matrix": [[0] * 12] * 12})
+    assert max(map(len, text.splitlines())) <= 79
+    assert "see confusion_matrix.png" in text

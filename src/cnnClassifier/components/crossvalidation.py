@@ -7,10 +7,10 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cnnClassifier.assessment.calibration import decide_on_validation
-from cnnClassifier.assessment.metrics import scores
+from cnnClassifier.assessment.metrics import Outcome, figures
 from cnnClassifier.assessment.plots import write_csv
 from cnnClassifier.components.preparation import image_features, open_model, positive_class
-from cnnClassifier.entity.bundle import decide, temper
+from cnnClassifier.entity.bundle import temper
 from cnnClassifier.entity.config_entity import CrossValidationConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.imaging.augment import views_of
@@ -58,15 +58,12 @@ class CrossValidation:
             parts = grouped_folds(labels, groups, config.folds, seed)
             for number, (fitted, stopped, held_out) in enumerate(parts, 1):
                 probabilities, threshold = every_fold.run(fitted, stopped, held_out)
-                result = scores(
-                    labels[held_out], probabilities, manifest.classes, manifest.classes[positive], threshold
-                )
-                figures = {name: value for name, value in result.items() if isinstance(value, float)}
-                folds.append({"seed": seed, "fold": number, "n": len(held_out), **figures})
-                called = decide(probabilities, positive, threshold)
+                outcome = Outcome.of(labels[held_out], probabilities, groups[held_out], positive, threshold)
+                result = figures(outcome)
+                folds.append({"seed": seed, "fold": number, "n": len(held_out), **result})
                 rows += [
                     (seed, number, entries[i].path, entries[i].group, entries[i].label, manifest.classes[call], *row)
-                    for i, call, row in zip(held_out, called, probabilities.round(6).tolist(), strict=True)
+                    for i, call, row in zip(held_out, outcome.called, probabilities.round(6).tolist(), strict=True)
                 ]
                 logger.info(
                     "seed %d, fold %d of %d: balanced accuracy %.3f, ROC AUC %.3f on %d images",

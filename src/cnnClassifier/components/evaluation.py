@@ -1,25 +1,47 @@
 """Stage evaluation: the bundle, as it is served, on the test split; then one MLflow run."""
 
 import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from cnnClassifier.assessment.metrics import scores
+from cnnClassifier.assessment.card import CardContent, write_card
+from cnnClassifier.assessment.gallery import Case, overlay, worst
+from cnnClassifier.assessment.gates import Gate, check_gates
+from cnnClassifier.assessment.metrics import Outcome, scores
+from cnnClassifier.assessment.notct import familiarity, not_ct
 from cnnClassifier.assessment.plots import write_csv, write_pictures, write_tables
-from cnnClassifier.entity.bundle import CARD_FILE, HISTORY_FILE, MODEL_FILE, ModelBundle, decide
+from cnnClassifier.entity.bundle import CARD_FILE, HISTORY_FILE, MODEL_FILE, REFERENCE_FILE, ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.entity.notices import DISCLAIMER, SYNTHETIC
-from cnnClassifier.imaging.prepare import prepare
+from cnnClassifier.entity.prediction import Inspection
+from cnnClassifier.imaging.prepare import prepare, resize
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.mlflow_run import RunContent, TrackingError, log_run, without_password
-from cnnClassifier.utils.common import replacing, save_json, sha256_of
-from cnnClassifier.utils.errors import BundleError
+from cnnClassifier.utils.common import load_json, replacing, save_json, sha256_of
+from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 
 SCORES_FILE = "scores.json"
+_BATCH = 8
+_MANY_ALARMS, _FEW_FOUND = 0.1, 0.8  # shares from which the limit for unfamiliar images is warned of
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was looked at and what the model says of it."""
+
+    entries: list[Entry]
+    outcome: Outcome
+    inspection: Inspection
+    kinds: list[str]  # of the pictures that are no CT
+    names: list[str]
+    distances: np.ndarray
 
 
 class Evaluation:
@@ -29,56 +51,138 @@ class Evaluation:
         self.config = config
 
     def run(self) -> dict[str, Any]:
-        """Write scores, tables, plots and predictions, then log them.
+        """Write scores, tables, plots, predictions and the model card, then log them, then heed the gates.
 
         Returns:
             The content of `scores.json`.
 
         Raises:
             BundleError: the bundle is missing, damaged, or was trained on another manifest.
-            ManifestError: the test split is empty or lacks a class.
+            ManifestError: the test split is empty or lacks a class, or the data's report is missing or of other data.
+            GateError: a gate isn't met, and config.yaml says that this stops the pipeline.
         """
         config = self.config
         bundle = ModelBundle.read(config.bundle_dir)
         manifest = Manifest.read(config.manifest_path)
         if bundle.manifest_sha256 != sha256_of(config.manifest_path):
             raise BundleError(f"{config.bundle_dir} was trained on another manifest; run training again")
-        entries = manifest.of("test")
-        labels = manifest.labels(entries)
-        probabilities = self._probabilities(bundle, entries)
-        result = self._write(bundle, entries, labels, probabilities)
+        report = self._report(bundle)
+        seen = self._look(bundle, manifest)
+        result = self._judge(bundle, report, seen)
+        gates = check_gates(config.gates, manifest, report, result)
+        result["gates"] = [asdict(gate) for gate in gates]
+        self._write(bundle, report, seen, result)
         self._log(bundle, result)
+        self._heed(gates)
         return result
 
-    def _probabilities(self, bundle: ModelBundle, entries: list[Entry]) -> np.ndarray:
-        config, engine, rows = self.config, Engine(self.config.bundle_dir), []
-        for entry in progress(entries, desc="test images", unit="image"):
-            data = (config.data_dir / entry.path).read_bytes()
-            rows.append(engine.probabilities(prepare(data, bundle.image_size, config.max_pixels)[None])[0])
-        return np.stack(rows)
+    def _report(self, bundle: ModelBundle) -> dict[str, Any]:
+        path = self.config.report_path
+        try:
+            report: dict[str, Any] = load_json(path)
+        except FileNotFoundError:
+            raise ManifestError(f"{path} is missing; run data_validation first") from None
+        except ValueError as error:
+            raise ManifestError(f"{path}: damaged ({error}); run data_validation again") from None
+        if report.get("manifest_sha256", bundle.manifest_sha256) != bundle.manifest_sha256:
+            raise ManifestError(f"{path} is of another manifest; run data_validation again")
+        return report
 
-    def _write(
-        self, bundle: ModelBundle, entries: list[Entry], labels: np.ndarray, probabilities: np.ndarray
-    ) -> dict[str, Any]:
-        positive = bundle.classes.index(bundle.positive_class)
-        called = decide(probabilities, positive, bundle.threshold)
-        result = scores(labels, probabilities, bundle.classes, bundle.positive_class, bundle.threshold)
-        result |= {"n_groups": len({entry.group for entry in entries}), "synthetic": bundle.synthetic}
-        with replacing(self.config.root_dir) as staged:
+    def _look(self, bundle: ModelBundle, manifest: Manifest) -> _Seen:
+        entries = manifest.of("test")
+        engine = Engine(self.config.bundle_dir)
+        shown = progress(entries, desc="test images", unit="image")
+        inspection = _inspect(engine, (self._pixels(bundle, entry) for entry in shown))
+        pictures = list(not_ct())
+        others = _inspect(engine, (resize(picture.pixels, bundle.image_size) for picture in pictures))
+        return _Seen(
+            entries,
+            Outcome.of(
+                manifest.labels(entries),
+                inspection.probabilities,
+                [entry.group for entry in entries],
+                bundle.classes.index(bundle.positive_class),
+                bundle.threshold,
+            ),
+            inspection,
+            [picture.kind for picture in pictures],
+            [picture.name for picture in pictures],
+            others.distances,
+        )
+
+    def _pixels(self, bundle: ModelBundle, entry: Entry) -> np.ndarray:
+        return prepare((self.config.data_dir / entry.path).read_bytes(), bundle.image_size, self.config.max_pixels)
+
+    def _judge(self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen) -> dict[str, Any]:
+        config = self.config
+        result = scores(seen.outcome, bundle.classes, bundle.operating_points, config.bootstrap_draws, config.seed)
+        found = familiarity(seen.inspection.distances, seen.kinds, seen.distances, bundle.unfamiliar_limit)
+        warnings = list(report.get("warnings", []))
+        if found["false_alarm_rate"] > _MANY_ALARMS:
+            warnings.append(f"{found['false_alarm_rate']:.0%} of the test images look unfamiliar to the model.")
+        if found["detection_rate"] < _FEW_FOUND:
+            warnings.append(
+                f"Only {found['detection_rate']:.0%} of pictures that are no CT look unfamiliar to the model."
+            )
+        figures = {key: value for key, value in result.items() if isinstance(value, int | float)}
+        return figures | {"synthetic": bundle.synthetic} | result | {"unfamiliar": found, "warnings": warnings}
+
+    def _write(self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen, result: dict[str, Any]) -> None:
+        config, outcome, inspection = self.config, seen.outcome, seen.inspection
+        far = inspection.distances > bundle.unfamiliar_limit
+        cases = [self._case(bundle, seen, place) for place in worst(outcome, config.gallery)]
+        with replacing(config.root_dir) as staged:
             staged.mkdir()
             save_json(staged / SCORES_FILE, result)
-            write_tables(staged, labels, called, probabilities[:, positive], bundle.classes, positive)
+            rows = zip(
+                ["test images"] * len(seen.entries) + seen.kinds,
+                [entry.path for entry in seen.entries] + seen.names,
+                [*inspection.distances, *seen.distances],
+                [*far, *(seen.distances > bundle.unfamiliar_limit)],
+                strict=True,
+            )
+            write_tables(staged, outcome, bundle.classes, rows)
             write_csv(
                 staged / "predictions.csv",
-                ("path", "group", "actual", "called", *bundle.classes),
+                ("path", "group", "actual", "called", *bundle.classes, "distance", "unfamiliar"),
                 (
-                    (entry.path, entry.group, entry.label, bundle.classes[call], *(f"{p:.6f}" for p in row))
-                    for entry, call, row in zip(entries, called, probabilities, strict=True)
+                    (
+                        entry.path,
+                        entry.group,
+                        entry.label,
+                        bundle.classes[outcome.called[place]],
+                        *(f"{p:.6f}" for p in inspection.probabilities[place]),
+                        f"{inspection.distances[place]:.4f}",
+                        far[place],
+                    )
+                    for place, entry in enumerate(seen.entries)
                 ),
             )
             note = f"{SYNTHETIC if bundle.synthetic else ''}\n{DISCLAIMER}".strip()
-            write_pictures(staged, self.config.bundle_dir / HISTORY_FILE, result, note)
-        return result
+            write_pictures(staged, config.bundle_dir / HISTORY_FILE, result, cases, note)
+            write_card(staged, CardContent(bundle, result, report, config.params, config.bootstrap_draws, cases))
+
+    def _case(self, bundle: ModelBundle, seen: _Seen, place: int) -> Case:
+        entry, called = seen.entries[place], int(seen.outcome.called[place])
+        pixels = self._pixels(bundle, entry)
+        return Case(
+            path=entry.path,
+            true=entry.label,
+            called=bundle.classes[called],
+            probability=float(seen.inspection.probabilities[place, called]),
+            image=pixels,
+            overlay=overlay(pixels, seen.inspection.maps[place]),
+        )
+
+    def _heed(self, gates: Sequence[Gate]) -> None:
+        unmet = [gate for gate in gates if not gate.met]
+        for gate in unmet:
+            logger.warning("gate %s is not met: %s", gate.name, gate.sentence)
+        if unmet and self.config.gates.stops:
+            raise GateError(
+                f"{len(unmet)} of {len(gates)} gates not met: {' '.join(gate.sentence for gate in unmet)} The results "
+                f"are in {self.config.root_dir}. Mend the data or the model, or change `gates` in config.yaml"
+            )
 
     def _log(self, bundle: ModelBundle, result: dict[str, Any]) -> None:
         config = self.config
@@ -88,19 +192,26 @@ class Evaluation:
         reports = sorted(path for path in config.root_dir.iterdir() if path.is_file())
         content = RunContent(
             params=config.params,
-            metrics={key: value for key, value in result.items() if isinstance(value, float)},
+            metrics={
+                **{key: value for key, value in result.items() if isinstance(value, float)},
+                **{f"{key}_low": low for key, (low, _) in result["intervals"].items()},
+                **{f"{key}_high": high for key, (_, high) in result["intervals"].items()},
+                "unfamiliar_false_alarm_rate": result["unfamiliar"]["false_alarm_rate"],
+                "unfamiliar_detection_rate": result["unfamiliar"]["detection_rate"],
+            },
             tags={
                 "model_sha256": bundle.model_sha256,
                 "manifest_sha256": bundle.manifest_sha256,
                 "data_source": bundle.data_source,
                 "synthetic": str(bundle.synthetic),
                 "intended_use": DISCLAIMER,
+                "gates_not_met": ", ".join(gate["name"] for gate in result["gates"] if not gate["met"]) or "none",
             },
             history=history,
             files={
-                "model": [config.bundle_dir / MODEL_FILE, config.bundle_dir / CARD_FILE],
+                "model": [config.bundle_dir / name for name in (MODEL_FILE, CARD_FILE, REFERENCE_FILE)],
                 "evaluation": reports,
-                "data": [config.manifest_path],
+                "data": [config.manifest_path, config.report_path],
             },
         )
         try:
@@ -115,3 +226,12 @@ class Evaluation:
         uri = without_password(config.mlflow_uri)
         where = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
         logger.info("MLflow run %s; to see it: %s", run_id, where)
+
+
+def _inspect(engine: Engine, images: Iterable[np.ndarray]) -> Inspection:
+    """Inspect images of one size, so many at a time as memory takes however many there are."""
+    waiting, parts = iter(images), []
+    while batch := list(islice(waiting, _BATCH)):
+        parts.append(engine.inspect(np.stack(batch)))
+    names = ("probabilities", "distances", "maps")
+    return Inspection(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

@@ -13,6 +13,7 @@ from cnnClassifier.entity.config_entity import (
     DataValidationConfig,
     EvaluationConfig,
     FitConfig,
+    GatesConfig,
     PrepareBaseModelConfig,
     ServingConfig,
     TrainingConfig,
@@ -157,15 +158,29 @@ class ConfigurationManager:
 
     def evaluation(self) -> EvaluationConfig:
         """Return what the stage evaluation needs; MLFLOW_TRACKING_URI goes before the file."""
-        section = self.config.evaluation
+        section, gates = self.config.evaluation, self.config.gates
         return EvaluationConfig(
             data_dir=Path(self.config.data_ingestion.data_dir),
             manifest_path=Path(self.config.data_validation.manifest_path),
+            report_path=Path(self.config.data_validation.report_path),
             bundle_dir=Path(self.config.training.bundle_dir),
             root_dir=Path(section.root_dir),
             mlflow_uri=os.environ.get("MLFLOW_TRACKING_URI") or section.mlflow_uri,
             experiment=section.experiment,
             max_pixels=self.config.data_validation.max_pixels,
+            bootstrap_draws=section.bootstrap_draws,
+            gallery=section.gallery,
+            seed=self.params.SEED,
+            gates=GatesConfig(
+                min_images_per_class=gates.min_images_per_class,
+                min_groups_per_class=gates.min_groups_per_class,
+                no_leakage=gates.no_leakage,
+                min_roc_auc=gates.min_roc_auc,
+                min_roc_auc_low=gates.min_roc_auc_low,
+                max_shortcut_auc=gates.max_shortcut_auc,
+                max_ece=gates.max_ece,
+                stops=gates.on_failure == "stop",
+            ),
             params=self.params.to_dict(),
         )
 

@@ -118,16 +118,46 @@ class CrossValidationConfig:
 
 
 @dataclass(frozen=True)
+class GatesConfig:
+    """What the model and its data must meet; None where nothing is asked.
+
+    Attributes:
+        min_images_per_class: in use, over all splits.
+        min_groups_per_class: in use, over all splits.
+        no_leakage: whether no content and no group may stand in two splits.
+        min_roc_auc: on the test split.
+        min_roc_auc_low: lower end of its interval.
+        max_shortcut_auc: of what the audit measures beside the content.
+        max_ece: expected calibration error on the test split.
+        stops: whether a gate that isn't met stops the pipeline; else it only warns.
+    """
+
+    min_images_per_class: int | None
+    min_groups_per_class: int | None
+    no_leakage: bool
+    min_roc_auc: float | None
+    min_roc_auc_low: float | None
+    max_shortcut_auc: float | None
+    max_ece: float | None
+    stops: bool
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
-    """What `evaluation` needs; `params` are all of params.yaml, to be logged."""
+    """What `evaluation` needs; `params` are all of params.yaml, to be logged and listed."""
 
     data_dir: Path
     manifest_path: Path
+    report_path: Path
     bundle_dir: Path
     root_dir: Path
     mlflow_uri: str
     experiment: str
     max_pixels: int
+    bootstrap_draws: int
+    gallery: int
+    seed: int
+    gates: GatesConfig
     params: dict[str, object]
 
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DISCLAIMER = "Not a medical device: for teaching and research only, never for diagnosis or treatment."
-
 
 @dataclass(frozen=True)
 class Prediction:

@@ -8,9 +8,10 @@ from cnnClassifier.utils.errors import UserError
 
 _NEXT_STEPS = """
 Next:
+  {card}       the model card: all figures, errors and their maps
   python app.py       the page, at http://localhost:8080
   mlflow ui --backend-store-uri {uri}       the runs, at http://localhost:5000
-  dvc plots show      ROC, confusion matrix and training history"""
+  dvc plots show      ROC, calibration, confusion matrix, training history"""
 
 
 def main(manager: ConfigurationManager) -> None:
@@ -19,4 +20,5 @@ def main(manager: ConfigurationManager) -> None:
     path = config.root_dir / "scores.json"
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro` or `python main.py` first")
-    print(f"\n{score_table(load_json(path))}\n{_NEXT_STEPS.format(uri=without_password(config.mlflow_uri))}")
+    card, uri = config.root_dir / "MODEL_CARD.html", without_password(config.mlflow_uri)
+    print(f"\n{score_table(load_json(path))}\n{_NEXT_STEPS.format(card=card, uri=uri)}")

@@ -25,6 +25,10 @@ class BundleError(UserError):
     """The trained bundle is missing or its parts don't belong together."""
 
 
+class GateError(UserError):
+    """The model or its data don't meet what config.yaml asks."""
+
+
 class ImageError(UserError):
     """Bytes that can't be used as an image.
 

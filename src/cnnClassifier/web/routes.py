@@ -7,7 +7,7 @@ from flask import Blueprint, Response, jsonify, render_template, request
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import ServingConfig
-from cnnClassifier.entity.prediction import DISCLAIMER
+from cnnClassifier.entity.notices import DISCLAIMER
 from cnnClassifier.pipeline.prediction import Predictor
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.web.model_host import ModelHost
