@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_shuffled_labels_give_chance_and_true_ones_do_not(tmp_path):
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    config["data_ingestion"]["source_URL"] = "phantom:patients=120,slices=1,size=128,seed=11,lesion_mm_min=70,lesion_mm_max=90"
+    config["data_ingestion"]["source_URL"] = (
+        "phantom:patients=120,slices=1,size=128,seed=11,lesion_mm_min=70,lesion_mm_max=90"
+    )
     config["data_ingestion"]["download_dir"] = str(tmp_path / "data")
     params |= {"IMAGE_SIZE": [128, 128, 3], "VIEWS": 2, "EPOCHS": 12, "FOLD_SEEDS": [0, 1]}
     for section in config.values():

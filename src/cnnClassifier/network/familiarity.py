@@ -36,14 +36,15 @@ class Reference:
         from sklearn.decomposition import PCA
 
         squeezed = _squeeze(features)
-        pca = PCA(n_components=max(1, min(32, len(features) // 4, features.shape[1] - 1)), svd_solver="full").fit(
-            squeezed
-        )
+        count = max(1, min(32, len(features) // 4, features.shape[1] - 1))
+        pca = PCA(n_components=count, svd_solver="full").fit(squeezed)
+        # scikit-learn's noise_variance_ spreads the rest over the samples' rank, not over all directions there are.
+        rest = float(squeezed.var(axis=0, ddof=1).sum() - pca.explained_variance_.sum())
         return cls(
             pca.mean_.astype(np.float32),
             pca.components_.astype(np.float32),
             np.maximum(pca.explained_variance_, 1e-12).astype(np.float32),
-            max(float(pca.noise_variance_), 1e-12),
+            max(rest / max(features.shape[1] - count, 1), 1e-12),
         )
 
     def distances(self, features: np.ndarray) -> np.ndarray:
