@@ -45,7 +45,7 @@ def clone(tmp_path_factory):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
-    edit(folder / "config/config.yaml", source_URL='"phantom:patients=24,slices=1,size=128,seed=3"', on_failure="warn")
+    edit(folder / "config/config.yaml", source_URL='"phantom:patients=24,slices=1,size=128,seed=3"')
     edit(folder / "params.yaml", IMAGE_SIZE="[96, 96, 3]", EPOCHS="2", VIEWS="2")
     done = run(folder, "dvc", "repro")
     assert ran(done) == STAGES, done.stderr

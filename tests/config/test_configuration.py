@@ -69,7 +69,7 @@ OTHER = {
         "gates.min_roc_auc_low": 0,
         "gates.max_shortcut_auc": None,
         "gates.max_ece": 1,
-        "gates.on_failure": "warn",
+        "gates.on_failure": "stop",
         "serving.host": "0.0.0.0",
         "serving.port": 0,
         "serving.max_upload_bytes": 1,
