@@ -40,6 +40,8 @@ LAYERS = {
 ONLY = {"web": {"cnnClassifier.pipeline.prediction"}}
 HEAVY = ("tensorflow", "keras")
 
+# Stands in a file of its own, so that `dvc repro` without a target leaves it alone.
+CROSSVALIDATION = ROOT / "config/crossvalidation/dvc.yaml"
 STAGES = {
     "data_ingestion": "s1_data_ingestion",
     "data_validation": "s1_data_validation",
@@ -260,3 +262,14 @@ def test_paths_between_the_stages_are_the_configurations(dvc):
         "training": [data, manifest, base[1]],
         "evaluation": [data, report, manifest, bundle],
     }
+
+
+def test_crossvalidation_depends_on_what_training_does_and_on_its_folds(dvc):
+    stage = yaml.safe_load(CROSSVALIDATION.read_text(encoding="utf-8"))["stages"]["crossvalidation"]
+    modules = {MODULES[name] for name in closure("cnnClassifier.pipeline.crossvalidation")}
+    pages = {path.with_suffix(".html") for path in modules if path.with_suffix(".html").exists()}
+    listed = {path for path in stage["deps"] if path.startswith("src/")}
+    assert listed == {str(path.relative_to(ROOT)) for path in modules | pages}
+    training = params_of(dvc["training"])["params"] - {"MIN_SENSITIVITY", "FAMILIAR_SHARE"}
+    assert params_of(stage)["params"] == training | {"FOLDS", "FOLD_SEEDS"}
+    assert (CROSSVALIDATION.parent / stage["wdir"]).resolve() == ROOT
