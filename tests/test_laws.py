@@ -30,7 +30,7 @@ LAYERS = {
     "imaging": {"entity", "utils"},
     "dataset": {"entity", "imaging", "utils"},
     "network": {"entity", "utils"},
-    "assessment": {"entity"},
+    "assessment": {"entity", "utils"},
     "tracking": {"utils"},
     "components": {"assessment", "dataset", "entity", "imaging", "network", "tracking", "utils"},
     "pipeline": {"assessment", "components", "config", "entity", "imaging", "network", "tracking", "utils"},

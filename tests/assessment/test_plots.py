@@ -6,7 +6,8 @@ from PIL import Image
 from sklearn import metrics
 
 from cnnClassifier.assessment.gallery import Case
-from cnnClassifier.assessment.plots import columns, write_csv, write_pictures, write_tables
+from cnnClassifier.assessment.plots import columns, write_pictures, write_tables
+from cnnClassifier.utils.common import write_csv
 from tests.outcomes import classes, full_scores, outcome
 
 FAR = [("test images", "a.png", 0.5, False), ("test images", "b.png", 0.0, False), ("noise", "uniform", 5.0, True)]

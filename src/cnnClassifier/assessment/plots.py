@@ -11,6 +11,7 @@ from sklearn import metrics
 
 from cnnClassifier.assessment.gallery import Case
 from cnnClassifier.assessment.metrics import Outcome, reliability
+from cnnClassifier.utils.common import write_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,14 +153,6 @@ def _draw_gallery(path: Path, cases: Sequence[Case], note: str) -> None:
 
 def _square(axes: "Axes", xlabel: str, ylabel: str) -> None:
     axes.set(xlabel=xlabel, ylabel=ylabel, aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows under a header, with line feeds on every system."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def columns(path: Path) -> dict[str, list[float]]:

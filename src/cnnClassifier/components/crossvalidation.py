@@ -8,7 +8,6 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from cnnClassifier.assessment.calibration import decide_on_validation
 from cnnClassifier.assessment.metrics import Outcome, figures
-from cnnClassifier.assessment.plots import write_csv
 from cnnClassifier.components.preparation import image_features, open_model, positive_class
 from cnnClassifier.entity.bundle import temper
 from cnnClassifier.entity.config_entity import CrossValidationConfig
@@ -16,7 +15,7 @@ from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.imaging.augment import views_of
 from cnnClassifier.network.features import Features
 from cnnClassifier.network.fit import fit, predict, snapshot
-from cnnClassifier.utils.common import replacing, save_json
+from cnnClassifier.utils.common import replacing, save_json, write_csv
 from cnnClassifier.utils.errors import ManifestError
 from cnnClassifier.utils.log import logger
 

@@ -13,7 +13,7 @@ from cnnClassifier.assessment.gallery import Case, overlay, worst
 from cnnClassifier.assessment.gates import Gate, check_gates
 from cnnClassifier.assessment.metrics import Outcome, scores
 from cnnClassifier.assessment.notct import familiarity, not_ct
-from cnnClassifier.assessment.plots import write_csv, write_pictures, write_tables
+from cnnClassifier.assessment.plots import write_pictures, write_tables
 from cnnClassifier.entity.bundle import CARD_FILE, HISTORY_FILE, MODEL_FILE, REFERENCE_FILE, ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
@@ -22,7 +22,7 @@ from cnnClassifier.entity.prediction import Inspection
 from cnnClassifier.imaging.prepare import prepare, resize
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.mlflow_run import RunContent, TrackingError, log_run, without_password
-from cnnClassifier.utils.common import load_json, replacing, save_json, sha256_of
+from cnnClassifier.utils.common import load_json, replacing, save_json, sha256_of, write_csv
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress

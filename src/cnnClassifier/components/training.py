@@ -1,8 +1,6 @@
 """Stage training: fit the trainable part on cached features and write the bundle."""
 
-import csv
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 
@@ -14,8 +12,8 @@ from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.imaging.augment import View, views_of
 from cnnClassifier.network.familiarity import fit_reference
 from cnnClassifier.network.files import save_model
-from cnnClassifier.network.fit import History, fit, pooled_features, predict
-from cnnClassifier.utils.common import replacing, sha256_of
+from cnnClassifier.network.fit import fit, pooled_features, predict
+from cnnClassifier.utils.common import replacing, sha256_of, write_csv
 from cnnClassifier.utils.log import logger
 
 
@@ -55,7 +53,8 @@ class Training:
         with replacing(config.bundle_dir) as staged:
             save_model(model, staged / MODEL_FILE)
             reference.save(staged / REFERENCE_FILE)
-            _write_history(staged / HISTORY_FILE, history)
+            epochs = enumerate(zip(*history.values(), strict=True), start=1)
+            write_csv(staged / HISTORY_FILE, ("epoch", *history), ((epoch, *values) for epoch, values in epochs))
             bundle = ModelBundle(
                 classes=manifest.classes,
                 positive_class=positive,
@@ -74,10 +73,3 @@ class Training:
             bundle.write(staged)
         logger.info("trained %d epochs; best validation loss %.4f", len(history["loss"]), min(history["val_loss"]))
         return bundle
-
-
-def _write_history(path: Path, history: History) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["epoch", *history])
-        writer.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True), start=1))
