@@ -4,6 +4,10 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cnnClassifier.config.configuration import ConfigurationManager
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
@@ -15,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="how the model learns")
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for all (default: from the configuration)")
     parser.add_argument("--port", type=_port, help="port to listen on; 0 for any (default: from the configuration)")
+    parser.add_argument("--model", help="models:/NAME@ALIAS, runs:/ID or a folder (default: what training left)")
     chosen = parser.parse_args(arguments)
 
     from cnnClassifier.utils.errors import UserError
@@ -44,12 +49,31 @@ def _serve(chosen: argparse.Namespace) -> None:
     config = manager.serving()
     given = {name: value for name in ("host", "port") if (value := getattr(chosen, name)) is not None}
     config = replace(config, **given)
+    if chosen.model:
+        config = replace(config, bundle_dir=_followed(chosen.model, manager))
     listener = bind(config.host, config.port)
     configure_logging(manager.log_file)
     print(f"Open {url_of(listener)} (Ctrl-C stops it). {_model_line(config.bundle_dir)}", flush=True)
     host = ModelHost(config.bundle_dir, config.max_pixels)
     host.start()
     serve(create_app(config, host), listener)
+
+
+def _followed(model: str, manager: "ConfigurationManager") -> Path:
+    """Return the folder of a model; where a registry or a run is named, fetch it and what its alias will point at."""
+    from cnnClassifier.tracking.follow import SCHEMES, Follower
+    from cnnClassifier.tracking.servers import TrackingError
+
+    if not model.startswith(SCHEMES):
+        return Path(model)
+    config = manager.serving()
+    follower = Follower(model, manager.tracking().uri, config.model_cache)
+    try:
+        follower.fetch()
+    except TrackingError as error:
+        print(f"{error}; it is asked for every {config.model_poll_s:g} s", file=sys.stderr)
+    follower.follow(config.model_poll_s)
+    return follower.folder
 
 
 def _model_line(bundle_dir: Path) -> str:

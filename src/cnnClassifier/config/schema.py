@@ -59,6 +59,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "root_dir": text(),
         "mlflow_uri": text(),
         "experiment": text(),
+        "registered_model": text(),
         "bootstrap_draws": integer(100, 100_000),
         "gallery": integer(0, 60),
     },
@@ -78,6 +79,8 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "max_upload_bytes": integer(1, 10**10),
         "max_pixels": integer(1, _MOST_PIXELS),
         "cors_origins": listing(text()),
+        "model_cache": text(),
+        "model_poll_s": number(0.1, 86400),
     },
 }
 

@@ -14,6 +14,7 @@ MODEL_FILE = "model.keras"
 CARD_FILE = "model.json"
 REFERENCE_FILE = "reference.npz"
 HISTORY_FILE = "history.csv"
+BUNDLE_FILES = (MODEL_FILE, CARD_FILE, REFERENCE_FILE)  # what serving needs
 
 
 def decide(probabilities: np.ndarray, positive: int, threshold: float) -> np.ndarray:
@@ -104,7 +105,7 @@ class ModelBundle:
             BundleError: a part is missing, unreadable, or not of this model.
         """
         mend = "run `dvc repro` or `python main.py` to train one"
-        for name in (MODEL_FILE, CARD_FILE, REFERENCE_FILE):
+        for name in BUNDLE_FILES:
             if not (bundle_dir / name).is_file():
                 raise BundleError(f"no trained model: {bundle_dir / name} is missing; {mend}")
         try:
