@@ -191,6 +191,7 @@ class Store:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+        mlflow.set_tracking_uri(self._uri)  # where MLflow looks for the logged model, whatever the client was told
         artifacts = self.client.get_run(run_id).info.artifact_uri
         source = f"models:/{model_id}" if model_id else f"{artifacts}/{MODEL_FOLDER}"
         version = self.client.create_model_version(name, source, run_id, tags=dict(tags), model_id=model_id)
