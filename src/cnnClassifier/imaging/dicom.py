@@ -138,8 +138,8 @@ def _packed_fits(encoded: bytes, options: dict[str, Any]) -> bool:
 
 
 def _unpacked(packed: bytes, at: int, end: int, most: int) -> int:
-    """Return how long a PackBits segment grows, or something above `most`."""
-    grown = 0
+    """Return how long a PackBits segment grows, or something above `most`; packing makes none much longer."""
+    grown = 0 if end - at <= 2 * most else most + 1
     while at < end and grown <= most:
         run = packed[at]
         literal = run < 128
