@@ -196,7 +196,7 @@ def _window(
     centre, width = header.number(tags.CENTRE), header.number(tags.WIDTH)
     if centre is not None and width is not None and width >= 1:
         return "file", centre, width
-    if tags.SLOPE in header.values or tags.INTERCEPT in header.values:
+    if len(values) > 256 and (tags.SLOPE in header.values or tags.INTERCEPT in header.values):  # 8 bits hold no HU
         return ("lung", *WINDOWS["lung"])
     present = np.zeros(len(values), bool)
     present[codes] = True
