@@ -78,7 +78,9 @@ def _correlation(still: np.ndarray, moving: np.ndarray, start: Sequence[float] |
 
 
 def _correlate(one: np.ndarray, other: np.ndarray) -> float:
-    return -1.0 if one.std() == 0 or other.std() == 0 else float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+    one, other = one.ravel() - one.mean(), other.ravel() - other.mean()
+    lengths = float(np.sqrt((one @ one) * (other @ other)))
+    return float(one @ other) / lengths if lengths > 0 else -1.0
 
 
 @lru_cache
@@ -134,5 +136,5 @@ def _overlap(
         weights = np.maximum(0, 1 - apart / max(1, scale))  # linear; blurred where pixels of the moving one are skipped
         spreads.append(weights / weights.sum(1, keepdims=True))
     (columns, rows), (across, along) = insides, spreads
-    x, y = np.meshgrid(axis[columns], axis[rows])
-    return along @ layers @ across.T, still[np.ix_(rows, columns)], (x.ravel(), y.ravel())
+    x, y = np.tile(axis[columns], len(rows)), np.repeat(axis[rows], len(columns))
+    return along @ layers @ across.T, still[rows][:, columns], (x, y)
