@@ -75,6 +75,7 @@ OTHER = {
         "serving.max_upload_bytes": 1,
         "serving.max_pixels": 1,
         "serving.cors_origins": ["https://example.org"],
+        "serving.show_reports": False,
     },
     "params": {
         "SEED": 0,

@@ -197,6 +197,9 @@ class ConfigurationManager:
             max_upload_bytes=section.max_upload_bytes,
             max_pixels=section.max_pixels,
             cors_origins=tuple(section.cors_origins),
+            evaluation_dir=Path(self.config.evaluation.root_dir),
+            report_path=Path(self.config.data_validation.report_path),
+            show_reports=section.show_reports,
         )
 
 

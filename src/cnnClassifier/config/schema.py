@@ -78,6 +78,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "max_upload_bytes": integer(1, 10**10),
         "max_pixels": integer(1, _MOST_PIXELS),
         "cors_origins": listing(text()),
+        "show_reports": flag(),
     },
 }
 

@@ -163,7 +163,10 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """What `app.py` needs."""
+    """What `app.py` needs.
+
+    Evaluation and data report are shown where they are of the served model; None where there is none.
+    """
 
     bundle_dir: Path
     host: str
@@ -171,3 +174,6 @@ class ServingConfig:
     max_upload_bytes: int
     max_pixels: int
     cors_origins: tuple[str, ...]
+    evaluation_dir: Path | None = None
+    report_path: Path | None = None
+    show_reports: bool = False

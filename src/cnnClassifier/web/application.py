@@ -10,6 +10,7 @@ from flask_cors import CORS
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.utils.log import logger
 from cnnClassifier.web.model_host import ModelHost
+from cnnClassifier.web.pages import make_pages
 from cnnClassifier.web.problems import register_problems
 from cnnClassifier.web.routes import make_routes
 from cnnClassifier.web.uploads import MAX_IMAGES, body_limit
@@ -38,6 +39,7 @@ def create_app(config: ServingConfig, host: ModelHost | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     host = host or ModelHost(config.bundle_dir, config.max_pixels)
     app.register_blueprint(make_routes(host, config))
+    app.register_blueprint(make_pages(host, config))
     register_problems(app)
     if config.cors_origins:
         CORS(app, origins=list(config.cors_origins))
