@@ -74,6 +74,13 @@ OTHER = {
         "serving.port": 0,
         "serving.max_upload_bytes": 1,
         "serving.max_pixels": 1,
+        "serving.max_images": 1,
+        "serving.at_once": 200,
+        "serving.queue_length": 0,
+        "serving.request_timeout_s": 1,
+        "serving.rate_limit": None,
+        "serving.uncertain_margin": 0,
+        "serving.trusted_proxy": "127.0.0.1",
         "serving.cors_origins": ["https://example.org"],
     },
     "params": {

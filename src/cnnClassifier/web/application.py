@@ -10,9 +10,10 @@ from flask_cors import CORS
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.utils.log import logger
 from cnnClassifier.web.model_host import ModelHost
+from cnnClassifier.web.options import Options
 from cnnClassifier.web.problems import register_problems
 from cnnClassifier.web.routes import make_routes
-from cnnClassifier.web.uploads import MAX_IMAGES, body_limit
+from cnnClassifier.web.uploads import body_limit
 
 _TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 _HEADERS = {
@@ -34,7 +35,7 @@ def create_app(config: ServingConfig, host: ModelHost | None = None) -> Flask:
     """
     app = Flask("cnnClassifier", template_folder=str(_TEMPLATES), static_folder=str(_TEMPLATES / "static"))
     app.config["MAX_CONTENT_LENGTH"] = body_limit(config.max_upload_bytes)
-    app.config["MAX_FORM_PARTS"] = MAX_IMAGES
+    app.config["MAX_FORM_PARTS"] = config.max_images + len(Options.__dataclass_fields__)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     host = host or ModelHost(config.bundle_dir, config.max_pixels)
     app.register_blueprint(make_routes(host, config))
