@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import logging
+import re
 import shutil
 import struct
 import zlib
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import ServingConfig
@@ -310,16 +312,56 @@ def test_security_headers_are_everywhere(client, path):
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Referrer-Policy"] == "same-origin"
 
 
 def test_each_prediction_is_logged_in_one_line_without_its_content(client, picture, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("cnnClassifier"), "propagate", True)
     caplog.set_level(logging.INFO, "cnnClassifier")
-    client.post("/predict", json={"image": base64.b64encode(picture()).decode()})
-    client.post("/a%0Ab")
+    secret = "Doe^Jane"
+    data = {"file": (io.BytesIO(picture()), f"{secret}.png")}
+    client.post(f"/predict?patient={secret}", data=data, headers={"X-Request-Id": "mine-1"})
+    client.post("/a%0Ab", headers={"X-Request-Id": f"no good {secret}"})
     lines = [record.getMessage() for record in caplog.records]
-    assert [line.split(" ms=")[0].split(" bytes=")[0] for line in lines] == [
-        "method=POST path='/predict' status=200",
-        "method=POST path='/a\\nb' status=404",
+    assert [re.sub(r"(bytes|ms)=\d+", r"\1=N", line) for line in lines] == [
+        'method=POST path="/predict" status=200 bytes=N ms=N request=mine-1 client=address:127.0.0.1 images=1 code=-',
+        f'method=POST path="/a\\nb" status=404 bytes=N ms=N request={lines[1].split("request=")[1][:16]} '
+        "client=address:127.0.0.1 images=0 code=not_found",
     ]
+    assert secret not in "".join(lines)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/nothing", "/static/app.js", "/predict"])
+def test_every_answer_has_a_request_id(client, path):
+    made = client.get(path)
+    assert re.fullmatch("[0-9a-f]{16}", made.headers["X-Request-Id"])
+    assert made.status_code < 400 or made.json["request_id"] == made.headers["X-Request-Id"]
+    for given, taken in {"a.B-7_": True, "x" * 65: False, "a b": False, "": False, "é": False}.items():
+        assert (client.get(path, headers={"X-Request-Id": given}).headers["X-Request-Id"] == given) is taken
+
+
+def test_metrics_count_what_was_answered(make_client, tiny_bundle, picture):
+    client = make_client(tiny_bundle)
+    assert "model_info{" not in client.get("/metrics").text
+    for level in (0, 255, 255):
+        client.post("/predict", data=picture(level), content_type=PNG)
+    client.post("/predict", data=b"x", content_type=PNG)
+    client.get("/no/such/page/of/Jane")
+    answer = client.get("/metrics")
+    assert answer.content_type.startswith("text/plain; version=")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+    assert found["predictions_total", "adenocarcinoma"] == 2
+    assert found["predictions_total", "normal"] == 1
+    assert found["http_requests_total", "POST", "/predict", "200"] == 3
+    assert found["http_requests_total", "GET", "none", "404"] == 1
+    assert found["http_request_seconds_count", "/predict"] == 4
+    assert found["errors_total", "not_an_image"] == found["errors_total", "not_found"] == 1
+    assert found["predictions_unfamiliar_total",] == found["predictions_uncertain_total",] == 0
+    assert found["predict_running",] == found["predict_waiting",] == 0
+    assert families["model_info"].samples[0].labels["id"] == client.get("/model").json["model"]
+    assert "Jane" not in answer.text

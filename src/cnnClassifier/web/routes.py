@@ -1,25 +1,21 @@
 """The page and the JSON routes."""
 
-import threading
+import time
 
-from flask import Blueprint, Response, jsonify, render_template, request
+from flask import Blueprint, Response, g, jsonify, render_template, request
 
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.notices import DISCLAIMER
 from cnnClassifier.web.answers import answer_all, card_of
+from cnnClassifier.web.metrics import Metrics
 from cnnClassifier.web.model_host import ModelHost
-from cnnClassifier.web.problems import RequestError
+from cnnClassifier.web.turns import Turns, checker
 from cnnClassifier.web.uploads import read_upload
 
-# How many requests hold images in memory at once; the others wait for so many seconds.
-_AT_ONCE = 2
-_PATIENCE = 30.0
 
-
-def make_routes(host: ModelHost, config: ServingConfig) -> Blueprint:
+def make_routes(host: ModelHost, config: ServingConfig, turns: Turns, metrics: Metrics) -> Blueprint:
     """Return the app's routes, answered by the model in `host`."""
     routes = Blueprint("routes", __name__)
-    slots = threading.BoundedSemaphore(_AT_ONCE)
 
     @routes.get("/")
     def page() -> str:
@@ -37,14 +33,20 @@ def make_routes(host: ModelHost, config: ServingConfig) -> Blueprint:
     def model() -> Response:
         return jsonify(card_of(host.predictor(wait=True).bundle))
 
+    @routes.get("/metrics")
+    def prometheus() -> Response:
+        return metrics.page()
+
     @routes.post("/predict")
     def predict() -> Response:
-        if not slots.acquire(timeout=_PATIENCE):
-            raise RequestError(503, "busy", "too many requests at once; try again")
-        try:
+        gone = request.environ.get("waitress.client_disconnected", lambda: False)
+        check = checker(time.monotonic() + config.request_timeout_s, gone)
+        with turns.take(check):
             upload = read_upload(request, config)
-            return jsonify(answer_all(host.predictor(wait=True), upload, config.uncertain_margin, lambda: None))
-        finally:
-            slots.release()
+            g.images = len(upload.images)
+            predictor = host.predictor(wait=True)
+            answers = answer_all(predictor, upload, config.uncertain_margin, check)
+        metrics.count_answers(answers, predictor.bundle)
+        return jsonify(answers)
 
     return routes
