@@ -15,6 +15,10 @@ class Prediction:
         probabilities: one for each class name, in the model's order; they sum to 1.
         model_id: which model said so.
         unfamiliar: whether the image is unlike all that the model was trained on.
+        distance: from the training images.
+        unfamiliar_limit: beyond this distance it is unfamiliar.
+        map: class activation map of the called class, float32 (h, w), 0 to 1.
+        pixels: what the decoder made of the file, uint8 (height, width, 3), RGB.
     """
 
     label: str
@@ -22,6 +26,10 @@ class Prediction:
     probabilities: dict[str, float]
     model_id: str
     unfamiliar: bool
+    distance: float
+    unfamiliar_limit: float
+    map: np.ndarray
+    pixels: np.ndarray
 
 
 @dataclass(frozen=True)

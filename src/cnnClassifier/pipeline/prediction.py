@@ -6,7 +6,8 @@ import numpy as np
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.prediction import Prediction
-from cnnClassifier.imaging.prepare import prepare
+from cnnClassifier.imaging.decode import decode
+from cnnClassifier.imaging.prepare import resize
 from cnnClassifier.network.engine import Engine
 
 
@@ -40,8 +41,8 @@ class Predictor:
             ImageError: the bytes can't be used as an image.
         """
         bundle = self.bundle
-        image = prepare(data, bundle.image_size, self._max_pixels)
-        seen = self._engine.inspect(image[np.newaxis])
+        pixels = decode(data, self._max_pixels).pixels
+        seen = self._engine.inspect(resize(pixels, bundle.image_size)[np.newaxis])
         scores = [float(score) for score in seen.probabilities[0]]
         name = bundle.called(scores)
         return Prediction(
@@ -50,4 +51,8 @@ class Predictor:
             probabilities=dict(zip(bundle.classes, scores, strict=True)),
             model_id=bundle.model_id,
             unfamiliar=bool(seen.distances[0] > bundle.unfamiliar_limit),
+            distance=float(seen.distances[0]),
+            unfamiliar_limit=bundle.unfamiliar_limit,
+            map=seen.maps[0],
+            pixels=pixels,
         )
