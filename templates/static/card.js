@@ -38,6 +38,7 @@ export class Card {
       await picture.decode();
     } catch {
       picture.removeAttribute("src");
+      this.#find(".no-picture").hidden = false;
       return false;
     }
     this.#showPicture();
@@ -47,6 +48,8 @@ export class Card {
   #showPicture() {
     const picture = this.#find(".picture");
     picture.alt = this.item.name;
+    const aspect = picture.naturalWidth / picture.naturalHeight;
+    this.#find(".view").style.aspectRatio = Math.min(4 / 3, Math.max(1, aspect));
     picture.hidden = false;
     this.#find(".no-picture").hidden = true;
   }
@@ -70,7 +73,8 @@ export class Card {
     this.#state("failed");
     this.#find(".error").textContent = sentence(message);
     this.#find("[data-do=again]").hidden = !again;
-    if (this.#find(".picture").hidden) this.#find(".no-picture").hidden = this.item.shows !== false;
+    this.#find(".no-picture").hidden = !this.#find(".picture").hidden;
+    this.#find(".no-picture").textContent = "No preview";
   }
 
   #state(state) {
@@ -100,10 +104,9 @@ export class Card {
     this.#find(".uncertain span").textContent =
       answer.threshold === null ? "Two classes are almost equally probable." : "The probability lies close to the line between the classes.";
     this.#bars(answer);
-    const server = answer.ms === undefined ? "" : `, ${duration(answer.ms)} of them in the server`;
-    this.#find(".time").textContent = duration(milliseconds) + server;
+    this.#find(".time").textContent = `${duration(milliseconds)} (${duration(answer.ms)} in the server)`;
     this.#find(".model").textContent = `${model.backbone} · ${answer.model}`;
-    this.#find(".model").title = answer.model_sha256 ?? "";
+    this.#find(".model").title = answer.model_sha256;
     this.#dicom(answer.dicom);
     if (answer.preview) {
       const picture = this.#find(".picture");
@@ -117,6 +120,7 @@ export class Card {
   #bars(answer) {
     const { labels, positive_class: positive } = this.#facts;
     const sorted = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]);
+    sorted.unshift(...sorted.splice(sorted.findIndex(([name]) => name === answer.class), 1)); // the called one first
     const bars = sorted.slice(0, SHOWN).map(([name, share]) => {
       const line = name === positive ? (answer.threshold ?? null) : null;
       return barOf(labels[name] ?? name, share, name === answer.class, line);
@@ -137,7 +141,7 @@ export class Card {
     if (!drawn) return;
     drawHeat(this.#find(".heat"), answer.map, picture.naturalWidth / picture.naturalHeight);
     const any = answer.map.some((row) => row.some((value) => value > 0));
-    this.#find(".spoke").textContent = any ? `spoke for ${answer.image}` : `nothing in it speaks for ${answer.image}`;
+    this.#find(".spoke").textContent = any ? "spoke for it" : "spoke for it: here nothing did";
     this.#find(".look input").value = opacity;
     this.#fade(opacity);
   }

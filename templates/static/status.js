@@ -35,7 +35,7 @@ export class Status {
     try {
       const ready = await ask("readyz");
       if (this.model?.model !== ready.model) this.model = await ask("model");
-      show(state, `Ready · ${this.model.backbone} · ${this.model.model}`);
+      show(state, "Ready", `· ${this.model.backbone} · ${this.model.model}`);
       notify(state);
     } catch (problem) {
       this.model = null;
@@ -49,9 +49,10 @@ export class Status {
   }
 }
 
-function show(state, text) {
+function show(state, text, more = "") {
   el("status").dataset.state = state;
   put("status-text", text);
+  put("status-more", more);
 }
 
 function notify(state, message = "") {

@@ -1,6 +1,9 @@
 // Numbers and sentences as people read them.
 
 export function percent(share) {
+  // No model is that sure: what would be rounded to all or nothing isn't.
+  if (share > 0.9995) return "> 99.9 %";
+  if (share < 0.0005) return "< 0.1 %";
   return `${(100 * share).toFixed(1)} %`;
 }
 
