@@ -123,6 +123,7 @@ def measure(folder: Path, count: int) -> None:
             shortcut_limit=0.75,
             min_side=32,
             max_pixels=50_000_000,
+            dicom_window="auto",
             joblib_backend="threading",
             shares=(0.6, 0.2, 0.2),
             seed=42,

@@ -75,6 +75,7 @@ def config(tmp_path):
         shortcut_limit=0.75,
         min_side=32,
         max_pixels=10_000_000,
+        dicom_window="auto",
         joblib_backend="threading",
         shares=(0.6, 0.2, 0.2),
         seed=3,

@@ -26,6 +26,7 @@ def config(tmp_path):
         shortcut_limit=0.75,
         min_side=32,
         max_pixels=100_000,
+        dicom_window="auto",
         joblib_backend="threading",
         shares=(0.6, 0.2, 0.2),
         seed=1,

@@ -111,7 +111,7 @@ def test_options_add_the_map_and_the_preview(client, picture):
         assert len(one["map"]) == 30
         assert all(0 <= value <= 1 for row in one["map"] for value in row)
         preview = Image.open(io.BytesIO(base64.b64decode(one["preview"].removeprefix("data:image/png;base64,"))))
-        assert (preview.size, preview.getpixel((0, 0))) == ((512, 10), (200, 200, 200))
+        assert (preview.size, preview.getpixel((0, 0))) == ((500, 10), (200, 200, 200))
     assert list(plain) == [
         *("image", "class", "probability", "probabilities", "threshold", "uncertain", "unfamiliar", "distance"),
         *("unfamiliar_limit", "ms", "model", "model_sha256", "synthetic", "disclaimer"),
@@ -150,7 +150,9 @@ def test_uncertain_is_what_was_nearly_called_otherwise(tiny_bundle, probabilitie
     classes = tuple("abc"[: len(probabilities)])
     bundle = replace(ModelBundle.read(tiny_bundle), classes=classes, positive_class="a", threshold=threshold)
     nothing = np.zeros((1, 1), np.float32)
-    prediction = Prediction("A", "a", dict(zip(classes, probabilities, strict=True)), "", False, 0, 1, nothing, nothing)
+    prediction = Prediction(
+        "A", "a", dict(zip(classes, probabilities, strict=True)), "", False, 0, 1, nothing, None, nothing
+    )
     assert is_uncertain(prediction, bundle, margin) is expected
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cnnClassifier.dataset.alignment import aligned_correlation
-from cnnClassifier.imaging.decode import Decoded, decode
+from cnnClassifier.imaging.decode import Decoded, Reading, decode
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
 
@@ -32,7 +32,8 @@ HANDLING = {
 }
 _THUMBNAIL = 64
 _BORDER = 0.05  # of each side
-_FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF"}
+_FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF", "dcm": "DICOM"}
+_AS_IT_IS = Reading()
 _AT_ONCE = 1024  # thumbnails compared in one go
 _ALIGNED, _WORTH = 3, 0.7  # pairs that are aligned for one file at the most, and how alike their outlines must be
 
@@ -49,7 +50,7 @@ class FileFacts:
         phash: perceptual hash of the grey picture (imagehash's DCT hash), 64 bits; 0 where it can't be decoded.
         thumbnail: uint8, (64, 64), grey; empty where it can't be decoded.
         size: such as `512x382`.
-        mode: Pillow's word for the stored pixels.
+        mode: Pillow's word for the stored pixels; of DICOM the photometric interpretation.
         format: what the bytes are, such as `PNG`.
         fault: why it can't be used, or empty.
         unusual: keys of `HANDLING`.
@@ -79,7 +80,12 @@ class FileFacts:
 
 
 def read_files(
-    data_dir: Path, files: Sequence[tuple[str, str]], max_pixels: int, min_side: int = 1, backend: str = "threading"
+    data_dir: Path,
+    files: Sequence[tuple[str, str]],
+    max_pixels: int,
+    min_side: int = 1,
+    backend: str = "threading",
+    reading: Reading = _AS_IT_IS,
 ) -> list[FileFacts]:
     """Read and decode each file once, on all cores.
 
@@ -89,13 +95,14 @@ def read_files(
         max_pixels: larger images are left out.
         min_side: images with a shorter side are left out.
         backend: joblib's: `threading` (Pillow decodes without the GIL) or `loky` (processes).
+        reading: window and frame of DICOM files.
     """
-    jobs = (joblib.delayed(_read_file)(data_dir, path, label, max_pixels, min_side) for path, label in files)
+    jobs = (joblib.delayed(_read_file)(data_dir, path, label, max_pixels, min_side, reading) for path, label in files)
     found = joblib.Parallel(n_jobs=-1, backend=backend, return_as="generator")(jobs)
     return list(progress(found, total=len(files), desc="reading files", unit="file"))
 
 
-def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side: int) -> FileFacts:
+def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side: int, reading: Reading) -> FileFacts:
     def left_out(reason: str) -> FileFacts:
         return FileFacts(path, label, digest, len(data), 0, np.empty(0, np.uint8), "", "", "", reason)
 
@@ -106,7 +113,7 @@ def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side:
         return left_out(f"unreadable: {error.strerror}")
     digest = hashlib.sha256(data).hexdigest()
     try:
-        image = decode(data, max_pixels)
+        image = decode(data, max_pixels, reading)
     except ImageError as error:
         return left_out(f"{error.code}: {error}")
     height, width = image.pixels.shape[:2]

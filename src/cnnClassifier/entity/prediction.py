@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cnnClassifier.entity.reading import DicomFacts
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -18,7 +20,8 @@ class Prediction:
         distance: from the training images.
         unfamiliar_limit: beyond this distance it is unfamiliar.
         map: class activation map of the called class, float32 (h, w), 0 to 1.
-        pixels: what the decoder made of the file, uint8 (height, width, 3), RGB.
+        dicom: window and frame, where it is a DICOM file.
+        pixels: the picture as decoded, uint8 (height, width, 3), scaled down to at most 512 on the longest side.
     """
 
     label: str
@@ -29,6 +32,7 @@ class Prediction:
     distance: float
     unfamiliar_limit: float
     map: np.ndarray
+    dicom: DicomFacts | None
     pixels: np.ndarray
 
 

@@ -6,9 +6,13 @@ import numpy as np
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.prediction import Prediction
+from cnnClassifier.entity.reading import Reading
 from cnnClassifier.imaging.decode import decode
-from cnnClassifier.imaging.prepare import resize
+from cnnClassifier.imaging.prepare import resize, shrink
 from cnnClassifier.network.engine import Engine
+
+_AS_IT_IS = Reading()
+_PREVIEW = 512  # pixels of the longest side: what a page shows of a picture
 
 
 class Predictor:
@@ -31,18 +35,20 @@ class Predictor:
         """What is known of the model."""
         return self._engine.bundle
 
-    def predict(self, data: bytes) -> Prediction:
+    def predict(self, data: bytes, reading: Reading = _AS_IT_IS) -> Prediction:
         """Classify one image file.
 
         Args:
-            data: a PNG, JPEG, BMP, GIF, TIFF or WebP file.
+            data: a PNG, JPEG, BMP, GIF, TIFF, WebP or DICOM file.
+            reading: window and frame of a DICOM file; `auto` is the window that the model was trained with.
 
         Raises:
             ImageError: the bytes can't be used as an image.
         """
         bundle = self.bundle
-        pixels = decode(data, self._max_pixels).pixels
-        seen = self._engine.inspect(resize(pixels, bundle.image_size)[np.newaxis])
+        decoded = decode(data, self._max_pixels, reading.or_window(bundle.dicom_window))
+        image = resize(decoded.pixels, bundle.image_size)
+        seen = self._engine.inspect(image[np.newaxis])
         scores = [float(score) for score in seen.probabilities[0]]
         name = bundle.called(scores)
         return Prediction(
@@ -54,5 +60,6 @@ class Predictor:
             distance=float(seen.distances[0]),
             unfamiliar_limit=bundle.unfamiliar_limit,
             map=seen.maps[0],
-            pixels=pixels,
+            dicom=decoded.dicom,
+            pixels=shrink(decoded.pixels, _PREVIEW),
         )

@@ -4,6 +4,7 @@ import base64
 import io
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,6 @@ from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.web.options import Options
 from cnnClassifier.web.problems import RequestError, content_of
 from cnnClassifier.web.uploads import Upload
-
-PREVIEW_SIDE = 512
 
 
 def answer_all(
@@ -71,7 +70,7 @@ def is_uncertain(prediction: Prediction, bundle: ModelBundle, margin: float) -> 
 
 def _answer(predictor: Predictor, data: bytes, options: Options, margin: float) -> dict[str, Any]:
     started = time.perf_counter()
-    prediction = predictor.predict(data)
+    prediction = predictor.predict(data, options.reading)
     bundle = predictor.bundle
     answer: dict[str, Any] = {
         "image": prediction.label,
@@ -88,6 +87,8 @@ def _answer(predictor: Predictor, data: bytes, options: Options, margin: float) 
         answer["map"] = [[round(value, 3) for value in row] for row in prediction.map.tolist()]
     if options.preview:
         answer["preview"] = preview_of(prediction.pixels)
+    if prediction.dicom:
+        answer["dicom"] = asdict(prediction.dicom)
     return answer | {
         "ms": round((time.perf_counter() - started) * 1000, 1),
         "model": prediction.model_id,
@@ -98,15 +99,13 @@ def _answer(predictor: Predictor, data: bytes, options: Options, margin: float) 
 
 
 def preview_of(pixels: np.ndarray) -> str:
-    """Return a picture as a PNG data URI whose longest side is at most `PREVIEW_SIDE`.
+    """Return a picture as a PNG data URI.
 
     Args:
         pixels: uint8, (height, width, 3), RGB.
     """
-    image = Image.fromarray(pixels)
-    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -13,7 +13,7 @@ from cnnClassifier.web.access import Access
 from cnnClassifier.web.jobs import Jobs
 from cnnClassifier.web.metrics import Metrics
 from cnnClassifier.web.model_host import ModelHost
-from cnnClassifier.web.options import Options
+from cnnClassifier.web.options import READERS
 from cnnClassifier.web.pages import make_pages
 from cnnClassifier.web.problems import register_problems
 from cnnClassifier.web.record import ID_HEADER, register_record
@@ -45,7 +45,7 @@ def create_app(
     app = Flask("cnnClassifier", template_folder=str(_TEMPLATES), static_folder=str(_TEMPLATES / "static"))
     app.request_class = _Request
     app.config["MAX_CONTENT_LENGTH"] = body_limit(config.max_upload_bytes)
-    app.config["MAX_FORM_PARTS"] = config.max_images + len(Options.__dataclass_fields__)
+    app.config["MAX_FORM_PARTS"] = config.max_images + len(READERS)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     turns = Turns(config.at_once, config.queue_length)
     metrics = Metrics(turns)

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cnnClassifier.entity.reading import WINDOWS, Reading, parse_window
 from cnnClassifier.web.problems import RequestError
 
-WINDOWS = ("auto", "lung", "mediastinal", "bone")
-# Centre and width in HU; CT values lie between -1024 and some ten thousands.
-CUSTOM_WINDOW = r"-?\d{1,5}(\.\d{1,3})?, ?\d{1,5}(\.\d{1,3})?"
+WINDOW_PATTERN = rf"^(auto|{'|'.join(WINDOWS)}|-?[0-9]{{1,5}}(\.[0-9]{{1,3}})?, ?[1-9][0-9]{{0,4}}(\.[0-9]{{1,3}})?)$"
 MAX_FRAME = 100_000
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -19,16 +18,14 @@ class Options:
     """Options of one request.
 
     Attributes:
-        window: one of `WINDOWS`, or `<centre>,<width>` in HU.
-        frame: of a DICOM file with several, from 1.
+        reading: window and frame of DICOM files.
         map: whether the answer holds the class activation map.
         preview: whether the answer holds the picture as the decoder sees it.
     """
 
-    window: str = "auto"
-    frame: int = 1
-    map: bool = False
-    preview: bool = False
+    reading: Reading
+    map: bool
+    preview: bool
 
 
 def options_of(*sources: Mapping[str, Any]) -> Options:
@@ -37,19 +34,17 @@ def options_of(*sources: Mapping[str, Any]) -> Options:
     Raises:
         RequestError: 400 `bad_option`, with what was expected.
     """
-    given: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for source in reversed(sources):
-        given |= {name: source[name] for name in Options.__dataclass_fields__ if name in source}
-    readers: dict[str, Callable[[str, Any], Any]] = {"window": _window, "frame": _frame, "map": _flag, "preview": _flag}
-    return Options(**{name: readers[name](name, value) for name, value in given.items()})
+        found |= {name: read(name, source[name]) for name, read in READERS.items() if name in source}
+    reading = Reading(found.get("window", "auto"), found.get("frame", 1))
+    return Options(reading, found.get("map", False), found.get("preview", False))
 
 
-def _window(name: str, value: Any) -> str:
-    if isinstance(value, str) and value in WINDOWS:
-        return value
-    if isinstance(value, str) and re.fullmatch(CUSTOM_WINDOW, value, re.ASCII) and float(value.split(",")[1]) >= 1:
-        return value
-    raise _refusal(name, f"{', '.join(WINDOWS)}, or <centre>,<width> in HU such as -600,1500 with a width from 1")
+def _window(name: str, value: Any) -> str | tuple[float, float]:
+    if not isinstance(value, str) or not re.search(WINDOW_PATTERN, value) or value.endswith("\n"):
+        raise _refusal(name, f"auto, {', '.join(WINDOWS)}, or centre and width in HU, such as -600,1500")
+    return parse_window(value)
 
 
 def _frame(name: str, value: Any) -> int:
@@ -70,3 +65,6 @@ def _flag(name: str, value: Any) -> bool:
 
 def _refusal(name: str, wanted: str) -> RequestError:
     return RequestError(400, "bad_option", f"{name}: expected {wanted}")
+
+
+READERS: dict[str, Callable[[str, Any], Any]] = {"window": _window, "frame": _frame, "map": _flag, "preview": _flag}
