@@ -82,6 +82,7 @@ OTHER = {
         "serving.uncertain_margin": 0,
         "serving.trusted_proxy": "127.0.0.1",
         "serving.cors_origins": ["https://example.org"],
+        "serving.show_reports": False,
     },
     "params": {
         "SEED": 0,

@@ -208,6 +208,9 @@ class ConfigurationManager:
             rate_limit=section.rate_limit,
             uncertain_margin=section.uncertain_margin,
             trusted_proxy=section.trusted_proxy,
+            evaluation_dir=Path(self.config.evaluation.root_dir),
+            report_path=Path(self.config.data_validation.report_path),
+            show_reports=section.show_reports,
         )
 
 

@@ -88,6 +88,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "uncertain_margin": number(0, 0.5),
         "trusted_proxy": optional(text()),
         "cors_origins": listing(text()),
+        "show_reports": flag(),
     },
 }
 

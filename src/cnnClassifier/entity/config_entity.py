@@ -181,6 +181,9 @@ class ServingConfig:
         rate_limit: of one client, such as `600/minute`; None for no limit.
         uncertain_margin: a probability nearer to the threshold than this is called uncertain.
         trusted_proxy: address of a reverse proxy whose X-Forwarded headers are believed.
+        evaluation_dir: where the scores of the served model may stand; None where nowhere.
+        report_path: data_report.json of the data that it was trained on, likewise.
+        show_reports: whether the pages on model and data, which show pictures of the data, may be looked at.
     """
 
     bundle_dir: Path
@@ -196,3 +199,6 @@ class ServingConfig:
     rate_limit: str | None = None
     uncertain_margin: float = 0.1
     trusted_proxy: str | None = None
+    evaluation_dir: Path | None = None
+    report_path: Path | None = None
+    show_reports: bool = False

@@ -14,6 +14,7 @@ from cnnClassifier.web.jobs import Jobs
 from cnnClassifier.web.metrics import Metrics
 from cnnClassifier.web.model_host import ModelHost
 from cnnClassifier.web.options import READERS
+from cnnClassifier.web.pages import make_pages
 from cnnClassifier.web.problems import register_problems
 from cnnClassifier.web.record import ID_HEADER, register_record
 from cnnClassifier.web.routes import make_routes
@@ -53,6 +54,7 @@ def create_app(
     Access(app, config, tokens)
     host = host or ModelHost(config.bundle_dir, config.max_pixels)
     app.register_blueprint(make_routes(host, config, turns, metrics))
+    app.register_blueprint(make_pages(host, config))
     app.register_blueprint(make_training_routes(jobs))
     if config.cors_origins:
         CORS(app, origins=list(config.cors_origins), expose_headers=[ID_HEADER, "Retry-After"])
