@@ -101,6 +101,7 @@ def _options(header: Header, rows: int, columns: int) -> dict[str, Any]:
         "planar_configuration": int(header.integer(tags.PLANAR, 0) == 1),
         "pixel_keyword": "PixelData",
         "pixel_vr": header.vr,
+        "correct_unused_bits": False,  # it takes Bits Stored for the lowest, whatever High Bit says; see `_meaning`
     }
 
 

@@ -1,7 +1,7 @@
 """Find the few elements of a DICOM file that its pixels need: of all others not even the value is looked at.
 
-pydicom makes objects of every element and item: 16 MB of empty items, nested or in a row, grow to gigabytes, and its
-warnings quote values. Here nothing is built but what is wanted, depth and count are bounded, and no value is named.
+pydicom makes objects of every element and item (2 MB of empty items took it 6 s and 170 MB), and its warnings quote
+values. Here nothing is built but what is wanted, depth and count are bounded, and no value is named.
 """
 
 import math

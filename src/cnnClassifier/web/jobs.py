@@ -20,7 +20,7 @@ RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
 ID_PATTERN = r"\d{8}-\d{6}-[0-9a-f]{6}"
 _TAIL_LINES = 100
 _TAIL_BYTES = 65536
-_PATIENCE_S = 3.0
+_PATIENCE_S = 1.0
 _SECRET_NAMES = re.compile("TOKEN|PASSWORD|SECRET|CREDENTIAL|KEY")
 _IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
 

@@ -25,7 +25,7 @@ from cnnClassifier.web.record import HEADERS, ID_HEADER, new_id
 # For what needn't wait for a turn: the page, health, metrics, refusals.
 _SPARE_THREADS = 6
 _GRACE_S = 0.2
-_DRAIN_S = 8.0
+_DRAIN_S = 7.0
 
 
 class _JsonErrorTask(ErrorTask):
@@ -103,8 +103,9 @@ def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> None:
         ident=None,
         # Above the app's own limit, so that the app can answer a body that is somewhat too large.
         max_request_body_size=body,
-        # Bodies stay in memory: pictures of patients are never written to a disk.
+        # Bodies and answers stay in memory: pictures of patients are never written to a disk.
         inbuf_overflow=body,
+        outbuf_overflow=1 << 30,
         # Read on while a request is worked on: that is how a client is noticed that goes away.
         channel_request_lookahead=1,
         **proxy,
