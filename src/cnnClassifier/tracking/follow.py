@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
-from cnnClassifier.entity.bundle import BUNDLE_FILES, REFERENCE_FILE, ModelBundle
+from cnnClassifier.entity.bundle import BUNDLE_FILES, CARD_FILE, INT8_FILE, ModelBundle
 from cnnClassifier.tracking.servers import TrackingError, credentials, in_one_line, is_remote, without_password
-from cnnClassifier.utils.common import load_json, replacing, save_json, sha256_of
+from cnnClassifier.utils.common import load_json, replacing, save_json
 from cnnClassifier.utils.errors import BundleError, UserError
 from cnnClassifier.utils.log import logger
 
@@ -98,6 +98,8 @@ class Follower:
                 staged.mkdir()
                 for name in BUNDLE_FILES:
                     self._source.download(found["run_id"], name, staged / name)
+                if load_json(staged / CARD_FILE).get("int8_sha256"):
+                    self._source.download(found["run_id"], INT8_FILE, staged / INT8_FILE)
                 self._check(staged, found)
                 save_json(staged / _SOURCE_FILE, found)
         except TrackingError:
@@ -136,10 +138,9 @@ class Follower:
             return None
 
     def _check(self, folder: Path, found: dict[str, str]) -> None:
-        bundle = ModelBundle.read(folder)
-        tagged = found.get("model_sha256", bundle.model_sha256)
-        if sha256_of(folder / REFERENCE_FILE) != bundle.reference_sha256 or tagged != bundle.model_sha256:
-            raise TrackingError(f"{self._wanted.text}: what the server gives isn't what was logged (another sha256)")
+        bundle = ModelBundle.read(folder)  # which checks every file by its sha256
+        if found.get("model_sha256", bundle.model_sha256) != bundle.model_sha256:
+            raise TrackingError(f"{self._wanted.text}: the server gives another model than was registered (its sha256)")
 
 
 class _Rest:

@@ -16,7 +16,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 from PIL import Image
 
-from cnnClassifier.entity.bundle import BUNDLE_FILES, ModelBundle
+from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.notices import DISCLAIMER
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -55,7 +55,7 @@ def build(bundle_dir: Path, folder: Path) -> Path:
             pip_requirements=_requirements([_LOADER, *modules.values()]),
             metadata={"intended_use": DISCLAIMER, "synthetic": bundle.synthetic, "model_sha256": bundle.model_sha256},
         )
-    for name in BUNDLE_FILES:
+    for name in bundle.parts:
         shutil.copyfile(bundle_dir / name, folder / name)
     return folder
 

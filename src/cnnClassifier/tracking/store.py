@@ -14,7 +14,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from cnnClassifier.entity.bundle import BUNDLE_FILES
+from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.tracking.servers import in_one_line, lacks, where_to_see
 from cnnClassifier.utils.common import sha256_of
 
@@ -158,7 +158,7 @@ class Store:
 
     def log_model(self, number: int, folder: Path) -> None:
         """Upload an MLflow model's folder: the bundle to the run, all of it to a logged model where there are such."""
-        run_id, bundle = self.run_ids[number], [folder / name for name in BUNDLE_FILES]
+        run_id, bundle = self.run_ids[number], [folder / name for name in ModelBundle.read(folder).parts]
         for path in bundle:
             self.client.log_artifact(run_id, str(path), MODEL_FOLDER)
         self._where_it_can("logged models", lambda: self._log_model(number, folder))
