@@ -1,4 +1,4 @@
-"""Run the pipeline without DVC, all stages or a part; show its scores; put a model into production; send runs."""
+"""Run the pipeline without DVC, all or a part; show its scores, compare models; put one into production; send runs."""
 
 import argparse
 import importlib
@@ -18,17 +18,25 @@ STAGES = {
 COMMANDS = {
     "scores": ("scores", "main"),
     "crossvalidate": ("crossvalidation", "main"),
+    "compare": ("compare", "main"),
     "promote": ("production", "promote"),
     "rollback": ("production", "rollback"),
     "sync": ("sync", "main"),
 }
+_RUN = (
+    "promote: the run's id (default: that of the alias candidate). compare: one or two runs (id or name), git "
+    "revisions, DVC experiments or folders; one is compared with the last evaluation here"
+)
 
 
 def main() -> int:
     """Parse the command line and do what it asks; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", nargs="?", choices=("run", *COMMANDS), default="run")
-    parser.add_argument("RUN", nargs="?", help="promote: the run's id (default: that of the alias candidate)")
+    parser.add_argument("RUN", nargs="*", help=_RUN)
+    parser.add_argument("--markdown", action="store_true", help="compare: print Markdown, for a pull request")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="compare: write a page with curves as well")
+    parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="compare: what to call the two")
     parser.add_argument("--force", action="store_true", help="promote: although gates aren't met; needs --reason")
     parser.add_argument("--reason", default="", metavar="TEXT", help="promote, rollback: recorded with the model")
     part = parser.add_mutually_exclusive_group()
@@ -37,10 +45,17 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="default: %(default)s")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     arguments = parser.parse_args()
-    if arguments.RUN and arguments.command != "promote":
-        parser.error(f"{arguments.command} takes no RUN")
+    least, most = {"promote": (0, 1), "compare": (1, 2)}.get(arguments.command, (0, 0))
+    if not least <= len(arguments.RUN) <= most:
+        parser.error(f"{arguments.command} takes {f'{least} or {most}' if most else 'no'} RUN")
     options = {
-        "promote": {"run": arguments.RUN, "force": arguments.force, "reason": arguments.reason},
+        "compare": {
+            "sides": arguments.RUN,
+            "names": arguments.names,
+            "markdown": arguments.markdown,
+            "page": arguments.html,
+        },
+        "promote": {"run": next(iter(arguments.RUN), None), "force": arguments.force, "reason": arguments.reason},
         "rollback": {"reason": arguments.reason},
     }.get(arguments.command, {})
 

@@ -1,10 +1,10 @@
 """What the predictions on a split are worth, each figure with its 95% interval.
 
-Every metric is scikit-learn's, except for the expected calibration error, which it lacks.
+Every metric is scikit-learn's, except for what it lacks: specificity and the expected calibration error.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -94,8 +94,7 @@ def figures(outcome: Outcome) -> dict[str, float]:
     Args:
         outcome: predictions on a split, with every class in it.
     """
-    shares = {name: share for name, (share, _) in _headline_proportions(outcome).items()}
-    values = _sampled(outcome) | shares
+    values = _sampled(outcome)
     return {name: round(float(values[name]), 6) for name in NAMES}
 
 
@@ -124,7 +123,7 @@ def scores(
     """
     sampled, proportions = _sampled(outcome), _headline_proportions(outcome)
     limits = _bootstrap(outcome, draws, seed)
-    intervals = limits | _intervals(proportions)
+    intervals = {name: limit for name, limit in limits.items() if name not in proportions} | _intervals(proportions)
     everything = (0.0, np.ones(len(outcome.labels), bool))
     counts = _counts(outcome, {name: proportions.get(name, everything) for name in NAMES})
     return {
@@ -141,6 +140,11 @@ def scores(
         "operating_points": [_point(outcome, name, value) for name, value in operating_points.items()],
         "per_class": _per_class(outcome, classes, sampled, limits),
     }
+
+
+def intervals_of_shares(outcome: Outcome) -> dict[str, list[float]]:
+    """Return Wilson's interval of each of `NAMES` that is a proportion; of nothing there is none."""
+    return _intervals(_headline_proportions(outcome))
 
 
 def wilson(share: float, count: int) -> list[float] | None:
@@ -201,6 +205,9 @@ def _sampled(outcome: Outcome) -> dict[str, Any]:
         "loss": metrics.log_loss(labels, probabilities, labels=columns),
         "balanced_accuracy": of_calls["balanced_accuracy"],
         "mcc": of_calls["mcc"],
+        "accuracy": of_calls["accuracy"],
+        "sensitivity": of_calls["recall"][positive],
+        "specificity": of_calls["specificity"][positive],
         "brier": metrics.brier_score_loss(labels, probabilities, labels=columns),
         "ece": _expected_calibration_error(outcome),
     }
@@ -209,7 +216,7 @@ def _sampled(outcome: Outcome) -> dict[str, Any]:
         return found | {
             "roc_auc": metrics.roc_auc_score(is_positive, score),
             "pr_auc": metrics.average_precision_score(is_positive, score),
-            "f1": of_calls["f1"][positive],
+            **{name: of_calls[name][positive] for name in ("precision", "recall", "f1")},
         }
     one_hot = labels[:, None] == columns
     per_class = {
@@ -229,7 +236,11 @@ def _of_calls(cells: tuple[int, ...]) -> dict[str, Any]:
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
         labels, called, labels=np.arange(count), sample_weight=cells, zero_division=0
     )
+    table = np.reshape(cells, (count, count))
+    others = table.sum() - table.sum(axis=1)
     return {
+        "accuracy": metrics.accuracy_score(labels, called, sample_weight=cells),
+        "specificity": 1 - (table.sum(axis=0) - table.diagonal()) / others,
         "balanced_accuracy": metrics.balanced_accuracy_score(labels, called, sample_weight=cells),
         "mcc": metrics.matthews_corrcoef(labels, called, sample_weight=cells),
         "precision": precision,
@@ -268,7 +279,7 @@ def _headline_proportions(outcome: Outcome) -> _Proportions:
     return found | {"accuracy": (accuracy, np.ones(len(outcome.labels), bool))}
 
 
-def _intervals(proportions: _Proportions) -> dict[str, Any]:
+def _intervals(proportions: _Proportions) -> dict[str, list[float]]:
     found = {name: wilson(share, int(mask.sum())) for name, (share, mask) in proportions.items()}
     return {name: interval for name, interval in found.items() if interval}
 
@@ -278,21 +289,44 @@ def _counts(outcome: Outcome, proportions: _Proportions) -> dict[str, list[int]]
     return {name: [int(mask.sum()), len(np.unique(outcome.groups[mask]))] for name, (_, mask) in proportions.items()}
 
 
+def resamples(groups: np.ndarray, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw whole groups with replacement, as many as there are.
+
+    Args:
+        groups: int, (n,).
+        draws: how often.
+        seed: equal seeds give equal draws.
+
+    Yields:
+        Places of the images drawn.
+    """
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    for _ in range(draws):
+        yield np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
+
+
+def percentiles(values: Sequence[Any]) -> np.ndarray:
+    """Return the 95% interval of draws: (..., 2)."""
+    return np.quantile(values, ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2), axis=0).T.round(4)
+
+
+def quick() -> Any:
+    """Leave out scikit-learn's checks of its arguments: over many draws they cost as much as the metrics."""
+    return sklearn.config_context(skip_parameter_validation=True, assume_finite=True)
+
+
 def _bootstrap(outcome: Outcome, draws: int, seed: int) -> dict[str, Any]:
     """Return the percentile interval of each of `_sampled` over resampled groups; skip draws that lose a class."""
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(outcome.groups == group) for group in np.unique(outcome.groups)]
     present = len(np.unique(outcome.labels))
     found: dict[str, list[Any]] = {}
-    with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):  # they cost as much as the metrics
-        for _ in range(draws):
-            chosen = rng.integers(len(members), size=len(members))
-            resampled = outcome.take(np.concatenate([members[group] for group in chosen]))
+    with quick():
+        for places in resamples(outcome.groups, draws, seed):
+            resampled = outcome.take(places)
             if len(np.unique(resampled.labels)) == present:
                 for name, value in _sampled(resampled).items():
                     found.setdefault(name, []).append(value)
-    tails = ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2)
-    return {name: np.quantile(values, tails, axis=0).T.round(4).tolist() for name, values in found.items()}
+    return {name: percentiles(values).tolist() for name, values in found.items()}
 
 
 def _point(outcome: Outcome, name: str, threshold: float) -> dict[str, Any]:

@@ -170,10 +170,11 @@ class Evaluation:
             write_tables(staged, outcome, bundle.classes, rows)
             write_csv(
                 staged / "predictions.csv",
-                ("path", "group", "actual", "called", *bundle.classes, "distance", "unfamiliar"),
+                ("path", "sha256", "group", "actual", "called", *bundle.classes, "distance", "unfamiliar"),
                 (
                     (
                         entry.path,
+                        entry.sha256,
                         entry.group,
                         entry.label,
                         bundle.classes[outcome.called[place]],

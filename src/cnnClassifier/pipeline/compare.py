@@ -1,0 +1,41 @@
+"""The command compare: two models side by side, and whether they differ by more than chance."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from cnnClassifier.assessment.compare import Evaluated, compare
+from cnnClassifier.assessment.compare_page import as_markdown, as_page, as_text
+from cnnClassifier.config.configuration import ConfigurationManager
+from cnnClassifier.tracking.evaluations import find_evaluation
+from cnnClassifier.utils.common import replacing
+from cnnClassifier.utils.log import logger
+
+
+def main(
+    manager: ConfigurationManager, sides: Sequence[str], names: Sequence[str] | None, markdown: bool, page: Path | None
+) -> None:
+    """Print the comparison.
+
+    Args:
+        manager: the configuration.
+        sides: one or two, as `find_evaluation` takes them; one is compared with the last evaluation here.
+        names: to call both by.
+        markdown: whether to print Markdown.
+        page: where to write an HTML page as well.
+    """
+    config = manager.evaluation()
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, what in enumerate([*sides, str(config.root_dir)][:2]):
+            place = Path(scratch, str(number))
+            place.mkdir()
+            side = find_evaluation(what, config.root_dir, config.tracking, place)
+            found.append(Evaluated.read(side.folder, names[number] if names else side.name, side.params))
+    a, b = found
+    comparison = compare(a, b, config.bootstrap_draws, config.seed)
+    print(as_markdown(comparison) if markdown else as_text(comparison))
+    if page:
+        with replacing(page) as staged:
+            staged.write_text(as_page(comparison), encoding="utf-8")
+        logger.info("the same with curves: %s", page)
