@@ -10,6 +10,7 @@ from cnnClassifier.network.activation import OUTPUT_LAYER, POOL_LAYER
 from cnnClassifier.network.familiarity import Reference
 from cnnClassifier.network.head import MAP_LAYER
 from cnnClassifier.utils.common import sha256_of
+from tests.mlflow_server import mlflow_server
 
 
 def pytest_collection_modifyitems(items):
@@ -75,6 +76,13 @@ def write_bundle(keras):
 def tiny_bundle(write_bundle, tmp_path_factory):
     """Return a folder with a trained bundle of 32x32 images; treat it as read-only."""
     return write_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="session")
+def tracking_server(tmp_path_factory):
+    """Return a running MLflow server, one for all tests: it takes many seconds to start."""
+    with mlflow_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
