@@ -289,34 +289,36 @@ def test_a_dicom_file_is_asked_about_again_with_another_window_and_slice(site, o
 def test_a_busy_server_is_asked_again_and_a_lost_one_waited_for(site, open_page, picture):
     page = open_page(site, 400)
     page.wait_for_selector("[data-state=ready]")
-    refusals = [(503, "busy"), (429, "too_many_requests")]
+    refusals, held, holding = [(503, "busy"), (429, "too_many_requests")], [], []
 
-    def refuse(route):
-        if not refusals:
-            return route.continue_()
-        status, code = refusals.pop(0)
-        body = {"error": {"code": code, "message": "no time"}, "request_id": "x"}
-        return route.fulfill(status=status, json=body, headers={"Retry-After": "1"})
+    def answer(route):
+        if holding:
+            held.append(route)
+        elif refusals:
+            status, code = refusals.pop(0)
+            body = {"error": {"code": code, "message": "no time"}, "request_id": "x"}
+            route.fulfill(status=status, json=body, headers={"Retry-After": "1"})
+        else:
+            route.continue_()
 
-    page.route("**/predict", refuse)
+    page.route("**/predict", answer)
     page.set_input_files("#file", as_file(picture(0)))
     page.get_by_text("The server is busy: tries again in 1 s (1 of 5).").wait_for()
     page.get_by_text("too many for this server: tries again in 1 s (2 of 5).").wait_for()
     settled(page, "slice.png")
-    page.unroute("**/predict")
 
     # Two at a time, and cancelling one lets the next go on.
-    held = []
-    page.route("**/predict", lambda route: held.append(route))
+    holding.append(True)
     page.set_input_files("#file", [as_file(picture(0), f"{name}.png") for name in "abc"])
     for name in "ab":
         settled(page, f"{name}.png", "working")
     assert "Waits for its turn" in settled(page, "c.png", "waiting").inner_text()
+    page.wait_for_timeout(200)
     assert len(held) == 2
     card(page, "a.png").get_by_role("button", name="Cancel").click()
     cancelled = settled(page, "a.png", "failed")
     settled(page, "c.png", "working")
-    page.unroute("**/predict")
+    holding.clear()
     cancelled.get_by_role("button", name="Try again").click()
     for route in held[1:]:
         route.continue_()
