@@ -94,7 +94,8 @@ def test_a_person_signs_in_and_out_without_the_page_seeing_the_token(make_app, t
     assert "Secure" not in cookie
     assert not any(token in cookie for token in tokens[0].values())
     kept = client.get_cookie("session").value
-    assert client.get("/", headers=PAGE).status_code == 200
+    page = client.get("/", headers=PAGE)
+    assert (page.status_code, '<form method="post" action="/session/end">' in page.text) == (200, True)
     assert client.post("/train").json["error"]["code"] == "bearer_needed"
     assert client.post("/session/end").status_code == 303
     assert client.get_cookie("session") is None

@@ -119,7 +119,7 @@ class Access:
             return response
 
         @routes.post("/session/end")
-        @routes.delete("/session")
+        @routes.delete("/session", endpoint="end_session")
         def sign_out() -> Response:
             if g.session:
                 self._sessions.close(g.session)
