@@ -175,7 +175,7 @@ def test_other_sites_may_not_send(make_app, headers, refused):
         ("evil.test", False),
         ("localhost.evil.test:8080", False),
         ("[::1", False),
-        ("", False),
+        ("", True),
     ],
 )
 def test_on_loopback_only_names_of_this_machine_lead_in(make_app, host, known):
