@@ -117,7 +117,7 @@ def measure(folder: Path, count: int) -> None:
             report_path=Path(out) / "data_report.json",
             group_pattern=r"^(?P<group>patient\d+)_",
             near_copy_bits=8,
-            near_copy_correlation=0.97,
+            near_copy_correlation=0.991,
             conflicts="leave_out",
             split="grouped",
             shortcut_limit=0.75,

@@ -69,7 +69,7 @@ def config(tmp_path):
         report_path=tmp_path / "out" / "data_report.json",
         group_pattern=None,
         near_copy_bits=8,
-        near_copy_correlation=0.97,
+        near_copy_correlation=0.991,
         conflicts="stop",
         split="grouped",
         shortcut_limit=0.75,

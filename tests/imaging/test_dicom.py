@@ -138,6 +138,7 @@ PADDED = np.where(np.arange(64) < 9, 5, STORED).astype(np.uint16)
         (dicom(STORED)[dicom(STORED).index(b"\x08\x00\x16\x00UI") :], LUNG),  # nor file meta information
         (b"II*\0" + dicom(STORED)[4:], LUNG),  # a TIFF's beginning in the preamble
         (dicom(PADDED, RescaleSlope=None, RescaleIntercept=None, PixelPaddingValue=5), None),
+        (dicom((PADDED // 8).astype(np.uint8), RescaleIntercept=0, PixelPaddingValue=0), None),  # 8 bits hold no HU
     ],
 )
 def test_stored_values_are_understood(data, expected):

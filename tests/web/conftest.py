@@ -50,14 +50,16 @@ def running(app_command, workplace):
     @contextmanager
     def run(bundle_dir, **environment):
         command = [*app_command, "--port", "0"]
+        folder = workplace(bundle_dir)
         with subprocess.Popen(
             command,
-            cwd=workplace(bundle_dir),
+            cwd=folder,
             env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         ) as process:
+            process.folder = folder
             try:
                 line = process.stdout.readline()
                 yield line.split()[1], line, process
@@ -67,21 +69,30 @@ def running(app_command, workplace):
     return run
 
 
-def wait_until_ready(url):
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(f"{url}/readyz")
-            return
-        except urllib.error.URLError:
-            time.sleep(0.1)
-    pytest.fail("the server didn't become ready")
+@pytest.fixture(scope="session")
+def ready(running):
+    """Run app.py as `running` does; yield its URL once it is ready."""
+
+    @contextmanager
+    def run(bundle_dir, **environment):
+        with running(bundle_dir, **environment) as (url, _, _):
+            for _ in range(300):
+                try:
+                    urllib.request.urlopen(f"{url}/readyz")
+                    break
+                except urllib.error.URLError:
+                    time.sleep(0.1)
+            else:
+                pytest.fail("the server didn't become ready")
+            yield url
+
+    return run
 
 
 @pytest.fixture(scope="session")
-def server(running, tiny_bundle):
+def server(ready, tiny_bundle):
     """Return the URL of a server that is ready."""
-    with running(tiny_bundle) as (url, _, _):
-        wait_until_ready(url)
+    with ready(tiny_bundle) as url:
         yield url
 
 

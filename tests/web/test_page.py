@@ -12,7 +12,6 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from cnnClassifier.web.tokens import new_token
-from tests.web.conftest import wait_until_ready
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
@@ -75,7 +74,9 @@ def open_page(browser):
         # That an answer was a 4xx stands on the console too; the page tells it in words.
         page.on(
             "console",
-            lambda line: page.faults.append(line.text) if line.type == "error" and "status of" not in line.text else None,
+            lambda line: (
+                page.faults.append(line.text) if line.type == "error" and "status of" not in line.text else None
+            ),
         )
         page.goto(url)
         return page
@@ -86,10 +87,9 @@ def open_page(browser):
 
 
 @pytest.fixture(scope="module")
-def site(running, evaluated):
+def site(ready, evaluated):
     """Return the URL of a server that finds white pictures unfamiliar, and grey ones uncertain."""
-    with running(evaluated / "bundle") as (url, _, _):
-        wait_until_ready(url)
+    with ready(evaluated / "bundle") as url:
         yield url
 
 
@@ -348,10 +348,9 @@ def test_page_tells_of_a_missing_model_and_a_lost_server(running, open_page, tmp
 
 
 @pytest.mark.slow
-def test_with_a_token_one_signs_in_and_the_page_works(running, evaluated, open_page, picture):
+def test_with_a_token_one_signs_in_and_the_page_works(ready, evaluated, open_page, picture):
     token, entry = new_token("page", may_train=False)
-    with running(evaluated / "bundle", API_TOKENS=entry) as (url, _, _):
-        wait_until_ready(url)
+    with ready(evaluated / "bundle", API_TOKENS=entry) as url:
         page = open_page(f"{url}/about", 400)
         page.get_by_label("Token").fill("wrong")
         page.keyboard.press("Enter")
@@ -402,7 +401,7 @@ def test_nothing_stands_in_the_way_of_a_screen_reader(site, open_page, scheme):
     settled(page, "bad.png", "failed")
     card(page, "series").get_by_label("Window").select_option("Custom…")
     check("cards")
-    for path in ("about", "about/model-card"):
+    for path in ("about", "docs", "about/model-card"):
         page.goto(f"{site}/{path}")
         page.wait_for_selector("h1, title", state="attached")
         if path == "about":

@@ -13,7 +13,8 @@ import joblib
 import numpy as np
 from PIL import Image
 
-from cnnClassifier.dataset.alignment import aligned_correlation
+from cnnClassifier.dataset.alignment import aligned_correlation, details
+from cnnClassifier.dataset.marks import NO_MARKS, Marks, find_marks, shared_marks
 from cnnClassifier.imaging.decode import Decoded, Reading, decode
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
@@ -56,6 +57,7 @@ class FileFacts:
         unusual: keys of `HANDLING`.
         grey: mean and standard deviation, 0-255.
         border: mean, standard deviation, 5th and 95th percentile of the outer 5 % at top, bottom, left and right.
+        marks: details by which crops are found.
     """
 
     path: str
@@ -71,6 +73,7 @@ class FileFacts:
     unusual: tuple[str, ...] = ()
     grey: tuple[float, ...] = ()
     border: tuple[float, ...] = ()
+    marks: Marks = NO_MARKS
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -135,6 +138,7 @@ def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side:
         unusual=tuple(_unusual(image, path, blank=bool(pixels.min() == pixels.max()))),
         grey=(float(pixels.mean()), float(pixels.std())),
         border=_border(pixels),
+        marks=find_marks(grey),
     )
 
 
@@ -183,17 +187,17 @@ def byte_copies(facts: Sequence[FileFacts], rank: Sequence[int] | None = None) -
 
 
 def near_copies(facts: Sequence[FileFacts], bits: int, correlation: float) -> list[tuple[int, int]]:
-    """Link the files that show the same picture: re-encoded, resized, cropped a little, slightly drawn on.
+    """Link the files that show the same picture: re-encoded, resized, cropped, slightly drawn on.
 
     Two hashes that differ in at most `bits` bits agree on at least one of `bits + 1` pieces, so that only files that
-    share a piece are compared (multi-index hashing, Norouzi et al. 2012). A second look at the thumbnails decides: as
-    they are, and for each file's nearest few after alignment. Files that links connect already aren't compared again:
-    there are fewer links than files, however many copies.
+    share a piece are compared (multi-index hashing, Norouzi et al. 2012). Crops have other hashes; they share details.
+    A second look at the thumbnails decides: as they are, and for each file's nearest few after alignment. Files that
+    links connect already aren't compared again: there are fewer links than files, however many copies.
 
     Args:
         facts: decoded files.
         bits: perceptual hashes may differ in so many of their 64 bits.
-        correlation: of the 64×64 grey thumbnails, at least.
+        correlation: of the details of the 64×64 grey thumbnails, at least.
 
     Returns:
         Pairs of places in `facts`, the lower first, sorted: each a pair of near-copies, and all of them together
@@ -231,7 +235,19 @@ def near_copies(facts: Sequence[FileFacts], bits: int, correlation: float) -> li
             tried[first] += 1
             if aligned_correlation(facts[first].thumbnail, facts[other].thumbnail) >= correlation:
                 linked.link(first, other)
+    _link_crops(facts, linked, correlation)
     return sorted(linked.links)
+
+
+def _link_crops(facts: Sequence[FileFacts], linked: "_Linked", correlation: float) -> None:
+    tried: Counter[int] = Counter()
+    for shared in shared_marks([fact.marks for fact in facts], linked.part):
+        pair = shared.first, shared.other
+        if min(tried[place] for place in pair) < _ALIGNED and linked.part[pair[0]] != linked.part[pair[1]]:
+            tried.update(pair)
+            one, other = (facts[place].thumbnail for place in pair)
+            if aligned_correlation(one, other, shared.place) >= correlation:
+                linked.link(*pair)
 
 
 class _Linked:
@@ -277,12 +293,12 @@ def _outlines(facts: Sequence[FileFacts]) -> np.ndarray:
 
 
 def _alike(facts: Sequence[FileFacts], first: int, others: np.ndarray, correlation: float) -> Iterator[int]:
-    """Yield those of `others` whose thumbnails correlate with that of `first` by `correlation` or more."""
-    one = _centred(facts[first]).ravel()
+    """Yield those of `others` whose thumbnails' details correlate with those of `first` by `correlation` or more."""
+    one = details(facts[first].thumbnail).ravel()
     one /= np.linalg.norm(one)
     for start in range(0, len(others), _AT_ONCE):
         some = others[start : start + _AT_ONCE]
-        many = np.stack([_centred(facts[other]).ravel() for other in some])
+        many = details(np.stack([facts[other].thumbnail for other in some])).reshape(len(some), -1)
         yield from some[many @ one >= correlation * np.linalg.norm(many, axis=1)].tolist()
 
 

@@ -15,6 +15,7 @@ from cnnClassifier.utils.errors import ImageError
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".dcm", ".dicom"})
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 _AS_IT_IS = Reading()
+_MOST_PARTS = 50_000
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def decode(data: bytes, max_pixels: int, reading: Reading = _AS_IT_IS) -> Decode
         raise ImageError("empty", "the file is empty")
     if is_dicom(data):
         return _decode_dicom(data, max_pixels, reading)
+    if _is_flooded(data):
+        raise ImageError("corrupt", f"the image has more than {_MOST_PARTS:,} chunks or markers; save it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images and odd EXIF; max_pixels decides here
@@ -87,6 +90,23 @@ def decode(data: bytes, max_pixels: int, reading: Reading = _AS_IT_IS) -> Decode
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, …
         raise ImageError("corrupt", f"the image can't be decoded: {error}") from None
     return Decoded(pixels, kind, mode, frames, rotated)
+
+
+def _is_flooded(data: bytes) -> bool:
+    """Tell whether a PNG or JPEG has more parts than an honest one: Pillow reads millions of empty ones for seconds."""
+    at, parts = 8 if data.startswith(b"\x89PNG\r\n\x1a\n") else 2 if data.startswith(b"\xff\xd8") else len(data), 0
+    while at + 4 <= len(data) and parts <= _MOST_PARTS:
+        if data[0] == 0x89:
+            at += 12 + int.from_bytes(data[at : at + 4])
+        elif data[at] != 0xFF or data[at + 1] in (0x00, 0xFF):  # padding or junk, which is passed over
+            at += 1
+        elif data[at + 1] == 0xDA:  # from the first scan on libjpeg reads
+            break
+        else:
+            bare = 0xD0 <= data[at + 1] <= 0xD9
+            at += 2 + (0 if bare else int.from_bytes(data[at + 2 : at + 4]))
+        parts += 1
+    return parts > _MOST_PARTS
 
 
 def _decode_dicom(data: bytes, max_pixels: int, reading: Reading) -> Decoded:

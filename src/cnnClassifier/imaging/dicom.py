@@ -138,8 +138,8 @@ def _packed_fits(encoded: bytes, options: dict[str, Any]) -> bool:
 
 
 def _unpacked(packed: bytes, at: int, end: int, most: int) -> int:
-    """Return how long a PackBits segment grows, or something above `most`."""
-    grown = 0
+    """Return how long a PackBits segment grows, or something above `most`; packing makes none much longer."""
+    grown = 0 if end - at <= 2 * most else most + 1
     while at < end and grown <= most:
         run = packed[at]
         literal = run < 128
@@ -196,7 +196,7 @@ def _window(
     centre, width = header.number(tags.CENTRE), header.number(tags.WIDTH)
     if centre is not None and width is not None and width >= 1:
         return "file", centre, width
-    if tags.SLOPE in header.values or tags.INTERCEPT in header.values:
+    if len(values) > 256 and (tags.SLOPE in header.values or tags.INTERCEPT in header.values):  # 8 bits hold no HU
         return ("lung", *WINDOWS["lung"])
     present = np.zeros(len(values), bool)
     present[codes] = True

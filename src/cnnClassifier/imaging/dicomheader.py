@@ -133,7 +133,7 @@ class _Reader:
         """Return tag, VR (empty where implicit), start and length of the element's value."""
         self._left -= 1
         if self._left < 0:
-            raise ImageError("corrupt", f"the DICOM file has more than {_MOST_ELEMENTS:,} elements before its pixels")
+            raise ImageError("corrupt", f"the DICOM file has more than {_MOST_ELEMENTS:,} elements")
         try:
             group, number = struct.unpack_from(f"{self.order}HH", self._data, at)
             vr = self._data[at + 4 : at + 6]
@@ -159,7 +159,10 @@ class _Reader:
             if tag == _ITEM_END:
                 return found, start
             if tag == PIXELS and depth == 0:
-                stop = len(self._data) if length == _UNDEFINED else self.end_of(start, length, end)
+                if length == _UNDEFINED:
+                    _, stop = self._sequence(start, length, end, implicit=True, raw=True, depth=1, kept=False)
+                else:
+                    stop = self.end_of(start, length, end)
                 return found | {PIXELS: (self._data[start:stop], vr)}, end
             entered = kept and tag in _ENTERED
             if entered or length == _UNDEFINED:

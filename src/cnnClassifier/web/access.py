@@ -69,7 +69,8 @@ class Access:
         raise RequestError(401, "bad_token", "this token isn't known here", {"WWW-Authenticate": "Bearer"})
 
     def _admit(self) -> Response | None:
-        if self._loopback and not _is_local(request.host):
+        host = request.headers.get("Host")  # which every browser sends
+        if self._loopback and host and not _is_local(host):
             raise RequestError(421, "unknown_host", "this server answers to localhost; see --host to open it to others")
         if request.method not in ("GET", "HEAD", "OPTIONS"):
             self._refuse_other_sites()
@@ -119,7 +120,7 @@ class Access:
             return response
 
         @routes.post("/session/end")
-        @routes.delete("/session")
+        @routes.delete("/session", endpoint="end_session")
         def sign_out() -> Response:
             if g.session:
                 self._sessions.close(g.session)
