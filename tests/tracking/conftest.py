@@ -3,7 +3,6 @@ import os
 import pytest
 
 from cnnClassifier.entity.config_entity import TrackingConfig
-from tests.mlflow_server import mlflow_server
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +36,7 @@ def local(place, made_store):
     return TrackingConfig("sqlite:///mlflow.db", "chest", "chest-ct", {"SEED": 42, "WEIGHTS": None})
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """Return a running MLflow server."""
-    with mlflow_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
+@pytest.fixture
+def server(tracking_server):
+    """Return the running MLflow server."""
+    return tracking_server

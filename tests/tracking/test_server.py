@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import TrackingConfig
@@ -25,6 +26,8 @@ from cnnClassifier.tracking.servers import TrackingError, credentials
 from cnnClassifier.tracking.sync import sync
 from cnnClassifier.tracking.tracker import track
 from tests.mlflow_server import LACKING, free_port, without
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +138,7 @@ def test_a_wrong_password_costs_one_line(place, server, enter, tiny_bundle, said
     config = enter(replace(server, password="wrong"), "chest")
     log(config, tiny_bundle, place / "mlflow.db")
     (error,) = (record.getMessage() for record in said.records if record.levelno == logging.ERROR)
-    assert server.uri in error
+    assert f"{server.uri}: user or password refused (401)" in error
     assert "\n" not in error
     for refused in (lambda: sync(config, print), lambda: Registry(config, print)):
         with pytest.raises(TrackingError) as caught:
@@ -242,3 +245,63 @@ def test_the_credentials_are_those_that_dagshubs_own_client_takes(place, monkeyp
     ours = credentials(theirs["MLFLOW_TRACKING_URI"])
     assert ours["MLFLOW_TRACKING_PASSWORD"] == theirs["MLFLOW_TRACKING_PASSWORD"] == "token"
     assert {command for command, _ in asked} == {"GET"}
+
+
+def test_the_running_server_follows_promotion_and_rollback(place, server, enter, write_bundle):
+    config = enter(server, "production")
+    bundles = [write_bundle(place / f"bundle{number}", slope=2.0 + number) for number in range(2)]
+    ids = [ModelBundle.read(bundle).model_id for bundle in bundles]
+    for bundle in bundles:
+        log(config, bundle, bundle / "model.json")
+    _, found_runs, _ = found(config)
+    runs = {run.data.tags["model_sha256"][:12]: run.info.run_id for run in found_runs}
+    content = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    content["evaluation"] |= {"experiment": config.experiment, "registered_model": config.registered_model}
+    content["serving"]["model_poll_s"] = 0.5
+    (place / "config").mkdir()
+    (place / "config/config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    (place / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+
+    def command(*words, code=0):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "main.py"), *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    def served(url):
+        with suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
+            return json.load(answer)["model"]
+
+    def wait_for(url, model_id):
+        for _ in range(300):
+            if served(url) == model_id:
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"{model_id} was not taken up, {served(url)} is served")
+
+    assert "version 1" in command("promote", runs[ids[0]])
+    line = [
+        sys.executable,
+        str(ROOT / "app.py"),
+        "--port",
+        "0",
+        "--model",
+        f"models:/{config.registered_model}@production",
+    ]
+    with (
+        (place / "app.log").open("w") as log_file,
+        subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log_file, text=True) as app,
+    ):
+        try:
+            url = app.stdout.readline().split()[1]
+            wait_for(url, ids[0])
+            command("promote", "--reason", "better")  # the candidate
+            wait_for(url, ids[1])
+            command("rollback", "--reason", "it was not")
+            wait_for(url, ids[0])
+            assert "no version was in production before" in command("rollback", code=1)
+            assert served(url) == ids[0]
+        finally:
+            app.terminate()

@@ -22,7 +22,7 @@ from cnnClassifier.utils.log import logger
 
 _MADE_WITH = ("keras", "tensorflow", "numpy", "pillow")
 _CALIBRATION_IMAGES = 32  # more cost a tenth of a second each and change nothing
-_PATIENCE_S = 30.0  # for what tracking hasn't sent yet when training is done
+_PATIENCE_S = 60.0  # for what tracking hasn't sent yet when training is done
 
 
 class Training:

@@ -36,7 +36,10 @@ def without_password(text: str) -> str:
 
 def in_one_line(error: Exception, most: int = 300) -> str:
     """Return what an error says, in one line without passwords."""
-    return without_password(" ".join(str(error).split()))[:most] or type(error).__name__
+    text = without_password(" ".join(str(error).split()))
+    if "error code 401" in text:  # MLflow's own words send people to a manual
+        return "user or password refused (401); look at MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    return text[:most] or type(error).__name__
 
 
 def credentials(uri: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,7 @@ class Store:
             self._note(f"the server has no {what} ({in_one_line(error, 80)}); the run is complete without")
 
 
+@cache
 def local_tags() -> dict[str, str]:
     """Return what tells in which state of the code and the stages a run was made: git commit, dirtiness, dvc.lock."""
 

@@ -176,7 +176,7 @@ class _Sender:
         if self._reader.is_alive():
             self._process.kill()
             self._reader.join()
-            _warn(f"the server took longer than {patience_s:.0f} s")
+            logger.warning("MLflow took longer than %.0f s; evaluation logs what is missing", patience_s)
         self._process.wait()
         if self._receipt:
             logger.info("MLflow run %s; to see it: %s", self._receipt["run_id"], self._receipt["see"])
