@@ -91,8 +91,10 @@ def main() -> int:
 def _use_virtual_environment() -> None:
     """Hand over to .venv where this Python lacks the packages: `.venv/bin/dvc repro` runs whatever `python` is."""
     if importlib.util.find_spec("box") is None:
-        for python in (ROOT / ".venv/bin/python", ROOT / ".venv/Scripts/python.exe"):
-            if python.is_file() and Path(sys.prefix) != ROOT / ".venv":
+        # DVC runs queued experiments in copies below .dvc/tmp/exps, which have no .venv of their own.
+        clone = next((folder for folder in ROOT.parents if ROOT.is_relative_to(folder / ".dvc/tmp/exps")), ROOT)
+        for python in (clone / ".venv/bin/python", clone / ".venv/Scripts/python.exe"):
+            if python.is_file() and Path(sys.prefix) != clone / ".venv":
                 sys.exit(subprocess.run([str(python), *sys.argv], check=False).returncode)
         sys.exit("error: the packages are not installed; run `pip install -r requirements.txt`")
 

@@ -19,7 +19,7 @@ from cnnClassifier.entity.config_entity import (
     TrackingConfig,
     TrainingConfig,
 )
-from cnnClassifier.utils.common import read_yaml
+from cnnClassifier.utils.common import clone_dir, read_yaml
 from cnnClassifier.utils.errors import ConfigError
 
 CONFIG_PATH = Path("config/config.yaml")
@@ -64,7 +64,7 @@ class ConfigurationManager:
             source_sha256=section.source_sha256,
             class_patterns=dict(section.classes) if section.classes else None,
             class_count=self.params.CLASSES,
-            download_dir=Path(section.download_dir),
+            download_dir=clone_dir() / section.download_dir,
             data_dir=Path(section.data_dir),
             max_unpacked_bytes=section.max_unpacked_bytes,
             connect_timeout_s=section.connect_timeout_s,
@@ -121,7 +121,7 @@ class ConfigurationManager:
             manifest_path=Path(self.config.data_validation.manifest_path),
             updated_base_model_path=Path(self.config.prepare_base_model.updated_base_model_path),
             bundle_dir=Path(section.bundle_dir),
-            cache_dir=Path(section.cache_dir),
+            cache_dir=clone_dir() / section.cache_dir,
             int8=section.int8,
             source_URL=self.config.data_ingestion.source_URL,
             max_pixels=self.config.data_validation.max_pixels,

@@ -81,9 +81,7 @@ class FeatureCache:
         """
         segments, index = self._read()
         missing = list({key: i for i, key in reversed(list(enumerate(keys))) if key not in index}.items())[::-1]
-        logger.info(
-            "features: %d of %d cached, %d forward passes to do", len(keys) - len(missing), len(keys), len(missing)
-        )
+        logger.info("frozen features: %d forward passes, %d from the cache", len(missing), len(keys) - len(missing))
         if missing:
             self._compute(missing, load)
             segments, index = self._read()

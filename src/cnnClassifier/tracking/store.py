@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
@@ -90,7 +91,7 @@ class Store:
             self.client.delete_run(run_id)
 
     def _open(self, number: int, event: Event) -> None:
-        code = local_tags() if event.get("code", True) else {}
+        code = local_tags(Path(event["workspace"])) if "workspace" in event else {}
         tags = {**event["tags"], **self._tags, **code, MLFLOW_RUN_NAME: event["name"]}
         if "parent" in event:
             tags[MLFLOW_PARENT_RUN_ID] = self.run_ids[event["parent"]]
@@ -213,12 +214,12 @@ class Store:
 
 
 @cache
-def local_tags() -> dict[str, str]:
-    """Return what tells in which state of the code and the stages a run was made: git commit, dirtiness, dvc.lock."""
+def local_tags(folder: Path) -> dict[str, str]:
+    """Return what tells in which state of the code and the stages a run was made: git commit, dirtiness, dvc.lock, DVC experiment."""
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, timeout=10)
+            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -226,6 +227,8 @@ def local_tags() -> dict[str, str]:
     tags = {}
     if commit := git("rev-parse", "HEAD"):
         tags = {"mlflow.source.git.commit": commit, "git_dirty": str(bool(git("status", "--porcelain")))}
-    if Path("dvc.lock").is_file():
-        tags["dvc_lock_sha256"] = sha256_of(Path("dvc.lock"))
+    if (folder / "dvc.lock").is_file():
+        tags["dvc_lock_sha256"] = sha256_of(folder / "dvc.lock")
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        tags["dvc_experiment"] = experiment
     return tags

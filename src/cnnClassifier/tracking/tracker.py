@@ -14,6 +14,7 @@ from typing import Any
 
 from cnnClassifier.entity.config_entity import TrackingConfig
 from cnnClassifier.tracking.servers import LOCAL_STORE, TrackingError, environment, without_password
+from cnnClassifier.utils.common import clone_dir
 from cnnClassifier.utils.log import logger
 
 Event = dict[str, Any]
@@ -40,12 +41,12 @@ class Tracker:
 
     def open(self, name: str, tags: Mapping[str, str], resume: Mapping[str, str] | None = None) -> None:
         """Begin the run, or go on with the latest that has the tags `resume`."""
-        self._send("open", name=name, tags=dict(tags), resume=dict(resume or {}))
+        self._send("open", name=name, tags=dict(tags), resume=dict(resume or {}), workspace=str(Path.cwd()))
 
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> "Tracker":
         """Begin a run under this one, such as a fold or a trial; `finish` ends it."""
         child = Tracker(self._send_event, next(self._numbers), self._numbers)
-        child._send("open", name=name, tags=dict(tags or {}), parent=self._number)
+        child._send("open", name=name, tags=dict(tags or {}), parent=self._number, workspace=str(Path.cwd()))
         return child
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -156,6 +157,7 @@ class _Sender:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
+            cwd=clone_dir(),  # where the local store is
             env={**os.environ, **variables, "PYTHONPATH": path},
         )
         self._reader = threading.Thread(target=self._read, name="tracking", daemon=True)

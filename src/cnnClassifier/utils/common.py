@@ -53,6 +53,15 @@ def create_directories(*paths: Path) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
 
 
+def clone_dir() -> Path:
+    """Return where caches and runs lie: the folder that we are in, or the clone whose experiment DVC runs in a copy.
+
+    `dvc exp run --queue` and `--temp` make copies below `.dvc/tmp/exps`, and remove them at the end.
+    """
+    here = Path.cwd()
+    return next((folder for folder in here.parents if here.is_relative_to(folder / ".dvc/tmp/exps")), Path())
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Yield a path beside `target` to write to; on success it takes the target's place in one rename.
