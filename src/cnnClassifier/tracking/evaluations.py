@@ -73,6 +73,7 @@ def _commit(what: str) -> str | None:
 
 def _of_commit(what: str, commit: str, root_dir: Path, scratch: Path) -> Found:
     from dvc.api import DVCFileSystem
+    from dvc.repo import Repo
 
     name = what if commit.startswith(what) else f"{what} ({commit[:7]})"
     lock = subprocess.run(["git", "show", f"{commit}:./{_LOCK}"], capture_output=True, text=True, check=False)
@@ -80,19 +81,30 @@ def _of_commit(what: str, commit: str, root_dir: Path, scratch: Path) -> Found:
         raise UserError(
             f"{name}: no {_LOCK} in this revision; commit it after `dvc repro`, or take an experiment's name"
         )
+    stages: dict[str, Any] = yaml.safe_load(lock.stdout).get("stages", {})
+    if _is_stale(stages):
+        raise UserError(f"{name}: its evaluation is of another model than it trained; `dvc repro` it as a whole")
+    with Repo() as here:
+        remote = here.config["core"].get("remote")  # of today: the revision may be older than it
     try:
-        DVCFileSystem(rev=commit).get(root_dir.as_posix(), str(scratch), recursive=True)
+        DVCFileSystem(rev=commit, remote=remote).get(root_dir.as_posix(), str(scratch / root_dir.name), recursive=True)
     except Exception as error:  # DVC lets through what its file systems and remotes raise
         raise UserError(
             f"{name}: {root_dir} is neither in DVC's cache nor in its remote; `dvc push` it where it was made "
             f"({in_one_line(error, 120)})"
         ) from None
-    return Found(scratch, name, _params_of(lock.stdout))
+    return Found(scratch / root_dir.name, name, _params_of(stages))
 
 
-def _params_of(lock: str) -> dict[str, str]:
+def _is_stale(stages: Mapping[str, Any]) -> bool:
+    """Tell whether a stage in dvc.lock ran on something else than the stage before left: one of them was run alone."""
+    left = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    used = [dep for stage in stages.values() for dep in stage.get("deps", [])]
+    return any(dep["md5"] != left.get(dep["path"], dep["md5"]) for dep in used)
+
+
+def _params_of(stages: Mapping[str, Any]) -> dict[str, str]:
     """Return the parameters that dvc.lock says the stages ran with."""
-    stages: dict[str, Any] = yaml.safe_load(lock).get("stages", {})
     files = [values for stage in stages.values() for values in stage.get("params", {}).values()]
     return {key: str(value) for values in files for key, value in sorted(values.items())}
 

@@ -215,7 +215,7 @@ class Store:
 
 @cache
 def local_tags(folder: Path) -> dict[str, str]:
-    """Return what tells in which state of the code and the stages a run was made: git commit, dirtiness, dvc.lock, DVC experiment."""
+    """Return what tells what a run was made from: git commit, dirtiness, dvc.lock, DVC experiment."""
 
     def git(*words: str) -> str | None:
         try:

@@ -84,7 +84,7 @@ class _Sender:
         number, server, run_id = self._number, self._server, run.info.run_id
         tags = {key: value for key, value in run.data.tags.items() if key not in _HERE_ALONE}
         opening: Event = {"name": run.info.run_name, "tags": tags | {_SENT_FROM: run_id, _SENT: _HALF}}
-        opening["started"] = run.info.start_time
+        opening |= {"started": run.info.start_time}
         if tags.get("state") == EVALUATED:  # its training may have reached the server
             opening["resume"] = {"model_sha256": tags["model_sha256"], "state": TRAINED}
         if parent := run.data.tags.get(MLFLOW_PARENT_RUN_ID):
