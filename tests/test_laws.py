@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -239,6 +240,58 @@ def test_a_stage_depends_on_all_the_keys_that_it_is_handed_and_no_other(dvc, sta
         assert not listed & NO_PARAM[stage]
         for key in watched[which]:
             assert key in values or any(other.startswith(f"{key}.") for other in values), f"no such key: {key}"
+
+
+RERUN = {
+    "LEARNING_RATE": ["training", "evaluation"],
+    "EPOCHS": ["training", "evaluation"],
+    "HEAD": ["prepare_base_model", "training", "evaluation"],
+    "SPLIT": ["data_validation", "training", "evaluation"],
+    "FOLDS": [],
+    "data_ingestion.source_URL": ["data_ingestion", "data_validation", "training", "evaluation"],
+    "gates.min_roc_auc": ["evaluation"],
+    "serving.port": [],
+}
+
+
+def test_dvc_sees_a_key_change_for_the_stages_that_list_it(dvc, tmp_path, monkeypatch):
+    import networkx
+    from dvc.dependency.param import ParamsDependency
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(tmp_path)
+    for path in [path for stage in dvc.values() for path in (*stage["deps"], *(next(iter(o)) for o in stage["outs"]))]:
+        Path(path).mkdir(parents=True, exist_ok=True)  # what stands there is of no matter
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    files = {"params": Path("params.yaml"), "config": Path("config/config.yaml")}
+    files["config"].parent.mkdir()
+
+    def write(which, content):
+        files[which].write_text(yaml.safe_dump(content), encoding="utf-8")
+
+    for which, content in SHIPPED.items():
+        write(which, content)
+    Repo.init(no_scm=True)
+    with Repo() as repo:
+        repo.commit(force=True)
+    with Repo() as repo:
+        watching = [
+            (stage, dep) for stage in repo.index.stages for dep in stage.deps if isinstance(dep, ParamsDependency)
+        ]
+        assert not [stage.name for stage, dep in watching if dep.status()]
+        for which, values in OTHER.items():
+            for key, value in values.items():
+                section, _, leaf = key.rpartition(".")
+                content = copy.deepcopy(SHIPPED[which])
+                (content[section] if section else content)[leaf] = value
+                write(which, content)
+                changed = {stage for stage, dep in watching if dep.status()}
+                listed = {name for name in dvc if {key, section} & params_of(dvc[name])[which]}
+                assert {stage.name for stage in changed} == listed, key
+                if key in RERUN:
+                    after = changed.union(*(networkx.ancestors(repo.index.graph, stage) for stage in changed))
+                    assert [name for name in dvc if name in {stage.name for stage in after}] == RERUN[key]
+            write(which, SHIPPED[which])
 
 
 def test_paths_between_the_stages_are_the_configurations(dvc):

@@ -32,10 +32,8 @@ def edit(path, **values):
     path.write_text(text, encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    """Copy what git would clone, with a phantom and a model small enough for a test, and run the pipeline once."""
-    folder = tmp_path_factory.mktemp("clone")
+def copy_repository(folder):
+    """Copy what git would clone into a folder, and make it a git repository."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -48,6 +46,13 @@ def clone(tmp_path_factory):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """Clone the repository, with a phantom and a model small enough for a test, and run the pipeline once."""
+    folder = copy_repository(tmp_path_factory.mktemp("clone"))
     edit(folder / "config/config.yaml", source_URL='"phantom:patients=24,slices=1,size=128,seed=3"')
     edit(folder / "params.yaml", IMAGE_SIZE="[96, 96, 3]", EPOCHS="2", VIEWS="2")
     done = run(folder, "dvc", "repro")

@@ -93,6 +93,11 @@ def test_every_form_says_all(count, synthetic, first):
     found = compare(a, b, 40, 0)
     text, markdown, page = as_text(found), as_markdown(found), as_page(found)
     assert max(map(len, text.splitlines())) <= 79
+    for row in found.differences:
+        assert any(
+            line[2:].startswith(f"{NAMES[row.name]} ") and line.endswith(f"{row.low:+.2f}…{row.high:+.2f})")
+            for line in text.splitlines()
+        )
     for form in (text, markdown, page):
         flat = " ".join(form.split())
         assert " ".join(verdict(found).split()) in flat

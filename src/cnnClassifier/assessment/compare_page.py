@@ -30,11 +30,11 @@ def verdict(found: Comparison) -> str:
 def as_text(found: Comparison) -> str:
     """Draw the comparison for a terminal; 79 columns wide."""
     lines = [f"A: {found.a.name}", f"B: {found.b.name}", "", *found.images, "", verdict(found), ""]
-    lines.append(f"  {'':<18}{'A (95% interval)':<20}{'B (95% interval)':<20}B − A")
+    lines.append(f"  {'':<18}{'A (95% interval)':<18}{'B (95% interval)':<18}B − A (95% interval)")
     for row in found.differences:
         of_a, of_b = (f"{value:.3f} {_range(limits)}" for value, limits in _sides(row))
         change = f"{row.value:+.3f} ({row.low:+.2f}…{row.high:+.2f})"
-        lines.append(f"{'*' if row.better else ' '} {NAMES[row.name]:<18}{of_a:<20}{of_b:<20}{change}")
+        lines.append(f"{'*' if row.better else ' '} {NAMES[row.name]:<18}{of_a:<18}{of_b:<18}{change}")
     lines += [_larger(found.differences), ""]
     if found.paired:
         lines += [_called(found), *_disagreement_lines(found.disagreements[:_FEW]), ""]
@@ -44,7 +44,11 @@ def as_text(found: Comparison) -> str:
     return "\n".join(
         part
         for line in lines
-        for part in (textwrap.wrap(line, _WIDTH, subsequent_indent="    ") if len(line) > _WIDTH else [line])
+        for part in (
+            textwrap.wrap(line, _WIDTH, subsequent_indent="    " if line[0] == " " else "")
+            if len(line) > _WIDTH
+            else [line]
+        )
     )
 
 
@@ -109,8 +113,9 @@ def _range(limits: Sequence[float] | None) -> str:
 
 
 def _larger(rows: Sequence[Difference]) -> str:
-    found = [f"{NAMES[row.name]} ({row.better} is better)" for row in rows if row.better]
-    return f"* larger than chance: {', '.join(found)}. {_BEWARE}" if found else "None is larger than chance."
+    better = {side: ", ".join(NAMES[row.name] for row in rows if row.better == side) for side in ("A", "B")}
+    found = " ".join(f"{side} is better in {names}." for side, names in better.items() if names)
+    return f"* larger than chance: {found} {_BEWARE}" if found else "None is larger than chance."
 
 
 def _called(found: Comparison) -> str:
