@@ -1,11 +1,13 @@
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
 from cnnClassifier.utils import common
 from cnnClassifier.utils.common import (
     clear_leftovers,
+    clone_dir,
     format_size,
     get_size,
     load_json,
@@ -141,3 +143,14 @@ def test_yaml_that_is_no_mapping_is_refused_in_one_line(tmp_path, content, said)
 def test_yaml_keys_are_attributes(tmp_path):
     (tmp_path / "a.yaml").write_text("a: {b: [1, {c: ü}]}", encoding="utf-8")
     assert read_yaml(tmp_path / "a.yaml").a.b[1].c == "ü"
+
+
+@pytest.mark.parametrize("copied", ["tmpabc", "standalone/tmpabc"])
+def test_an_experiment_in_a_copy_shares_what_its_clone_has(tmp_path, monkeypatch, copied):
+    monkeypatch.chdir(tmp_path)
+    assert clone_dir() == Path()
+    folder = tmp_path / ".dvc/tmp/exps" / copied
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert clone_dir() / ".cache/features" == tmp_path / ".cache/features"
+    assert clone_dir() / "/elsewhere" == Path("/elsewhere")
