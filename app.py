@@ -15,6 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="how the model learns")
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for all (default: from the configuration)")
     parser.add_argument("--port", type=_port, help="port to listen on; 0 for any (default: from the configuration)")
+    parser.add_argument("--model", type=_url, metavar="URL", help="zip of a bundle to serve (default: the trained one)")
+    parser.add_argument("--model-sha256", metavar="HEX", help="sha256 that the zip must have")
     chosen = parser.parse_args(arguments)
 
     from cnnClassifier.utils.errors import UserError
@@ -33,8 +35,15 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError("expected an http:// or https:// URL")
+    return text
+
+
 def _serve(chosen: argparse.Namespace) -> None:
     from cnnClassifier.config.configuration import ConfigurationManager
+    from cnnClassifier.pipeline.model_download import fetch_bundle
     from cnnClassifier.utils.log import configure_logging
     from cnnClassifier.web.application import create_app
     from cnnClassifier.web.model_host import ModelHost
@@ -45,7 +54,9 @@ def _serve(chosen: argparse.Namespace) -> None:
     given = {name: value for name in ("host", "port") if (value := getattr(chosen, name)) is not None}
     config = replace(config, **given)
     listener = bind(config.host, config.port)
-    configure_logging(manager.log_file)
+    configure_logging(manager.log_file, or_terminal=True)
+    if chosen.model:
+        config = replace(config, bundle_dir=fetch_bundle(chosen.model, chosen.model_sha256))
     print(f"Open {url_of(listener)} (Ctrl-C stops it). {_model_line(config.bundle_dir)}", flush=True)
     host = ModelHost(config.bundle_dir, config.max_pixels)
     host.start()
