@@ -1,10 +1,13 @@
 # The one vocabulary: by hand, in CI, in hooks. Plain commands for systems without make stand in README.md.
 PYTHON ?= python3
 VENV := .venv
+BASE ?= origin/main
+SCORES := artifacts/evaluation/scores.json
+SHELL_SCRIPTS = $(shell grep -l 'env bash' scripts/*)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline serve test test-fast lint bench pins clean
+.PHONY: help setup pipeline serve test test-fast lint small compare bundle audit bench pins clean
 
 help:            ## Show what there is to type
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -34,10 +37,28 @@ test: $(VENV)/dev.stamp          ## All tests, the fast ones first
 test-fast: $(VENV)/dev.stamp     ## The tests that take seconds
 	python -m pytest -m "not slow"
 
-lint: $(VENV)/dev.stamp          ## Style and types
+lint: $(VENV)/dev.stamp          ## Style, types, workflow, Dockerfile, scripts, CloudFormation
 	ruff check .
 	ruff format --check .
 	mypy
+	actionlint
+	hadolint Dockerfile
+	shellcheck -x scripts/lib.sh $(SHELL_SCRIPTS)
+	cfn-lint infra/aws.yaml
+
+small: $(VENV)/pipeline.stamp    ## All stages on a small phantom, in build/small: does it work?
+	scripts/small-pipeline build/small
+
+compare:                         ## After `make small`: its scores beside those of BASE's code (origin/main)
+	scripts/small-pipeline build/base $(BASE)
+	scripts/compare-scores build/base/$(SCORES) build/small/$(SCORES) > build/comparison.md
+	@cat build/comparison.md
+
+bundle: $(VENV)/pipeline.stamp   ## A bundle for the image: from the DVC remote where there is one, else trained
+	scripts/fetch-bundle
+
+audit: $(VENV)/dev.stamp         ## Known vulnerabilities of the pinned packages
+	pip-audit --disable-pip --require-hashes -r requirements.txt
 
 bench: $(VENV)/dev.stamp         ## Measure what the README's figures come from
 	python -m benchmarks
