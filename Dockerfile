@@ -1,21 +1,21 @@
 # Two images. `docker build .` makes the web server with a trained bundle and no TensorFlow: train first (`make pipeline`).
 # `docker build --target training .` makes what runs the pipeline. `--target server` is the web server without a model,
 # for `python3 app.py --model URL --model-sha256 …`.
-ARG PYTHON=python:3.12-slim-bookworm
+FROM python:3.12-slim-bookworm AS python
 
-FROM ${PYTHON} AS serving-packages
+FROM python AS serving-packages
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 COPY requirements-serve.txt .
 RUN python3 -m venv --without-pip /opt/venv && pip --python /opt/venv/bin/python3 install -r requirements-serve.txt
 
-FROM ${PYTHON} AS training-packages
+FROM python AS training-packages
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 COPY requirements.txt .
 RUN python3 -m venv --without-pip /opt/venv && pip --python /opt/venv/bin/python3 install -r requirements.txt
 
-FROM ${PYTHON} AS base
+FROM python AS base
 # The packages come compiled, and the program's few files aren't worth a writable folder.
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOST=0.0.0.0
 RUN useradd --uid 10001 --user-group --create-home app
@@ -24,7 +24,9 @@ WORKDIR /app
 FROM base AS training
 COPY --from=training-packages /opt/venv /opt/venv
 COPY --chown=app:app . .
-RUN dvc config --local core.no_scm true && chown -R app:app /app
+# The folders that volumes are mounted on: a new volume takes the owner of what it covers.
+RUN dvc config --local core.no_scm true && mkdir -p artifacts data /home/app/.cache /home/app/mlflow \
+    && chown -R app:app /app /home/app
 USER 10001:10001
 CMD ["dvc", "repro"]
 
