@@ -2,12 +2,14 @@ import json
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cnnClassifier.components.data_validation import DataValidation, check_disjoint
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.manifest import SPLITS, Manifest
 from cnnClassifier.utils.errors import ManifestError
+from tests.dicoms import NAME, dicom, lungs
 from tests.pictures import COPIES, encoded, picture, save
 
 
@@ -26,6 +28,7 @@ def config(tmp_path):
         shortcut_limit=0.75,
         min_side=32,
         max_pixels=100_000,
+        dicom_window="auto",
         joblib_backend="threading",
         shares=(0.6, 0.2, 0.2),
         seed=1,
@@ -124,3 +127,28 @@ def test_what_stands_in_two_splits_is_noticed(config, name):
     entries[place] = replace(entries[place], **{name: getattr(train, name)})
     with pytest.raises(ManifestError, match=f"{name} .* stands in two splits"):
         check_disjoint(Manifest(tuple(entries)))
+
+
+def test_dicom_files_are_audited_like_others_and_nothing_of_their_header_is_written(config):
+    good = {f"{label}/{n}.dcm": dicom(lungs(10 * n + at)) for at, label in enumerate(("ill", "well")) for n in range(9)}
+    odd = {
+        "ill/frames.DICOM": dicom(np.stack([lungs(98), lungs(99)]), NumberOfFrames=2),
+        "ill/misnamed.png": dicom(lungs(97)),
+        "well/half.dcm": good["well/0.dcm"][:5000],
+        "well/copy.dcm": good["well/1.dcm"],
+    }
+    save(config.data_dir, good | odd)
+    files, written = {}, {}
+    for window in ("auto", "mediastinal"):
+        manifest = DataValidation(replace(config, dicom_window=window)).run()
+        files[window] = {entry.path: entry for entry in manifest.entries}
+        written[window] = "".join(path.read_text(encoding="utf-8") for path in config.manifest_path.parent.iterdir())
+    found = files["auto"]
+    assert sorted(found) == sorted(good | odd)
+    assert {path for path, entry in found.items() if not entry.split} == {"well/half.dcm", "well/copy.dcm"}
+    assert {entry.mode for path, entry in found.items() if path != "well/half.dcm"} == {"MONOCHROME2"}
+    assert found["ill/frames.DICOM"].size == "64x64"
+    unusual = json.loads(config.report_path.read_text(encoding="utf-8"))["unusual"]
+    assert {name: entry["files"] for name, entry in unusual.items()} == {"animated": 1, "misnamed": 1}
+    assert files["mediastinal"]["ill/0.dcm"].phash != found["ill/0.dcm"].phash  # the window reaches the pixels
+    assert NAME not in "".join(written.values())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnClassifier.imaging.prepare import prepare, resize
+from cnnClassifier.imaging.prepare import prepare, resize, shrink
 from cnnClassifier.utils.errors import ImageError
 
 
@@ -29,6 +29,17 @@ def test_scaling_down_averages_and_keeps_height_from_width():
     assert small[:3].max() == 0
     assert np.abs(small[5:, 1:-1].astype(int) - 127).max() <= 2
     assert resize(small, (8, 16, 3)) is small
+
+
+@pytest.mark.parametrize(
+    ("shape", "small"), [((8, 9), (8, 9)), ((16, 17), (8, 9)), ((1, 60_000), (1, 16)), ((4000, 9), (16, 1))]
+)
+def test_shrinking_keeps_the_shape_and_small_pictures(shape, small):
+    pixels = np.full((*shape, 3), 7, np.uint8)
+    found = shrink(pixels, 16)
+    assert (found is pixels) == (max(shape) <= 16)
+    assert found.shape[:2] == small
+    assert (found == 7).all()
 
 
 def test_errors_pass_through():

@@ -185,7 +185,7 @@ def test_the_unexpected_is_logged_and_keeps_its_words_to_itself(make_client, tin
     def fail(*_):
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("cnnClassifier.pipeline.prediction.prepare", fail)
+    monkeypatch.setattr("cnnClassifier.pipeline.prediction.decode", fail)
     monkeypatch.setattr(logging.getLogger("cnnClassifier"), "propagate", True)
     answer = client.post("/predict", data=picture(), content_type=PNG)
     assert (answer.status_code, answer.json["error"]["code"]) == (500, "internal_error")

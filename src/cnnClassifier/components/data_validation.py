@@ -12,6 +12,7 @@ from cnnClassifier.dataset.shortcuts import shortcuts
 from cnnClassifier.dataset.split import given_splits, keep_given, split_groups
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
+from cnnClassifier.entity.reading import Reading
 from cnnClassifier.utils.common import replacing, save_json, sha256_of
 from cnnClassifier.utils.errors import ManifestError
 from cnnClassifier.utils.log import logger
@@ -38,7 +39,14 @@ class DataValidation:
         config = self.config
         files = image_files(config.data_dir)
         given = given_splits([path for path, _ in files]) if config.split == "as_given" else None
-        facts = read_files(config.data_dir, files, config.max_pixels, config.min_side, config.joblib_backend)
+        facts = read_files(
+            config.data_dir,
+            files,
+            config.max_pixels,
+            config.min_side,
+            config.joblib_backend,
+            Reading.parse(config.dicom_window),
+        )
         copies = byte_copies(facts, [-SPLITS.index(split) for split in given] if given else None)
         usable = [place for place, fact in enumerate(facts) if not fact.fault]
         unique = [place for place in usable if place not in copies]

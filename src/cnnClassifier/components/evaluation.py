@@ -19,6 +19,7 @@ from cnnClassifier.entity.config_entity import EvaluationConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.entity.notices import DISCLAIMER, SYNTHETIC
 from cnnClassifier.entity.prediction import Inspection
+from cnnClassifier.entity.reading import Reading
 from cnnClassifier.imaging.prepare import prepare, resize
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.mlflow_run import RunContent, TrackingError, log_run, without_password
@@ -111,7 +112,8 @@ class Evaluation:
         )
 
     def _pixels(self, bundle: ModelBundle, entry: Entry) -> np.ndarray:
-        return prepare((self.config.data_dir / entry.path).read_bytes(), bundle.image_size, self.config.max_pixels)
+        data = (self.config.data_dir / entry.path).read_bytes()
+        return prepare(data, bundle.image_size, self.config.max_pixels, Reading.parse(bundle.dicom_window))
 
     def _judge(self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen) -> dict[str, Any]:
         config = self.config

@@ -7,6 +7,7 @@ import numpy as np
 
 from cnnClassifier.entity.config_entity import TrainingConfig
 from cnnClassifier.entity.manifest import Entry
+from cnnClassifier.entity.reading import Reading
 from cnnClassifier.imaging.augment import View, augment
 from cnnClassifier.imaging.prepare import prepare
 from cnnClassifier.network.backbones import feature_layer_of, freeze_boundary
@@ -28,9 +29,11 @@ def image_features(cache: FeatureCache, items: Sequence[tuple[Entry, View]], con
     def load(number: int) -> np.ndarray:
         entry, view = items[number]
         data = (config.data_dir / entry.path).read_bytes()
-        return augment(prepare(data, config.image_size, config.max_pixels), view)
+        return augment(prepare(data, config.image_size, config.max_pixels, reading), view)
 
-    return cache.features([f"{entry.sha256}:{view.key}" for entry, view in items], load)
+    reading = Reading.parse(config.dicom_window)
+    read = "" if config.dicom_window == "auto" else f":{config.dicom_window}"
+    return cache.features([f"{entry.sha256}:{view.key}{read}" for entry, view in items], load)
 
 
 def open_model(config: TrainingConfig) -> tuple["keras.Model", "keras.Model", str, FeatureCache]:

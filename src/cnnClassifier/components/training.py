@@ -68,6 +68,7 @@ class Training:
                 model_sha256=sha256_of(staged / MODEL_FILE),
                 reference_sha256=sha256_of(staged / REFERENCE_FILE),
                 manifest_sha256=sha256_of(config.manifest_path),
+                dicom_window=config.dicom_window,
                 versions={name: version(name) for name in ("keras", "tensorflow", "numpy", "pillow")},
             )
             bundle.write(staged)

@@ -46,6 +46,8 @@ class ConfigurationManager:
                 f"{params_path}: INCLUDE_TOP: expected False; with True the backbone ends in ImageNet's own "
                 "1000 classes, and no head for your CLASSES can stand on it"
             )
+        window = self.params.DICOM_WINDOW
+        self._dicom_window = window if isinstance(window, str) else f"{window[0]:g},{window[1]:g}"
         self._size = (int(self.params.IMAGE_SIZE[0]), int(self.params.IMAGE_SIZE[1]), 3)
 
     @property
@@ -86,6 +88,7 @@ class ConfigurationManager:
             shortcut_limit=section.shortcut_limit,
             min_side=section.min_side,
             max_pixels=section.max_pixels,
+            dicom_window=self._dicom_window,
             joblib_backend=section.joblib_backend,
             shares=(train, validation, test),
             seed=self.params.SEED,
@@ -120,6 +123,7 @@ class ConfigurationManager:
             cache_dir=Path(section.cache_dir),
             source_URL=self.config.data_ingestion.source_URL,
             max_pixels=self.config.data_validation.max_pixels,
+            dicom_window=self._dicom_window,
             image_size=self._size,
             backbone=params.BACKBONE,
             feature_layer=params.FEATURE_LAYER,

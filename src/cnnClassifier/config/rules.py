@@ -113,5 +113,21 @@ def image_size() -> Rule:
     return Rule("[height, width, 3], sides from 32 to 1024", holds)
 
 
+def window(*names: str) -> Rule:
+    """Expect one of `names`, or centre and width of a window in HU."""
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, list):
+            return (
+                len(value) == 2
+                and all(_is_number(v, int, float) for v in value)
+                and abs(value[0]) <= 10**6
+                and 1 <= value[1] <= 10**6
+            )
+        return isinstance(value, str) and value in names
+
+    return Rule(f"one of {', '.join(names)}, or [centre, width] in HU", holds)
+
+
 def _is_number(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)

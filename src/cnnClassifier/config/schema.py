@@ -14,7 +14,9 @@ from cnnClassifier.config.rules import (
     sha256,
     shares,
     text,
+    window,
 )
+from cnnClassifier.entity.reading import WINDOWS
 
 BACKBONES = ("VGG16", "VGG19", "ResNet50", "DenseNet121", "MobileNetV2", "EfficientNetB0")
 HEADS = ("conv_max", "average", "flatten")
@@ -92,6 +94,7 @@ PARAMS: dict[str, Rule | dict[str, Rule]] = {
     "FOLD_SEEDS": listing(integer(0, 2**31 - 1), low=1),
     "BACKBONE": choice(*BACKBONES),
     "IMAGE_SIZE": image_size(),
+    "DICOM_WINDOW": window("auto", *WINDOWS),
     "INCLUDE_TOP": flag(),
     "WEIGHTS": optional(text()),
     "FEATURE_LAYER": text(),

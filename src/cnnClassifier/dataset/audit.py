@@ -13,8 +13,9 @@ import joblib
 import numpy as np
 from PIL import Image
 
-from cnnClassifier.dataset.alignment import aligned_correlation
-from cnnClassifier.imaging.decode import Decoded, decode
+from cnnClassifier.dataset.alignment import aligned_correlation, details
+from cnnClassifier.dataset.marks import NO_MARKS, Marks, find_marks, shared_marks
+from cnnClassifier.imaging.decode import Decoded, Reading, decode
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
 
@@ -32,7 +33,8 @@ HANDLING = {
 }
 _THUMBNAIL = 64
 _BORDER = 0.05  # of each side
-_FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF"}
+_FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF", "dcm": "DICOM"}
+_AS_IT_IS = Reading()
 _AT_ONCE = 1024  # thumbnails compared in one go
 _ALIGNED, _WORTH = 3, 0.7  # pairs that are aligned for one file at the most, and how alike their outlines must be
 
@@ -49,12 +51,13 @@ class FileFacts:
         phash: perceptual hash of the grey picture (imagehash's DCT hash), 64 bits; 0 where it can't be decoded.
         thumbnail: uint8, (64, 64), grey; empty where it can't be decoded.
         size: such as `512x382`.
-        mode: Pillow's word for the stored pixels.
+        mode: Pillow's word for the stored pixels; of DICOM the photometric interpretation.
         format: what the bytes are, such as `PNG`.
         fault: why it can't be used, or empty.
         unusual: keys of `HANDLING`.
         grey: mean and standard deviation, 0-255.
         border: mean, standard deviation, 5th and 95th percentile of the outer 5 % at top, bottom, left and right.
+        marks: details by which crops are found.
     """
 
     path: str
@@ -70,6 +73,7 @@ class FileFacts:
     unusual: tuple[str, ...] = ()
     grey: tuple[float, ...] = ()
     border: tuple[float, ...] = ()
+    marks: Marks = NO_MARKS
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,7 +83,12 @@ class FileFacts:
 
 
 def read_files(
-    data_dir: Path, files: Sequence[tuple[str, str]], max_pixels: int, min_side: int = 1, backend: str = "threading"
+    data_dir: Path,
+    files: Sequence[tuple[str, str]],
+    max_pixels: int,
+    min_side: int = 1,
+    backend: str = "threading",
+    reading: Reading = _AS_IT_IS,
 ) -> list[FileFacts]:
     """Read and decode each file once, on all cores.
 
@@ -89,13 +98,14 @@ def read_files(
         max_pixels: larger images are left out.
         min_side: images with a shorter side are left out.
         backend: joblib's: `threading` (Pillow decodes without the GIL) or `loky` (processes).
+        reading: window and frame of DICOM files.
     """
-    jobs = (joblib.delayed(_read_file)(data_dir, path, label, max_pixels, min_side) for path, label in files)
+    jobs = (joblib.delayed(_read_file)(data_dir, path, label, max_pixels, min_side, reading) for path, label in files)
     found = joblib.Parallel(n_jobs=-1, backend=backend, return_as="generator")(jobs)
     return list(progress(found, total=len(files), desc="reading files", unit="file"))
 
 
-def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side: int) -> FileFacts:
+def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side: int, reading: Reading) -> FileFacts:
     def left_out(reason: str) -> FileFacts:
         return FileFacts(path, label, digest, len(data), 0, np.empty(0, np.uint8), "", "", "", reason)
 
@@ -106,7 +116,7 @@ def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side:
         return left_out(f"unreadable: {error.strerror}")
     digest = hashlib.sha256(data).hexdigest()
     try:
-        image = decode(data, max_pixels)
+        image = decode(data, max_pixels, reading)
     except ImageError as error:
         return left_out(f"{error.code}: {error}")
     height, width = image.pixels.shape[:2]
@@ -128,6 +138,7 @@ def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side:
         unusual=tuple(_unusual(image, path, blank=bool(pixels.min() == pixels.max()))),
         grey=(float(pixels.mean()), float(pixels.std())),
         border=_border(pixels),
+        marks=find_marks(grey),
     )
 
 
@@ -176,17 +187,17 @@ def byte_copies(facts: Sequence[FileFacts], rank: Sequence[int] | None = None) -
 
 
 def near_copies(facts: Sequence[FileFacts], bits: int, correlation: float) -> list[tuple[int, int]]:
-    """Link the files that show the same picture: re-encoded, resized, cropped a little, slightly drawn on.
+    """Link the files that show the same picture: re-encoded, resized, cropped, slightly drawn on.
 
     Two hashes that differ in at most `bits` bits agree on at least one of `bits + 1` pieces, so that only files that
-    share a piece are compared (multi-index hashing, Norouzi et al. 2012). A second look at the thumbnails decides: as
-    they are, and for each file's nearest few after alignment. Files that links connect already aren't compared again:
-    there are fewer links than files, however many copies.
+    share a piece are compared (multi-index hashing, Norouzi et al. 2012). Crops have other hashes; they share details.
+    A second look at the thumbnails decides: as they are, and for each file's nearest few after alignment. Files that
+    links connect already aren't compared again: there are fewer links than files, however many copies.
 
     Args:
         facts: decoded files.
         bits: perceptual hashes may differ in so many of their 64 bits.
-        correlation: of the 64×64 grey thumbnails, at least.
+        correlation: of the details of the 64×64 grey thumbnails, at least.
 
     Returns:
         Pairs of places in `facts`, the lower first, sorted: each a pair of near-copies, and all of them together
@@ -224,7 +235,19 @@ def near_copies(facts: Sequence[FileFacts], bits: int, correlation: float) -> li
             tried[first] += 1
             if aligned_correlation(facts[first].thumbnail, facts[other].thumbnail) >= correlation:
                 linked.link(first, other)
+    _link_crops(facts, linked, correlation)
     return sorted(linked.links)
+
+
+def _link_crops(facts: Sequence[FileFacts], linked: "_Linked", correlation: float) -> None:
+    tried: Counter[int] = Counter()
+    for shared in shared_marks([fact.marks for fact in facts], linked.part):
+        pair = shared.first, shared.other
+        if min(tried[place] for place in pair) < _ALIGNED and linked.part[pair[0]] != linked.part[pair[1]]:
+            tried.update(pair)
+            one, other = (facts[place].thumbnail for place in pair)
+            if aligned_correlation(one, other, shared.place) >= correlation:
+                linked.link(*pair)
 
 
 class _Linked:
@@ -270,12 +293,12 @@ def _outlines(facts: Sequence[FileFacts]) -> np.ndarray:
 
 
 def _alike(facts: Sequence[FileFacts], first: int, others: np.ndarray, correlation: float) -> Iterator[int]:
-    """Yield those of `others` whose thumbnails correlate with that of `first` by `correlation` or more."""
-    one = _centred(facts[first]).ravel()
+    """Yield those of `others` whose thumbnails' details correlate with those of `first` by `correlation` or more."""
+    one = details(facts[first].thumbnail).ravel()
     one /= np.linalg.norm(one)
     for start in range(0, len(others), _AT_ONCE):
         some = others[start : start + _AT_ONCE]
-        many = np.stack([_centred(facts[other]).ravel() for other in some])
+        many = details(np.stack([facts[other].thumbnail for other in some])).reshape(len(some), -1)
         yield from some[many @ one >= correlation * np.linalg.norm(many, axis=1)].tolist()
 
 

@@ -15,7 +15,7 @@ from cnnClassifier.dataset.shortcuts import SHORTCUTS
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.manifest import SPLITS
 from cnnClassifier.entity.notices import DISCLAIMER
-from cnnClassifier.imaging.decode import decode
+from cnnClassifier.imaging.decode import Reading, decode
 
 _SETS, _PICTURES, _ROWS, _POINTS = 12, 8, 50, 1500  # that are shown of each kind, so that the page stays small
 _SIDE = 200  # pixels of a picture's longer side
@@ -74,7 +74,8 @@ def _gallery(
 
 def _picture(fact: FileFacts, config: DataValidationConfig) -> str:
     """Return a small JPEG as a data URI."""
-    image = Image.fromarray(decode((config.data_dir / fact.path).read_bytes(), config.max_pixels).pixels)
+    data = (config.data_dir / fact.path).read_bytes()
+    image = Image.fromarray(decode(data, config.max_pixels, Reading.parse(config.dicom_window)).pixels)
     image.thumbnail((_SIDE, _SIDE))
     out = io.BytesIO()
     image.save(out, "JPEG", quality=80)

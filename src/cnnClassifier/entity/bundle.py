@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnClassifier.entity.reading import parse_window
 from cnnClassifier.utils.common import load_json, save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
 
@@ -68,6 +69,7 @@ class ModelBundle:
         reference_sha256: of `reference.npz`.
         manifest_sha256: of the manifest that it was trained on.
         versions: of the packages that made it.
+        dicom_window: that DICOM files were read with, see `reading.parse_window`.
     """
 
     classes: tuple[str, ...]
@@ -86,6 +88,7 @@ class ModelBundle:
     reference_sha256: str
     manifest_sha256: str
     versions: dict[str, str]
+    dicom_window: str = "auto"
 
     @property
     def model_id(self) -> str:
@@ -112,7 +115,8 @@ class ModelBundle:
             content["classes"] = tuple(content["classes"])
             content["image_size"] = tuple(content["image_size"])
             bundle = cls(**content)
-        except (ValueError, KeyError, TypeError) as error:
+            parse_window(bundle.dicom_window)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{bundle_dir / CARD_FILE}: not a model's description ({error}); {mend}") from None
         if bundle.positive_class not in bundle.classes:
             raise BundleError(

@@ -36,6 +36,7 @@ class DataValidationConfig:
     shortcut_limit: float
     min_side: int
     max_pixels: int
+    dicom_window: str
     joblib_backend: str
     shares: tuple[float, float, float]
     seed: int
@@ -95,6 +96,7 @@ class TrainingConfig:
     cache_dir: Path
     source_URL: str
     max_pixels: int
+    dicom_window: str
     image_size: tuple[int, int, int]
     backbone: str
     feature_layer: str

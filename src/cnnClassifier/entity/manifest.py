@@ -26,7 +26,7 @@ class Entry:
         phash: perceptual hash, 16 hex digits; empty where the file can't be decoded.
         size: width and height, such as `512x382`.
         bytes: size of the file.
-        mode: Pillow's word for the stored pixels.
+        mode: Pillow's word for the stored pixels; of DICOM the photometric interpretation.
         group: what never crosses a split: the patient or series, joined with near-copies.
         split: `train`, `validation`, `test`, or empty for a file that is left out.
         reason: why it is left out.

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cnnClassifier.entity.reading import DicomFacts
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -15,6 +17,8 @@ class Prediction:
         probabilities: one for each class name, in the model's order; they sum to 1.
         model_id: which model said so.
         unfamiliar: whether the image is unlike all that the model was trained on.
+        dicom: window and frame, where it is a DICOM file.
+        pixels: the picture as decoded, uint8 (height, width, 3), scaled down to at most 512 on the longest side.
     """
 
     label: str
@@ -22,6 +26,8 @@ class Prediction:
     probabilities: dict[str, float]
     model_id: str
     unfamiliar: bool
+    dicom: DicomFacts | None
+    pixels: np.ndarray
 
 
 @dataclass(frozen=True)

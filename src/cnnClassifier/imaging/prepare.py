@@ -3,11 +3,13 @@
 import numpy as np
 from PIL import Image
 
-from cnnClassifier.imaging.decode import decode
+from cnnClassifier.imaging.decode import Reading, decode
+
+_AS_IT_IS = Reading()
 
 
 def resize(pixels: np.ndarray, image_size: tuple[int, int, int]) -> np.ndarray:
-    """Scale to the model's height and width, bilinear with antialiasing; the aspect isn't kept.
+    """Scale to the model's height and width, bilinear with antialiasing; the aspect isn't kept, however odd it is.
 
     Args:
         pixels: uint8, (height, width, 3).
@@ -22,8 +24,25 @@ def resize(pixels: np.ndarray, image_size: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def prepare(data: bytes, image_size: tuple[int, int, int], max_pixels: int) -> np.ndarray:
+def shrink(pixels: np.ndarray, most: int) -> np.ndarray:
+    """Scale down by a whole number until no side is longer than `most`; smaller pictures are returned as they are.
+
+    Args:
+        pixels: uint8, (height, width, 3).
+        most: pixels.
+    """
+    factor = -(-max(pixels.shape) // most)
+    return pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
+
+
+def prepare(data: bytes, image_size: tuple[int, int, int], max_pixels: int, reading: Reading = _AS_IT_IS) -> np.ndarray:
     """Turn a file's bytes into the array that the model takes.
+
+    Args:
+        data: an image file.
+        image_size: (height, width, 3) of the model.
+        max_pixels: refuse images with more.
+        reading: window and frame of DICOM files.
 
     Returns:
         uint8, `image_size`, RGB 0-255.
@@ -31,4 +50,4 @@ def prepare(data: bytes, image_size: tuple[int, int, int], max_pixels: int) -> n
     Raises:
         ImageError: the bytes can't be used as an image.
     """
-    return resize(decode(data, max_pixels).pixels, image_size)
+    return resize(decode(data, max_pixels, reading).pixels, image_size)

@@ -6,8 +6,13 @@ import numpy as np
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.prediction import Prediction
-from cnnClassifier.imaging.prepare import prepare
+from cnnClassifier.entity.reading import Reading
+from cnnClassifier.imaging.decode import decode
+from cnnClassifier.imaging.prepare import resize, shrink
 from cnnClassifier.network.engine import Engine
+
+_AS_IT_IS = Reading()
+_PREVIEW = 512  # pixels of the longest side: what a page shows of a picture
 
 
 class Predictor:
@@ -30,17 +35,19 @@ class Predictor:
         """What is known of the model."""
         return self._engine.bundle
 
-    def predict(self, data: bytes) -> Prediction:
+    def predict(self, data: bytes, reading: Reading = _AS_IT_IS) -> Prediction:
         """Classify one image file.
 
         Args:
-            data: a PNG, JPEG, BMP, GIF, TIFF or WebP file.
+            data: a PNG, JPEG, BMP, GIF, TIFF, WebP or DICOM file.
+            reading: window and frame of a DICOM file; `auto` is the window that the model was trained with.
 
         Raises:
             ImageError: the bytes can't be used as an image.
         """
         bundle = self.bundle
-        image = prepare(data, bundle.image_size, self._max_pixels)
+        decoded = decode(data, self._max_pixels, reading.or_window(bundle.dicom_window))
+        image = resize(decoded.pixels, bundle.image_size)
         seen = self._engine.inspect(image[np.newaxis])
         scores = [float(score) for score in seen.probabilities[0]]
         name = bundle.called(scores)
@@ -50,4 +57,6 @@ class Predictor:
             probabilities=dict(zip(bundle.classes, scores, strict=True)),
             model_id=bundle.model_id,
             unfamiliar=bool(seen.distances[0] > bundle.unfamiliar_limit),
+            dicom=decoded.dicom,
+            pixels=shrink(decoded.pixels, _PREVIEW),
         )

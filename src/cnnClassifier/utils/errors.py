@@ -33,7 +33,8 @@ class ImageError(UserError):
     """Bytes that can't be used as an image.
 
     Attributes:
-        code: a stable word for programs: `empty`, `not_an_image`, `corrupt` or `too_large`.
+        code: a stable word for programs: `empty`, `not_an_image`, `corrupt`, `too_large`, `unsupported` or
+            `no_such_frame`.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -1,0 +1,302 @@
+import io
+import json
+import logging
+import struct
+import warnings
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.pixels import apply_modality_lut, apply_windowing, pixel_array
+from pydicom.uid import (
+    JPEG2000,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
+
+from cnnClassifier.entity.reading import DicomFacts
+from cnnClassifier.imaging.decode import Reading, decode
+from cnnClassifier.utils.errors import ImageError
+from tests.dicoms import EMPTY_ITEM, ITEM, before_rows, dicom, element, lungs
+
+MOST = 1_000_000
+STORED = lungs()
+UNDEFINED = 0xFFFFFFFF
+
+
+def shipped(name):
+    with open(get_testdata_file(name, download=False), "rb") as file:
+        return file.read()
+
+
+def windowed(values, centre, width):
+    levels = ((values - (centre - 0.5)) / (width - 1) + 0.5).clip(0, 1) * 255
+    return levels.round().astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("CT_small.dcm", ("lung", -600, 1500)),
+        ("693_J2KI.dcm", ("file", 40, 100)),
+        ("J2K_pixelrep_mismatch.dcm", ("file", 40, 100)),
+        ("MR_small.dcm", ("file", 600, 1600)),
+        ("MR_small_RLE.dcm", ("file", 600, 1600)),
+        ("MR_small_bigendian.dcm", ("file", 600, 1600)),
+        ("MR_small_implicit.dcm", ("file", 600, 1600)),
+        ("MR_small_jp2klossless.dcm", ("file", 600, 1600)),
+        ("examples_overlay.dcm", ("file", 450, 790)),
+        ("JPEG2000.dcm", ("full", 108, 276)),
+    ],
+)
+def test_grey_is_what_pydicom_makes_of_it(name, facts):
+    image = decode(shipped(name), MOST)
+    data = pydicom.dcmread(io.BytesIO(shipped(name)))
+    assert (image.dicom.window, image.dicom.centre, image.dicom.width) == facts
+    assert (image.format, image.mode, image.frames) == ("DICOM", data.PhotometricInterpretation, 1)
+    data.WindowCenter, data.WindowWidth = facts[1:]
+    values = apply_modality_lut(pixel_array(data), data).astype(np.int32)
+    expected = windowed(values, *facts[1:])
+    assert np.abs(image.pixels - expected[..., np.newaxis].astype(int)).max() <= 1
+    if facts[0] == "file":
+        data.BitsStored, data.PixelRepresentation = 16, 1
+        theirs = apply_windowing(values, data)
+        theirs = (theirs - theirs.min()) * 255 / (theirs.max() - theirs.min())
+        assert np.abs(np.interp(theirs, (0, 255), (expected.min(), expected.max())) - image.pixels[..., 0]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "frame"),
+    [
+        ("SC_rgb_rle_2frame.dcm", 2),
+        ("SC_rgb_rle_16bit_2frame.dcm", 2),
+        ("SC_rgb_small_odd_big_endian.dcm", 1),
+        ("SC_rgb_dcmtk_+eb+cy+n1.dcm", 1),
+        ("SC_ybr_full_422_uncompressed.dcm", 1),
+        ("SC_rgb_jpeg_dcmtk.dcm", 1),
+        ("examples_jpeg2k.dcm", 1),
+        ("examples_ybr_color.dcm", 30),
+        ("ExplVR_BigEnd.dcm", 1),
+    ],
+)
+def test_colour_is_what_pydicom_makes_of_it(name, frame):
+    image = decode(shipped(name), MOST, Reading(frame=frame))
+    expected = pixel_array(io.BytesIO(shipped(name)), index=frame - 1)
+    assert np.array_equal(image.pixels, expected if expected.dtype == np.uint8 else expected >> 8)
+    assert (image.dicom.window, image.dicom.centre, image.dicom.frame) == ("colour", None, frame)
+    assert image.dicom.frames == image.frames >= frame
+
+
+@pytest.mark.parametrize(
+    ("window", "elements", "facts"),
+    [
+        ("auto", {"WindowCenter": [50, -500], "WindowWidth": [350, 1400]}, ("file", 50, 350)),
+        ("auto", {}, ("lung", -600, 1500)),
+        ("auto", {"WindowCenter": 50, "WindowWidth": 0}, ("lung", -600, 1500)),
+        ("lung", {"WindowCenter": 50, "WindowWidth": 350}, ("lung", -600, 1500)),
+        ("mediastinal", {}, ("mediastinal", 40, 400)),
+        ("bone", {}, ("bone", 400, 1800)),
+        ((-100.5, 77.0), {}, ("custom", -100.5, 77)),
+    ],
+)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_window_turns_hu_into_grey(window, elements, facts, syntax):
+    pixels = STORED.astype(">u2") if syntax == ExplicitVRBigEndian else STORED
+    image = decode(dicom(pixels, syntax, **elements), MOST, Reading(window))
+    assert image.dicom == DicomFacts(*facts, 1, 1)
+    assert np.array_equal(image.pixels, windowed(STORED - 1024.0, *facts[1:])[..., np.newaxis].repeat(3, 2))
+
+
+LUNG = windowed(STORED - 1024.0, -600, 1500)
+PADDED = np.where(np.arange(64) < 9, 5, STORED).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (dicom((STORED.astype(np.int16) - 1024), RescaleIntercept=0), LUNG),
+        (dicom(STORED // 2, RescaleSlope=2), windowed(STORED // 2 * 2 - 1024.0, -600, 1500)),
+        (dicom(STORED, PhotometricInterpretation="MONOCHROME1"), 255 - LUNG),
+        (dicom(STORED | 0x8000, BitsStored=12, HighBit=11), LUNG),  # an overlay in the unused bits
+        (dicom(STORED << 4, BitsStored=12, HighBit=15), LUNG),
+        (
+            dicom((STORED.astype(np.int16) - 1024) & 0x0FFF, BitsStored=12, HighBit=11, RescaleIntercept=0),
+            LUNG,
+        ),
+        (dicom(PADDED, PixelPaddingValue=5), np.where(np.arange(64) < 9, 0, LUNG)),
+        (
+            dicom(PADDED, PixelPaddingValue=0, PixelPaddingRangeLimit=9, PhotometricInterpretation="MONOCHROME1"),
+            np.where(np.arange(64) < 9, 0, 255 - LUNG),
+        ),
+        (dicom(STORED, compressed=RLELossless), LUNG),
+        (dicom(STORED)[132:], LUNG),  # no preamble
+        (dicom(STORED)[dicom(STORED).index(b"\x08\x00\x16\x00UI") :], LUNG),  # nor file meta information
+        (b"II*\0" + dicom(STORED)[4:], LUNG),  # a TIFF's beginning in the preamble
+        (dicom(PADDED, RescaleSlope=None, RescaleIntercept=None, PixelPaddingValue=5), None),
+        (dicom((PADDED // 8).astype(np.uint8), RescaleIntercept=0, PixelPaddingValue=0), None),  # 8 bits hold no HU
+    ],
+)
+def test_stored_values_are_understood(data, expected):
+    image = decode(data, MOST)
+    assert image.dicom.window == ("lung" if expected is not None else "full")
+    if expected is None:
+        assert (image.pixels[:, :9].max(), image.pixels[:, 9:].min(), image.pixels.max()) == (0, 0, 255)
+    else:
+        assert np.array_equal(image.pixels[..., 0], expected)
+
+
+def enhanced(count):
+    def windows(centre):
+        item = pydicom.Dataset()
+        item.WindowCenter, item.WindowWidth = centre, 100
+        group = pydicom.Dataset()
+        group.FrameVOILUTSequence = [item]
+        return group
+
+    hu, shared = pydicom.Dataset(), pydicom.Dataset()
+    hu.RescaleSlope, hu.RescaleIntercept = 1, -1000
+    shared.PixelValueTransformationSequence = [hu]
+    return {
+        "RescaleSlope": None,
+        "RescaleIntercept": None,
+        "NumberOfFrames": count,
+        "SharedFunctionalGroupsSequence": [shared],
+        "PerFrameFunctionalGroupsSequence": [windows(10 * number) for number in range(count)],
+    }
+
+
+@pytest.mark.parametrize("compressed", [None, RLELossless])
+@pytest.mark.parametrize("frame", [1, 2, 3])
+def test_the_chosen_frame_is_taken_with_its_own_window(compressed, frame):
+    stack = np.stack([lungs(seed) for seed in range(3)])
+    data = dicom(stack, compressed=compressed, **enhanced(3))
+    image = decode(data, 64 * 64, Reading(frame=frame))
+    assert image.dicom == DicomFacts("file", 10 * (frame - 1), 100, frame, 3)
+    assert np.array_equal(image.pixels[..., 0], windowed(stack[frame - 1] - 1000.0, 10 * (frame - 1), 100))
+
+
+@pytest.mark.parametrize("frame", [0, -1, 4, 10**9])
+def test_a_frame_that_is_not_there_names_those_that_are(frame):
+    data = dicom(np.stack([STORED] * 3), NumberOfFrames=3)
+    with pytest.raises(ImageError, match=f"no frame {frame}; choose one from 1 to 3") as caught:
+        decode(data, MOST, Reading(frame=frame))
+    assert caught.value.code == "no_such_frame"
+
+
+def j2k(width, height):
+    buffer = io.BytesIO()
+    Image.new("L", (width, height)).save(buffer, "JPEG2000", no_jp2=True)
+    return buffer.getvalue()
+
+
+RLE_BOMB = struct.pack("<16I", 2, 64, 66, *[0] * 13) + b"\0\0" + b"\x81\0" * 200_000
+NESTED = element(0x0008, 0x1140, b"SQ", b"", UNDEFINED)
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "said"),
+    [
+        (dicom(STORED)[:3000], "corrupt", "ends in the middle"),
+        (dicom(STORED)[:200], "corrupt", "ends in the middle"),
+        (dicom(STORED)[:132], "not_an_image", "without pixels"),
+        (dicom(STORED, Rows=None), "corrupt", "lacks element (0028,0010)"),
+        (dicom(STORED, BitsAllocated=None), "corrupt", "lacks element (0028,0100)"),
+        (dicom(STORED, Rows=65), "corrupt", "can't be decoded"),
+        (dicom(STORED, Rows=0), "corrupt", "don't fit"),
+        (dicom(STORED, Rows=60_000, Columns=60_000), "too_large", "60000×60000 pixels; at most 1,000,000"),
+        (dicom(STORED, NumberOfFrames=2**31 - 1), "corrupt", "number of frames"),
+        (dicom(STORED, SamplesPerPixel=3), "corrupt", "don't fit"),
+        (dicom(STORED, BitsStored=17), "corrupt", "don't fit"),
+        (dicom(STORED, RescaleSlope=0), "corrupt", "slope is 0"),
+        (dicom(STORED.astype(np.uint32)), "unsupported", "8 or 16 bits"),
+        (dicom(STORED, PhotometricInterpretation="PALETTE COLOR"), "unsupported", "MONOCHROME1"),
+        (dicom(STORED).replace(b"MONOCHROME2 ", b"ZZYZX QUENTI"), "unsupported", "MONOCHROME1"),
+        (shipped("image_dfl.dcm"), "unsupported", "deflated"),
+        (shipped("MR_small_jpeg_ls_lossless.dcm"), "unsupported", "JPEG-LS Lossless"),
+        (shipped("SC_rgb_jpeg_gdcm.dcm"), "unsupported", "JPEG Lossless, Non-Hierarchical"),
+        (shipped("JPGExtended.dcm"), "unsupported", "only 8-bit JPEG"),
+        (dicom(STORED).replace(b"1.2.840.10008.1.2.1\0", b"Zzyzx^Quentin.99999\0"), "unsupported", "an unknown one"),
+        (shipped("JPEG2000-embedded-sequence-delimiter.dcm"), "corrupt", "can't be decoded"),
+        (shipped("rtplan.dcm"), "not_an_image", "without pixels"),
+        (shipped("test-SR.dcm"), "not_an_image", "without pixels"),
+        (dicom(STORED, JPEG2000Lossless, frame=j2k(4000, 3000)), "corrupt", "of another size"),
+        (dicom(STORED, JPEG2000, frame=b"\xff\xd8nothing"), "corrupt", "can't be decoded"),
+        (dicom(STORED, RLELossless, frame=RLE_BOMB), "corrupt", "of another size"),
+        (dicom(STORED, RLELossless, frame=b"\0\0"), "corrupt", "can't be decoded"),
+        (before_rows(dicom(STORED), (NESTED + ITEM) * 50_000), "corrupt", "deeper than 16"),
+        (before_rows(dicom(STORED), NESTED + EMPTY_ITEM * 300_000), "corrupt", "more than 200,000 elements"),
+        (before_rows(dicom(STORED), element(0x0009, 0x1001, b"OB", b"abc", 2**32 - 2)), "corrupt", "a length in it"),
+        (before_rows(dicom(STORED), NESTED + b"\x10\x00\x10\x00PN\4\0abcd"), "corrupt", "something else than items"),
+    ],
+)
+def test_what_can_not_be_used_says_why_and_nothing_else(data, code, said, caplog):
+    caplog.set_level(logging.DEBUG)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(ImageError) as caught:
+            decode(data, MOST)
+    assert (caught.value.code, said in str(caught.value)) == (code, True), str(caught.value)
+    assert caught.value.__cause__ is None
+    assert not warned
+    assert "quenti" not in f"{caught.value}{caplog.text}".lower()
+
+
+@pytest.mark.parametrize(
+    "inserted",
+    [
+        b"",
+        element(0x0008, 0x1140, b"SQ", EMPTY_ITEM * 100),
+        NESTED
+        + (EMPTY_ITEM + ITEM + struct.pack("<HHI", 0xFFFE, 0xE00D, 0)) * 9
+        + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0),
+        element(0x0009, 0x1001, b"UN", b"\xff" * 999),
+        element(0x0009, 0x1001, b"UN", b"", UNDEFINED) + EMPTY_ITEM + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0),
+        element(0x0028, 0x0010, b"UN", b"\x40\x00"),  # Rows twice: the first counts
+    ],
+)
+def test_what_is_not_needed_is_passed_over_and_tells_nothing(inserted, caplog):
+    caplog.set_level(logging.DEBUG)
+    image = decode(before_rows(dicom(STORED), inserted), MOST)
+    assert np.array_equal(image.pixels[..., 0], LUNG)
+    told = json.dumps(vars(image.dicom)) + str({k: v for k, v in vars(image).items() if k != "pixels"}) + caplog.text
+    assert "Quentin" not in told
+
+
+@pytest.mark.parametrize(
+    ("window", "frame", "reading"),
+    [
+        ("auto", 1, Reading()),
+        (" Lung ", "3", Reading("lung", 3)),
+        ("-600,1500", 1, Reading((-600.0, 1500.0))),
+        ("40.5, 1e3", 1, Reading((40.5, 1000.0))),
+    ],
+)
+def test_a_reading_is_read_from_text(window, frame, reading):
+    assert Reading.parse(window, frame) == reading
+    assert reading.or_window("bone") == (Reading("bone") if reading.window == "auto" else reading)
+
+
+@pytest.mark.parametrize(
+    ("window", "frame", "said"),
+    [
+        ("brain", 1, "window: expected auto, lung, mediastinal, bone, or centre and width in HU"),
+        ("40", 1, "window: expected"),
+        ("40,0", 1, "width from 1"),
+        ("nan,400", 1, "window: expected"),
+        ("40,inf", 1, "window: expected"),
+        ("1,2,3", 1, "window: expected"),
+        ("lung", 0, "frame: expected a whole number from 1, found '0'"),
+        ("lung", "1.5", "frame: expected"),
+        ("lung", "٣", "frame: expected"),
+        ("lung", "9" * 5000, "frame: expected"),
+    ],
+)
+def test_a_wrong_reading_says_what_was_expected(window, frame, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        Reading.parse(window, frame)
+    assert len(str(caught.value)) < 200
