@@ -8,6 +8,7 @@ from PIL import Image
 
 import cnnClassifier.components.evaluation as stage
 from cnnClassifier.components.evaluation import Evaluation
+from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig, GatesConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.tracking.mlflow_run import TrackingError
@@ -122,6 +123,7 @@ def test_writes_everything_and_logs_it(prepared, logged, count):
     assert json.loads(text) == result
     assert list(result)[: len(CONTRACT)] == CONTRACT
     assert (result["n"], result["n_groups"], result["synthetic"]) == (6 * count, 3 * count, True)
+    assert result["model_sha256"] == ModelBundle.read(config.bundle_dir).model_sha256
     assert result["confusion_matrix"][:2] == [[6, 0], [1, 5]] if count == 2 else [[6, 0, 0], [1, 5, 0]]
     assert result["sensitivity"] == 1.0
     assert result["unfamiliar"]["n_not_ct"] >= 40

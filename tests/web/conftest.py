@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -39,11 +40,18 @@ def running(app_command, workplace):
     """Run app.py on a free port; yield its URL, first line and process."""
 
     @contextmanager
-    def run(bundle_dir):
+    def run(bundle_dir, **environment):
         command = [*app_command, "--port", "0"]
+        folder = workplace(bundle_dir)
         with subprocess.Popen(
-            command, cwd=workplace(bundle_dir), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         ) as process:
+            process.folder = folder
             try:
                 line = process.stdout.readline()
                 yield line.split()[1], line, process

@@ -127,7 +127,8 @@ class Evaluation:
                 f"Only {found['detection_rate']:.0%} of pictures that are no CT look unfamiliar to the model."
             )
         figures = {key: value for key, value in result.items() if isinstance(value, int | float)}
-        return figures | {"synthetic": bundle.synthetic} | result | {"unfamiliar": found, "warnings": warnings}
+        facts = {"synthetic": bundle.synthetic, "model_sha256": bundle.model_sha256}
+        return figures | facts | result | {"unfamiliar": found, "warnings": warnings}
 
     def _write(self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen, result: dict[str, Any]) -> None:
         config, outcome, inspection = self.config, seen.outcome, seen.inspection

@@ -201,6 +201,16 @@ class ConfigurationManager:
             max_upload_bytes=section.max_upload_bytes,
             max_pixels=section.max_pixels,
             cors_origins=tuple(section.cors_origins),
+            max_images=section.max_images,
+            at_once=section.at_once or max(2, os.cpu_count() or 2),
+            queue_length=section.queue_length,
+            request_timeout_s=section.request_timeout_s,
+            rate_limit=section.rate_limit,
+            uncertain_margin=section.uncertain_margin,
+            trusted_proxy=section.trusted_proxy,
+            evaluation_dir=Path(self.config.evaluation.root_dir),
+            report_path=Path(self.config.data_validation.report_path),
+            show_reports=section.show_reports,
         )
 
 

@@ -57,6 +57,9 @@ class Predictor:
             probabilities=dict(zip(bundle.classes, scores, strict=True)),
             model_id=bundle.model_id,
             unfamiliar=bool(seen.distances[0] > bundle.unfamiliar_limit),
+            distance=float(seen.distances[0]),
+            unfamiliar_limit=bundle.unfamiliar_limit,
+            map=seen.maps[0],
             dicom=decoded.dicom,
             pixels=shrink(decoded.pixels, _PREVIEW),
         )
