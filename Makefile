@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BASE ?= origin/main
 SCORES := artifacts/evaluation/scores.json
+PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 SHELL_SCRIPTS = $(shell grep -l 'env bash' scripts/*)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -65,9 +66,9 @@ bench: $(VENV)/dev.stamp         ## Measure what the README's figures come from
 
 pins: $(VENV)/dev.stamp          ## Pin requirements*.txt anew from requirements*.in
 	python -m pip install --quiet uv
-	uv pip compile --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links --quiet --upgrade requirements-dev.in -o requirements-dev.txt
-	uv pip compile --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links --quiet requirements.in -c requirements-dev.txt -o requirements.txt
-	uv pip compile --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links --quiet requirements-serve.in -c requirements-dev.txt -o requirements-serve.txt
+	$(PIN) --upgrade requirements-dev.in -o requirements-dev.txt
+	$(PIN) requirements.in -c requirements-dev.txt -o requirements.txt
+	$(PIN) requirements-serve.in -c requirements-dev.txt -o requirements-serve.txt
 
 clean:           ## Remove what the pipeline made; .venv, data/ and the feature cache stay
 	rm -rf artifacts logs
