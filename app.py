@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,8 @@ def _serve(chosen: argparse.Namespace) -> None:
     from cnnClassifier.web.server import bind, is_public, serve, url_of
     from cnnClassifier.web.tokens import VARIABLE, read_tokens
 
+    # Until serve() takes over: as a container's first process it would not be heard otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     manager = ConfigurationManager(chosen.config, chosen.params)
     config = manager.serving()
     given = {name: value for name in ("host", "port") if (value := getattr(chosen, name)) is not None}

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,27 @@ class World:
             return json.load(answer)["revision"]
 
 
+@contextmanager
+def watched(world):
+    """Ask the page again and again; yield the versions that answer, None where nobody does."""
+    seen, done = [], threading.Event()
+
+    def ask():
+        while not done.wait(0.01):
+            try:
+                seen.append(world.answers())
+            except (urllib.error.URLError, ConnectionError):
+                seen.append(None)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        client.join()
+
+
 @pytest.fixture
 def world(tmp_path):
     made = World(tmp_path)
@@ -173,7 +195,9 @@ def test_aws_keys_never_reach_the_container(two_versions):
 def test_a_broken_version_leaves_the_old_one_serving(two_versions, fault):
     before = two_versions.containers()
     two_versions.publish("broken", fault)
-    said = two_versions.deploy("broken", code=1, READY_TIMEOUT="4")
+    with watched(two_versions) as seen:
+        said = two_versions.deploy("broken", code=1, READY_TIMEOUT="4")
+    assert set(seen) == ({"two"} if fault != "fails_on_the_port" else {"two", None})
     assert "this version" in said  # its log
     assert "error: " in said.splitlines()[-1]
     assert two_versions.containers() == before
@@ -290,23 +314,9 @@ def test_a_kill_between_two_renames_is_healed(two_versions, command):
 
 
 def test_who_asks_during_the_switch_gets_one_version_or_the_other(two_versions):
-    world = two_versions
-    world.publish("three")
-    seen, done = [], threading.Event()
-
-    def ask():
-        while not done.is_set():
-            try:
-                seen.append(world.answers())
-            except (urllib.error.URLError, ConnectionError):
-                seen.append(None)
-            time.sleep(0.01)
-
-    client = threading.Thread(target=ask)
-    client.start()
-    world.deploy("three")
-    done.set()
-    client.join()
+    two_versions.publish("three")
+    with watched(two_versions) as seen:
+        two_versions.deploy("three")
     order = [version for at, version in enumerate(seen) if at == 0 or version != seen[at - 1]]
     assert [version for version in order if version] == ["two", "three"]  # never back, never a version that isn't ready
 

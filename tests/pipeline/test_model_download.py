@@ -1,7 +1,13 @@
 import hashlib
 import io
+import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +16,8 @@ from cnnClassifier.pipeline import model_download
 from cnnClassifier.pipeline.model_download import fetch_bundle
 from cnnClassifier.utils.errors import BundleError
 from tests.loopback import Site, serving
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def packed(files):
@@ -75,3 +83,29 @@ def test_a_server_that_is_not_there_is_named():
         port = taken.getsockname()[1]
     with pytest.raises(BundleError, match="can't be downloaded"):
         fetch_bundle(f"http://127.0.0.1:{port}/bundle.zip", "0")
+
+
+@pytest.mark.slow
+def test_the_server_takes_a_model_from_the_web_and_leaves_nothing_behind(tiny_bundle, tmp_path):
+    content = packed([(path.name, path.read_bytes()) for path in tiny_bundle.iterdir()])
+    place, temporary = tmp_path / "place", tmp_path / "temporary"
+    shutil.copytree(ROOT / "config", place / "config")
+    shutil.copy(ROOT / "params.yaml", place)
+    temporary.mkdir()
+    command = [sys.executable, str(ROOT / "app.py"), "--port", "0", "--model-sha256", sha256(content), "--model"]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with (
+        serving(Site(content)) as site,
+        subprocess.Popen(
+            [*command, site.url],
+            cwd=place,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process,
+    ):
+        assert ModelBundle.read(tiny_bundle).model_id in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert list(temporary.iterdir()) == []
