@@ -201,6 +201,7 @@ def test_a_broken_version_leaves_the_old_one_serving(two_versions, fault):
     assert "this version" in said  # its log
     assert "error: " in said.splitlines()[-1]
     assert two_versions.containers() == before
+    assert two_versions.images() == {"one", "two", "broken"}
     assert two_versions.answers() == "two"
     two_versions.publish("three")
     two_versions.deploy("three")
@@ -272,6 +273,7 @@ def test_two_deploys_at_once_run_one_after_the_other(world):
     assert {serving[0], previous[0]} == {"two", "three"}
     assert (serving[1], previous[1]) == (world.port, None)
     assert world.answers() == serving[0]
+    assert world.images() == {"two", "three"}
 
 
 def test_a_deploy_that_waits_too_long_gives_up(two_versions):
