@@ -367,11 +367,16 @@ def _schemas() -> Schema:
                 "groups": count,
             }
         ),
-        "Ready": {
-            "type": "object",
-            "properties": {"status": {"const": "ready"}, "model": model},
-            "required": ["status"],
-        },
+        "Ready": _object(
+            {
+                "status": {"const": "ready"},
+                "model": model,
+                "engine": _said(text, "What calculates: `keras-openvino` or `int8`."),
+                "refused": _object({"reason": text, "when": {"type": "string", "format": "date-time"}})
+                | {"description": "Why a newer model isn't taken up, where one isn't."},
+            },
+            optional=("engine", "refused"),
+        ),
         "Live": _object({"status": {"const": "live"}}),
         "Examples": {"type": "array", "items": _object({"name": text, "url": text})},
         "Job": _object(
