@@ -44,7 +44,8 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
 CMD ["python3", "app.py"]
 
 FROM server AS serving
-COPY artifacts/training artifacts/training
+# The bundle, and, where it stands, what says that it may calculate in int8; .dockerignore lets nothing else through.
+COPY artifacts artifacts
 ARG REVISION=unknown
 ARG MODEL_SHA256=unknown
 LABEL org.opencontainers.image.title="chest-ct" \

@@ -12,6 +12,9 @@ stages:
   training:
     cmd: mkdir -p artifacts/training && echo model > artifacts/training/model.json && echo trained >> trained.log
     outs: [artifacts/training]
+  evaluation:
+    cmd: mkdir -p artifacts/evaluation && echo yes > artifacts/evaluation/int8.json
+    outs: [artifacts/evaluation]
 """
 
 
@@ -41,4 +44,5 @@ def test_the_bundle_is_trained_without_a_remote_and_pulled_with_one(tmp_path):
     shutil.rmtree(clone / ".dvc/cache")
     run("scripts/fetch-bundle")
     assert (clone / "artifacts/training/model.json").read_text() == "model\n"
+    assert (clone / "artifacts/evaluation/int8.json").read_text() == "yes\n"
     assert times_trained() == 1
