@@ -5,6 +5,10 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cnnClassifier.config.configuration import ConfigurationManager
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
@@ -16,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="how the model learns")
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for all (default: from the configuration)")
     parser.add_argument("--port", type=_port, help="port to listen on; 0 for any (default: from the configuration)")
+    parser.add_argument("--model", help="models:/NAME@ALIAS, runs:/ID or a folder (default: what training left)")
     parser.add_argument("--new-token", metavar="NAME", help="print a new token and its entry for API_TOKENS, and end")
     parser.add_argument("--may-train", action="store_true", help="with --new-token: it may start trainings")
     chosen = parser.parse_args(arguments)
@@ -57,6 +62,8 @@ def _serve(chosen: argparse.Namespace) -> None:
     config = manager.serving()
     given = {name: value for name in ("host", "port") if (value := getattr(chosen, name)) is not None}
     config = replace(config, **given)
+    if chosen.model:
+        config = replace(config, bundle_dir=_followed(chosen.model, manager))
     tokens = read_tokens(os.environ.get(VARIABLE, ""))
     listener = bind(config.host, config.port)
     configure_logging(manager.log_file)
@@ -74,6 +81,23 @@ def _serve(chosen: argparse.Namespace) -> None:
         serve(create_app(config, host, tokens, jobs), listener, config)
     finally:
         jobs.stop()
+
+
+def _followed(model: str, manager: "ConfigurationManager") -> Path:
+    """Return the folder of a model; where a registry or a run is named, fetch it and what its alias will point at."""
+    from cnnClassifier.tracking.follow import SCHEMES, Follower
+    from cnnClassifier.tracking.servers import TrackingError
+
+    if not model.startswith(SCHEMES):
+        return Path(model)
+    config = manager.serving()
+    follower = Follower(model, manager.tracking().uri, config.model_cache)
+    try:
+        follower.fetch()
+    except TrackingError as error:
+        print(f"{error}; it is asked for every {config.model_poll_s:g} s", file=sys.stderr)
+    follower.follow(config.model_poll_s)
+    return follower.folder
 
 
 def _model_line(bundle_dir: Path) -> str:
