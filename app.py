@@ -6,6 +6,10 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cnnClassifier.config.configuration import ConfigurationManager
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
@@ -17,7 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="how the model learns")
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for all (default: from the configuration)")
     parser.add_argument("--port", type=_port, help="port to listen on; 0 for any (default: from the configuration)")
-    parser.add_argument("--model", type=_url, metavar="URL", help="zip of a bundle to serve (default: the trained one)")
+    parser.add_argument(
+        "--model",
+        help="models:/NAME@ALIAS, runs:/ID, a folder, or the http(s) URL of a bundle's zip (default: what training left)",
+    )
     parser.add_argument("--model-sha256", metavar="HEX", help="sha256 that the zip must have")
     parser.add_argument("--new-token", metavar="NAME", help="print a new token and its entry for API_TOKENS, and end")
     parser.add_argument("--may-train", action="store_true", help="with --new-token: it may start trainings")
@@ -39,12 +46,6 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError("expected an http:// or https:// URL")
-    return text
-
-
 def _print_token(chosen: argparse.Namespace) -> None:
     from cnnClassifier.web.tokens import new_token
 
@@ -55,7 +56,6 @@ def _print_token(chosen: argparse.Namespace) -> None:
 
 def _serve(chosen: argparse.Namespace) -> None:
     from cnnClassifier.config.configuration import ConfigurationManager
-    from cnnClassifier.pipeline.model_download import fetch_bundle
     from cnnClassifier.utils.log import configure_logging
     from cnnClassifier.web.application import create_app
     from cnnClassifier.web.jobs import Jobs
@@ -73,7 +73,7 @@ def _serve(chosen: argparse.Namespace) -> None:
     listener = bind(config.host, config.port)
     configure_logging(manager.log_file, or_terminal=True)
     if chosen.model:
-        config = replace(config, bundle_dir=fetch_bundle(chosen.model, chosen.model_sha256))
+        config = replace(config, bundle_dir=_bundle_of(chosen, manager))
     print(f"Open {url_of(listener)} (Ctrl-C stops it). {_model_line(config.bundle_dir)}", flush=True)
     if is_public(listener) and not tokens:
         print(
@@ -88,6 +88,26 @@ def _serve(chosen: argparse.Namespace) -> None:
         serve(create_app(config, host, tokens, jobs), listener, config)
     finally:
         jobs.stop()
+
+
+def _bundle_of(chosen: argparse.Namespace, manager: "ConfigurationManager") -> Path:
+    """Return the folder of the wanted model; a zip, a run or a registered model is fetched, an alias followed."""
+    from cnnClassifier.pipeline.model_download import fetch_bundle
+    from cnnClassifier.tracking.follow import SCHEMES, Follower
+    from cnnClassifier.tracking.servers import TrackingError
+
+    if chosen.model.startswith(("http://", "https://")):
+        return fetch_bundle(chosen.model, chosen.model_sha256)
+    if not chosen.model.startswith(SCHEMES):
+        return Path(chosen.model)
+    config = manager.serving()
+    follower = Follower(chosen.model, manager.tracking().uri, config.model_cache)
+    try:
+        follower.fetch()
+    except TrackingError as error:
+        print(f"{error}; it is asked for every {config.model_poll_s:g} s", file=sys.stderr)
+    follower.follow(config.model_poll_s)
+    return follower.folder
 
 
 def _model_line(bundle_dir: Path) -> str:

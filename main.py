@@ -1,4 +1,4 @@
-"""Run the pipeline without DVC: all stages in a row, or a part; or show the scores of the last run."""
+"""Run the pipeline without DVC, all stages or a part; show its scores; put a model into production; send runs."""
 
 import argparse
 import importlib
@@ -15,19 +15,34 @@ STAGES = {
     "training": "s3_training",
     "evaluation": "s4_evaluation",
 }
-COMMANDS = {"scores": "scores", "crossvalidate": "crossvalidation"}
+COMMANDS = {
+    "scores": ("scores", "main"),
+    "crossvalidate": ("crossvalidation", "main"),
+    "promote": ("production", "promote"),
+    "rollback": ("production", "rollback"),
+    "sync": ("sync", "main"),
+}
 
 
 def main() -> int:
     """Parse the command line and do what it asks; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", nargs="?", choices=("run", *COMMANDS), default="run")
+    parser.add_argument("RUN", nargs="?", help="promote: the run's id (default: that of the alias candidate)")
+    parser.add_argument("--force", action="store_true", help="promote: although gates aren't met; needs --reason")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="promote, rollback: recorded with the model")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--from", dest="first", choices=STAGES, metavar="STAGE", help=f"start at: {', '.join(STAGES)}")
     part.add_argument("--only", choices=STAGES, metavar="STAGE", help="run one stage")
     parser.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="default: %(default)s")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     arguments = parser.parse_args()
+    if arguments.RUN and arguments.command != "promote":
+        parser.error(f"{arguments.command} takes no RUN")
+    options = {
+        "promote": {"run": arguments.RUN, "force": arguments.force, "reason": arguments.reason},
+        "rollback": {"reason": arguments.reason},
+    }.get(arguments.command, {})
 
     sys.path.insert(0, str(ROOT / "src"))
     _use_virtual_environment()
@@ -44,8 +59,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if name:
-        work = importlib.import_module(f"cnnClassifier.pipeline.{(STAGES | COMMANDS)[name]}")
-        return run_and_report(lambda: work.main(manager), name, manager.log_file)
+        module, function = COMMANDS.get(name) or (STAGES[name], "main")
+        work = getattr(importlib.import_module(f"cnnClassifier.pipeline.{module}"), function)
+        return run_and_report(lambda: work(manager, **options), name, manager.log_file)
     # A process for each stage: memory is given back, and evaluation runs on the engine that serves.
     names = list(STAGES)
     files = ["--config", str(arguments.config), "--params", str(arguments.params)]

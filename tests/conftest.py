@@ -11,6 +11,7 @@ from cnnClassifier.network.familiarity import Reference
 from cnnClassifier.network.graph import graph_of, quantise, save_graph
 from cnnClassifier.network.head import MAP_LAYER
 from cnnClassifier.utils.common import sha256_of
+from tests.mlflow_server import mlflow_server
 
 
 def pytest_collection_modifyitems(items):
@@ -81,6 +82,13 @@ def write_bundle(keras):
 def tiny_bundle(write_bundle, tmp_path_factory):
     """Return a folder with a trained bundle of 32x32 images; treat it as read-only."""
     return write_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="session")
+def tracking_server(tmp_path_factory):
+    """Return a running MLflow server, one for all tests: it takes many seconds to start."""
+    with mlflow_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ LAYERS = {
     "dataset": {"entity", "imaging", "utils"},
     "network": {"entity", "utils"},
     "assessment": {"entity", "utils"},
-    "tracking": {"utils"},
+    "tracking": {"entity", "utils"},
     "components": {"assessment", "dataset", "entity", "imaging", "network", "tracking", "utils"},
     "pipeline": {"assessment", "components", "config", "entity", "imaging", "network", "tracking", "utils"},
     "web": {"entity", "pipeline", "utils"},
@@ -221,8 +221,10 @@ def test_a_stage_depends_on_all_the_keys_that_it_is_handed_and_no_other(dvc, sta
                 (content[section] if section else content)[leaf] = OTHER[which][key]
             (tmp_path / name).write_text(yaml.safe_dump(content), encoding="utf-8")
         found = getattr(ConfigurationManager(tmp_path / "config", tmp_path / "params"), stage)()
-        # That evaluation logs all of params.yaml makes it depend on none: what they change comes with the bundle.
-        return asdict(replace(found, params={}) if stage == "evaluation" else found)
+        if stage == "evaluation":
+            # That it logs all of params.yaml makes it depend on none: what they change comes with the bundle.
+            found = replace(found, tracking=replace(found.tracking, params={}))
+        return asdict(found)
 
     plain = entity()
     watched = params_of(dvc[stage])

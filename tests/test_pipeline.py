@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+
+from tests.mlflow_server import LACKING, without
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["data_ingestion", "data_validation", "prepare_base_model", "training", "evaluation"]
@@ -74,7 +76,7 @@ def test_leaves_scores_bundle_and_run(clone):
     bundle = {path.name for path in (clone / "artifacts/training").iterdir()}
     assert bundle == {"model.keras", "model.json", "model_int8.zip", "reference.npz", "history.csv"}
     assert (clone / "mlflow.db").exists()
-    (stored,) = (clone / "mlruns").rglob("model.keras")
+    (stored,) = (clone / "mlruns").rglob("artifacts/model/model.keras")
     assert stored.read_bytes() == (clone / "artifacts/training/model.keras").read_bytes()
     shown = run(clone, "python", "main.py", "scores").stdout
     assert "SYNTHETIC" in shown
@@ -103,10 +105,36 @@ def test_a_dead_tracking_server_costs_nothing(clone):
     scores = clone / "artifacts/evaluation/scores.json"
     before = scores.read_bytes()
     done = run(clone, "python", "main.py", "--only", "evaluation", MLFLOW_TRACKING_URI=uri)
-    assert "NOT LOGGED TO MLFLOW" in done.stderr
-    assert "python main.py --only evaluation" in done.stderr
+    assert "NOT LOGGED TO MLFLOW'S SERVER" in done.stderr
+    assert "python main.py sync" in done.stderr
     assert "secret" not in done.stderr
     assert scores.read_bytes() == before
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["as it is", "without logged models and registry"])
+def test_the_pipeline_is_one_run_on_a_server(clone, tracking_server, hidden, tmp_path, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    with without(LACKING, tracking_server) if hidden else nullcontext(tracking_server) as server:
+        for key, value in server.environment.items():
+            monkeypatch.setenv(key, value)
+        experiment = f"pipeline-{hidden}"
+        edit(clone / "config/config.yaml", experiment=experiment)
+        done = run(clone, "python", "main.py", "--from", "training")
+        assert "NOT LOGGED" not in done.stderr
+        assert ("MLflow: the server has no logged models" in done.stderr) is hidden
+        client = MlflowClient(server.uri)
+        (found,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+        assert (found.info.status, found.data.tags["state"]) == ("FINISHED", "evaluated")
+        scores = json.loads((clone / "artifacts/evaluation/scores.json").read_text())
+        assert found.data.metrics["roc_auc"] == scores["roc_auc"]
+        assert [point.step for point in client.get_metric_history(found.info.run_id, "val_loss")] == [1, 2]
+        assert {"synthetic", "manifest_sha256", "dvc_lock_sha256", "gates_not_met"} < found.data.tags.keys()
+        splits = sorted(tag.value for used in found.inputs.dataset_inputs for tag in used.tags)
+        assert splits == ["test", "train", "validation"]
+        got = download_artifacts(run_id=found.info.run_id, artifact_path="model/model.keras", dst_path=str(tmp_path))
+        assert Path(got).read_bytes() == (clone / "artifacts/training/model.keras").read_bytes()
 
 
 def test_a_failing_stage_leaves_the_last_good_output(clone):

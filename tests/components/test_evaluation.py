@@ -1,6 +1,8 @@
 import csv
 import json
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +11,9 @@ from PIL import Image
 import cnnClassifier.components.evaluation as stage
 from cnnClassifier.components.evaluation import Evaluation
 from cnnClassifier.entity.bundle import ModelBundle
-from cnnClassifier.entity.config_entity import EvaluationConfig, GatesConfig
+from cnnClassifier.entity.config_entity import EvaluationConfig, GatesConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
-from cnnClassifier.tracking.mlflow_run import TrackingError
+from cnnClassifier.tracking.tracker import Tracker
 from cnnClassifier.utils.common import save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from tests.pictures import save
@@ -54,9 +56,25 @@ def spot(seed, bright):
 @pytest.fixture
 def logged(monkeypatch):
     """Keep what would go to MLflow."""
-    runs = []
-    monkeypatch.setattr(stage, "log_run", lambda uri, experiment, name, content: runs.append(content) or "run")
-    return runs
+    events = []
+    monkeypatch.setattr(stage, "track", lambda *_: nullcontext(Tracker(events.append)))
+    return events
+
+
+def said(events, what):
+    """The values of all events of a kind, together."""
+    together = {}
+    for event in events:
+        if event["what"] == what:
+            together |= event["values"] if isinstance(event["values"], dict) else {v[0]: v[1] for v in event["values"]}
+    return together
+
+
+def uploaded(events):
+    """The names of the files that went to each folder."""
+    return {
+        event["folder"]: {Path(path).name for path in event["paths"]} for event in events if event["what"] == "files"
+    }
 
 
 @pytest.fixture
@@ -102,14 +120,12 @@ def prepared(tmp_path, write_bundle):
             report_path=tmp_path / "report.json",
             bundle_dir=tmp_path / "bundle",
             root_dir=tmp_path / "out",
-            mlflow_uri="unused",
-            experiment="unused",
             max_pixels=10**6,
             bootstrap_draws=100,
             gallery=4,
             seed=3,
             gates=EASY,
-            params=PARAMS,
+            tracking=TrackingConfig("unused", "unused", "chest", PARAMS),
         )
 
     return make
@@ -138,13 +154,24 @@ def test_writes_everything_and_logs_it(prepared, logged, count):
     assert float(wrong["adenocarcinoma"]) > 0.5
     page = (config.root_dir / "MODEL_CARD.html").read_text(encoding="utf-8")
     assert page.index("normal/patient0_0.png") == min(page.index(row["path"]) for row in rows if row["path"] in page)
-    (content,) = logged
-    assert {path.name for path in content.files["evaluation"]} == FILES
-    assert {path.name for path in content.files["model"]} == {"model.keras", "model.json", "reference.npz"}
-    assert content.metrics["roc_auc"] == result["roc_auc"]
-    assert content.metrics["roc_auc_low"] == result["intervals"]["roc_auc"][0]
-    assert content.tags["gates_not_met"] == "none"
-    assert content.history == {"loss": [0.9, 0.5], "val_loss": [1.0, 0.6]}
+    pictures = {name for name in FILES if name.endswith(".png")}
+    assert uploaded(logged) == {
+        "evaluation": FILES - pictures,
+        "plots": pictures,
+        "data": {"manifest.csv", "report.json"},
+    }
+    metrics = said(logged, "metrics")
+    assert metrics["roc_auc"] == result["roc_auc"]
+    assert metrics["roc_auc_low"] == result["intervals"]["roc_auc"][0]
+    assert said(logged, "history") == {"loss": 0.5, "val_loss": 0.6}
+    tags = said(logged, "tags")
+    assert (tags["gates_not_met"], tags["state"]) == ("none", "evaluated")
+    assert [event["values"]["split"] for event in logged if event["what"] == "dataset"] == [
+        "train",
+        "validation",
+        "test",
+    ]
+    assert [event["name"] for event in logged if event["what"] == "register"] == ["chest"]
 
 
 def test_int8_is_compared_on_the_test_split(prepared, logged, write_bundle):
@@ -183,7 +210,8 @@ def test_an_unmet_gate_stops_after_all_is_written(prepared, logged):
     assert "AUC 0.600" in message
     assert "\n" not in message
     assert {path.name for path in config.root_dir.iterdir()} == FILES
-    assert logged[0].tags["gates_not_met"] == "min_groups_per_class, max_shortcut_auc"
+    assert said(logged, "tags")["gates_not_met"] == "min_groups_per_class, max_shortcut_auc"
+    assert "at least 9" in said(logged, "tags")["gate.min_groups_per_class"]
     assert "NOT MET" in (config.root_dir / "MODEL_CARD.md").read_text(encoding="utf-8")
     warned = Evaluation(replace(config, gates=replace(asked, stops=False))).run()
     assert [gate["name"] for gate in warned["gates"] if not gate["met"]] == ["min_groups_per_class", "max_shortcut_auc"]
@@ -194,16 +222,6 @@ def test_no_gallery_shows_no_picture_of_the_data(prepared, logged):
     Evaluation(config).run()
     assert {path.name for path in config.root_dir.iterdir()} == FILES - {"errors.png"}
     assert "<img" not in (config.root_dir / "MODEL_CARD.html").read_text(encoding="utf-8")
-
-
-def test_a_dead_tracking_server_costs_nothing(prepared, monkeypatch):
-    def fail(*_):
-        raise TrackingError("it does not answer")
-
-    monkeypatch.setattr(stage, "log_run", fail)
-    config = prepared()
-    Evaluation(config).run()
-    assert (config.root_dir / "scores.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -221,7 +239,7 @@ def test_a_dead_tracking_server_costs_nothing(prepared, monkeypatch):
     ],
     ids=["no report", "damaged report", "other report", "other manifest", "no reference"],
 )
-def test_refuses_what_does_not_belong_together(prepared, spoil, error, said):
+def test_refuses_what_does_not_belong_together(prepared, logged, spoil, error, said):
     config = prepared()
     spoil(config)
     with pytest.raises(error, match=said):

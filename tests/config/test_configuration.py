@@ -61,6 +61,7 @@ OTHER = {
         "evaluation.root_dir": "elsewhere",
         "evaluation.mlflow_uri": "http://127.0.0.1:5000",
         "evaluation.experiment": "another",
+        "evaluation.registered_model": "another",
         "evaluation.bootstrap_draws": 100,
         "evaluation.gallery": 0,
         "gates.min_images_per_class": None,
@@ -84,6 +85,8 @@ OTHER = {
         "serving.uncertain_margin": 0,
         "serving.trusted_proxy": "127.0.0.1",
         "serving.cors_origins": ["https://example.org"],
+        "serving.model_cache": "elsewhere",
+        "serving.model_poll_s": 1,
         "serving.show_reports": False,
     },
     "params": {
@@ -162,7 +165,8 @@ def leaves(content, prefix=""):
 def shown(manager):
     """All that the stages are handed, without the copy of params.yaml that is merely logged."""
     entities = {stage: getattr(manager, stage)() for stage in STAGES}
-    entities["evaluation"] = replace(entities["evaluation"], params={})
+    tracking = replace(entities["evaluation"].tracking, params={})
+    entities["evaluation"] = replace(entities["evaluation"], tracking=tracking)
     return {"log_file": manager.log_file, **{stage: asdict(entity) for stage, entity in entities.items()}}
 
 
@@ -185,10 +189,10 @@ def test_every_key_changes_something(files, which, key):
 
 def test_the_environment_goes_before_the_file(files, monkeypatch):
     manager = ConfigurationManager(*files())
-    assert manager.evaluation().params == SHIPPED["params"]
+    assert manager.tracking().params == SHIPPED["params"]
     for name, value in {"MLFLOW_TRACKING_URI": "http://there", "HOST": "0.0.0.0", "PORT": "81"}.items():
         monkeypatch.setenv(name, value)
-    assert (manager.evaluation().mlflow_uri, manager.serving().host, manager.serving().port) == (
+    assert (manager.tracking().uri, manager.serving().host, manager.serving().port) == (
         "http://there",
         "0.0.0.0",
         81,

@@ -10,12 +10,15 @@ from cnnClassifier.assessment.calibration import decide_on_validation
 from cnnClassifier.assessment.metrics import Outcome, figures
 from cnnClassifier.components.preparation import image_features, open_model, positive_class
 from cnnClassifier.entity.bundle import temper
-from cnnClassifier.entity.config_entity import CrossValidationConfig
-from cnnClassifier.entity.manifest import Entry, Manifest
+from cnnClassifier.entity.config_entity import CrossValidationConfig, TrackingConfig
+from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
+from cnnClassifier.entity.notices import is_synthetic
 from cnnClassifier.imaging.augment import views_of
 from cnnClassifier.network.features import Features
 from cnnClassifier.network.fit import fit, predict, snapshot
-from cnnClassifier.utils.common import replacing, save_json, write_csv
+from cnnClassifier.tracking.datasets import log_splits
+from cnnClassifier.tracking.tracker import Tracker, track
+from cnnClassifier.utils.common import replacing, save_json, sha256_of, write_csv
 from cnnClassifier.utils.errors import ManifestError
 from cnnClassifier.utils.log import logger
 
@@ -30,8 +33,9 @@ class CrossValidation:
     threshold; the held-out images decide nothing.
     """
 
-    def __init__(self, config: CrossValidationConfig) -> None:
+    def __init__(self, config: CrossValidationConfig, tracking: TrackingConfig | None = None) -> None:
         self.config = config
+        self.tracking = tracking
 
     def run(self) -> dict[str, Any]:
         """Run all folds of all seeds, and write `scores.json` and `oof_predictions.csv`.
@@ -42,8 +46,16 @@ class CrossValidation:
         Raises:
             ManifestError: a class has fewer groups than there are folds.
         """
-        config, training = self.config, self.config.training
+        training = self.config.training
         manifest = Manifest.read(training.manifest_path)
+        synthetic = is_synthetic(training.source_URL)
+        tags = {"manifest_sha256": sha256_of(training.manifest_path), "synthetic": str(synthetic)}
+        with track(self.tracking, f"{training.backbone} in {self.config.folds} folds", tags) as tracker:
+            log_splits(tracker, manifest, training.source_URL, *SPLITS)
+            return self._run(manifest, tracker)
+
+    def _run(self, manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
+        config, training = self.config, self.config.training
         entries = [entry for entry in manifest.entries if entry.split]
         labels, groups = manifest.labels(entries), np.array([entry.group for entry in entries])
         check_groups(entries, manifest.classes, config.folds)
@@ -56,9 +68,12 @@ class CrossValidation:
         for seed in config.seeds:
             parts = grouped_folds(labels, groups, config.folds, seed)
             for number, (fitted, stopped, held_out) in enumerate(parts, 1):
-                probabilities, threshold = every_fold.run(fitted, stopped, held_out)
+                run = tracker.child(f"seed {seed}, fold {number}")
+                probabilities, threshold = every_fold.run(fitted, stopped, held_out, run)
                 outcome = Outcome.of(labels[held_out], probabilities, groups[held_out], positive, threshold)
                 result = figures(outcome)
+                run.metrics({name: value for name, value in result.items() if isinstance(value, float)})
+                run.finish()
                 folds.append({"seed": seed, "fold": number, "n": len(held_out), **result})
                 rows += [
                     (seed, number, entries[i].path, entries[i].group, entries[i].label, manifest.classes[call], *row)
@@ -68,12 +83,15 @@ class CrossValidation:
                     "seed %d, fold %d of %d: balanced accuracy %.3f, ROC AUC %.3f on %d images",
                     *(seed, number, config.folds, result["balanced_accuracy"], result["roc_auc"], len(held_out)),
                 )
-        summary = summarise(folds, len(entries), len(set(groups)), training.source_URL.startswith("phantom:"))
+        summary = summarise(folds, len(entries), len(set(groups)), is_synthetic(training.source_URL))
         with replacing(config.root_dir) as staged:
             staged.mkdir()
             save_json(staged / "scores.json", summary)
             header = ("seed", "fold", "path", "group", "actual", "called", *manifest.classes)
             write_csv(staged / "oof_predictions.csv", header, rows)
+        tracker.files("crossvalidation", sorted(config.root_dir.iterdir()))
+        summed = {name: value for name, value in summary.items() if isinstance(value, dict)}
+        tracker.metrics({f"{name}_{key}": value[key] for name, value in summed.items() for key in ("mean", "spread")})
         for name in ("balanced_accuracy", "roc_auc"):
             logger.info(
                 "%s %.3f ± %.3f over %d folds", name, summary[name]["mean"], summary[name]["spread"], len(folds)
@@ -91,13 +109,16 @@ class FoldRunner:
         self._labels, self._positive = labels, positive
         self._restore = snapshot(tail)
 
-    def run(self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray) -> tuple[np.ndarray, float]:
+    def run(
+        self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray, tracker: Tracker
+    ) -> tuple[np.ndarray, float]:
         """Fit, calibrate, and judge the held-out images.
 
         Args:
             fitted: images to fit on, in every view.
             stopped: images that decide when to stop, temperature and threshold.
             held_out: images that decide nothing.
+            tracker: takes each epoch's figures.
 
         Returns:
             Calibrated probabilities of the held-out images, (n, classes), and the threshold.
@@ -115,6 +136,7 @@ class FoldRunner:
             labels[stopped],
             training.fit,
             verbose=0,
+            on_epoch=tracker.metrics,
         )
         decision = decide_on_validation(labels[stopped], predict(tail, as_is[stopped]), self._positive, None)
         return temper(predict(tail, as_is[held_out]), decision["temperature"]), decision["threshold"]

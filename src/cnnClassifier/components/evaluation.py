@@ -14,23 +14,17 @@ from cnnClassifier.assessment.gates import Gate, check_gates
 from cnnClassifier.assessment.metrics import Outcome, figures, scores
 from cnnClassifier.assessment.notct import familiarity, not_ct
 from cnnClassifier.assessment.plots import write_pictures, write_tables
-from cnnClassifier.entity.bundle import (
-    CARD_FILE,
-    HISTORY_FILE,
-    INT8_FILE,
-    INT8_RECORD,
-    MODEL_FILE,
-    REFERENCE_FILE,
-    ModelBundle,
-)
+from cnnClassifier.entity.bundle import HISTORY_FILE, INT8_RECORD, ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig
-from cnnClassifier.entity.manifest import Entry, Manifest
+from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
 from cnnClassifier.entity.notices import DISCLAIMER, SYNTHETIC
 from cnnClassifier.entity.prediction import Inspection
 from cnnClassifier.entity.reading import Reading
 from cnnClassifier.imaging.prepare import prepare, resize
 from cnnClassifier.network.engine import Engine
-from cnnClassifier.tracking.mlflow_run import RunContent, TrackingError, log_run, without_password
+from cnnClassifier.tracking.datasets import log_splits
+from cnnClassifier.tracking.servers import without_password
+from cnnClassifier.tracking.tracker import EVALUATED, TRAINED, Tracker, track
 from cnnClassifier.utils.common import load_json, replacing, save_json, sha256_of, write_csv
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from cnnClassifier.utils.log import logger
@@ -77,14 +71,19 @@ class Evaluation:
         if bundle.manifest_sha256 != sha256_of(config.manifest_path):
             raise BundleError(f"{config.bundle_dir} was trained on another manifest; run training again")
         report = self._report(bundle)
-        seen = self._look(bundle, manifest)
-        result = self._judge(bundle, report, seen)
-        gates = check_gates(config.gates, manifest, report, result)
-        result["gates"] = [asdict(gate) for gate in gates]
-        if bundle.int8_sha256:
-            result["int8"] = self._compare_int8(bundle, manifest, seen)
-        self._write(bundle, report, seen, result)
-        self._log(bundle, result)
+        tags = {"manifest_sha256": bundle.manifest_sha256, "synthetic": str(bundle.synthetic)}
+        resume = {"model_sha256": bundle.model_sha256, "state": TRAINED}
+        with track(config.tracking, f"{bundle.backbone} {bundle.model_id}", tags, resume) as tracker:
+            tracker.model(config.bundle_dir)  # while it is judged
+            seen = self._look(bundle, manifest)
+            result = self._judge(bundle, report, seen)
+            gates = check_gates(config.gates, manifest, report, result)
+            result["gates"] = [asdict(gate) for gate in gates]
+            if bundle.int8_sha256:
+                result["int8"] = self._compare_int8(bundle, manifest, seen)
+            self._write(bundle, report, seen, result)
+            log_splits(tracker, manifest, bundle.data_source, *SPLITS)
+            self._log(tracker, bundle, result)
         self._heed(gates)
         return result
 
@@ -187,7 +186,9 @@ class Evaluation:
             )
             note = f"{SYNTHETIC if bundle.synthetic else ''}\n{DISCLAIMER}".strip()
             write_pictures(staged, config.bundle_dir / HISTORY_FILE, result, cases, note)
-            write_card(staged, CardContent(bundle, result, report, config.params, config.bootstrap_draws, cases))
+            write_card(
+                staged, CardContent(bundle, result, report, config.tracking.params, config.bootstrap_draws, cases)
+            )
 
     def _case(self, bundle: ModelBundle, seen: _Seen, place: int) -> Case:
         entry, called = seen.entries[place], int(seen.outcome.called[place])
@@ -211,52 +212,39 @@ class Evaluation:
                 f"are in {self.config.root_dir}. Mend the data or the model, or change `gates` in config.yaml"
             )
 
-    def _log(self, bundle: ModelBundle, result: dict[str, Any]) -> None:
+    def _log(self, tracker: Tracker, bundle: ModelBundle, result: dict[str, Any]) -> None:
         config = self.config
         with (config.bundle_dir / HISTORY_FILE).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        history = {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
-        reports = sorted(path for path in config.root_dir.iterdir() if path.is_file())
-        content = RunContent(
-            params=config.params,
-            metrics={
+        tracker.history({name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"})
+        tracker.metrics(
+            {
                 **{key: value for key, value in result.items() if isinstance(value, float)},
                 **{f"{key}_low": low for key, (low, _) in result["intervals"].items()},
                 **{f"{key}_high": high for key, (_, high) in result["intervals"].items()},
                 "unfamiliar_false_alarm_rate": result["unfamiliar"]["false_alarm_rate"],
                 "unfamiliar_detection_rate": result["unfamiliar"]["detection_rate"],
-            },
-            tags={
-                "model_sha256": bundle.model_sha256,
-                "manifest_sha256": bundle.manifest_sha256,
-                "data_source": bundle.data_source,
-                "synthetic": str(bundle.synthetic),
-                "intended_use": DISCLAIMER,
-                "gates_not_met": ", ".join(gate["name"] for gate in result["gates"] if not gate["met"]) or "none",
-            },
-            history=history,
-            files={
-                "model": [
-                    config.bundle_dir / name
-                    for name in (MODEL_FILE, CARD_FILE, REFERENCE_FILE, INT8_FILE)
-                    if name != INT8_FILE or bundle.int8_sha256
-                ],
-                "evaluation": reports,
-                "data": [config.manifest_path, config.report_path],
-            },
+            }
         )
-        try:
-            run_id = log_run(config.mlflow_uri, config.experiment, f"{bundle.backbone} {bundle.model_id}", content)
-        except TrackingError as error:
-            logger.error("NOT LOGGED TO MLFLOW: %s", error, exc_info=True)
-            logger.warning(
-                "The scores are safe in %s. To log them later: python main.py --only evaluation",
-                config.root_dir / SCORES_FILE,
-            )
-            return
-        uri = without_password(config.mlflow_uri)
-        where = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
-        logger.info("MLflow run %s; to see it: %s", run_id, where)
+        unmet = ", ".join(gate["name"] for gate in result["gates"] if not gate["met"]) or "none"
+        tracker.tags(
+            {
+                "model_sha256": bundle.model_sha256,
+                "data_source": without_password(bundle.data_source),
+                "intended_use": DISCLAIMER,
+                "gates_not_met": unmet,
+                **{f"gate.{gate['name']}": gate["sentence"] for gate in result["gates"]},
+            }
+        )
+        reports = sorted(path for path in config.root_dir.iterdir() if path.is_file())
+        tracker.files("evaluation", [path for path in reports if path.suffix != ".png"])
+        tracker.files("plots", [path for path in reports if path.suffix == ".png"])
+        tracker.files("data", [config.manifest_path, config.report_path])
+        tracker.register(
+            config.tracking.registered_model,
+            {"model_sha256": bundle.model_sha256, "synthetic": str(bundle.synthetic), "gates_not_met": unmet},
+        )
+        tracker.tags({"state": EVALUATED})
 
 
 def _outcome(bundle: ModelBundle, manifest: Manifest, entries: list[Entry], inspection: Inspection) -> Outcome:

@@ -7,25 +7,35 @@ import numpy as np
 from cnnClassifier.assessment.calibration import decide_on_validation
 from cnnClassifier.components.preparation import image_features, open_model, plain_image, positive_class
 from cnnClassifier.entity.bundle import HISTORY_FILE, INT8_FILE, MODEL_FILE, REFERENCE_FILE, ModelBundle
-from cnnClassifier.entity.config_entity import TrainingConfig
+from cnnClassifier.entity.config_entity import TrackingConfig, TrainingConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
+from cnnClassifier.entity.notices import is_synthetic
 from cnnClassifier.imaging.augment import View, views_of
 from cnnClassifier.network.familiarity import fit_reference
 from cnnClassifier.network.files import save_model
 from cnnClassifier.network.fit import fit, pooled_features, predict
 from cnnClassifier.network.graph import graph_of, quantise, save_graph
+from cnnClassifier.tracking.datasets import log_splits
+from cnnClassifier.tracking.tracker import TRAINED, Tracker, track
 from cnnClassifier.utils.common import replacing, sha256_of, write_csv
 from cnnClassifier.utils.log import logger
 
 _MADE_WITH = ("keras", "tensorflow", "numpy", "pillow")
 _CALIBRATION_IMAGES = 32  # more cost a tenth of a second each and change nothing
+_PATIENCE_S = 60.0  # for what tracking hasn't sent yet when training is done
 
 
 class Training:
-    """Fit the trainable part of the prepared model on the training split."""
+    """Fit the trainable part of the prepared model on the training split.
 
-    def __init__(self, config: TrainingConfig) -> None:
+    Args:
+        config: how.
+        tracking: where the run is logged while it goes on; evaluation goes on with it.
+    """
+
+    def __init__(self, config: TrainingConfig, tracking: TrackingConfig | None = None) -> None:
         self.config = config
+        self.tracking = tracking
 
     def run(self) -> ModelBundle:
         """Train and write the bundle: `model.keras`, `model.json`, `reference.npz`, `history.csv`, `model_int8.zip`.
@@ -36,8 +46,17 @@ class Training:
         Raises:
             ManifestError: a split is empty or a class is missing from it.
         """
+        manifest = Manifest.read(self.config.manifest_path)
+        synthetic = is_synthetic(self.config.source_URL)
+        tags = {"manifest_sha256": sha256_of(self.config.manifest_path), "synthetic": str(synthetic)}
+        with track(self.tracking, self.config.backbone, tags, patience_s=_PATIENCE_S) as tracker:
+            log_splits(tracker, manifest, self.config.source_URL, "train", "validation")
+            bundle = self._train(manifest, tracker)
+            tracker.tags({"model_sha256": bundle.model_sha256, "state": TRAINED})
+        return bundle
+
+    def _train(self, manifest: Manifest, tracker: Tracker) -> ModelBundle:
         config = self.config
-        manifest = Manifest.read(config.manifest_path)
         train, validation = manifest.of("train"), manifest.of("validation")
         positive = positive_class(config.positive_class, manifest.classes)
         model, tail, layer, cache = open_model(config)
@@ -46,7 +65,9 @@ class Training:
         items += [(entry, View()) for entry in validation]
         features = image_features(cache, items, config)
         labels = manifest.labels([entry for entry, _ in items])
-        history = fit(tail, features[:cut], labels[:cut], features[cut:], labels[cut:], config.fit)
+        history = fit(
+            tail, features[:cut], labels[:cut], features[cut:], labels[cut:], config.fit, on_epoch=tracker.metrics
+        )
         decision = decide_on_validation(
             labels[cut:], predict(tail, features[cut:]), manifest.classes.index(positive), config.min_sensitivity
         )
@@ -71,7 +92,7 @@ class Training:
                 unfamiliar_limit=limit,
                 backbone=config.backbone,
                 data_source=config.source_URL,
-                synthetic=config.source_URL.startswith("phantom:"),
+                synthetic=is_synthetic(config.source_URL),
                 model_sha256=sha256_of(staged / MODEL_FILE),
                 reference_sha256=sha256_of(staged / REFERENCE_FILE),
                 manifest_sha256=sha256_of(config.manifest_path),

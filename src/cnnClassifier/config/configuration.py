@@ -16,6 +16,7 @@ from cnnClassifier.entity.config_entity import (
     GatesConfig,
     PrepareBaseModelConfig,
     ServingConfig,
+    TrackingConfig,
     TrainingConfig,
 )
 from cnnClassifier.utils.common import read_yaml
@@ -161,8 +162,18 @@ class ConfigurationManager:
             seeds=tuple(self.params.FOLD_SEEDS),
         )
 
+    def tracking(self) -> TrackingConfig:
+        """Return where runs go; MLFLOW_TRACKING_URI goes before the file."""
+        section = self.config.evaluation
+        return TrackingConfig(
+            uri=os.environ.get("MLFLOW_TRACKING_URI") or section.mlflow_uri,
+            experiment=section.experiment,
+            registered_model=section.registered_model,
+            params=self.params.to_dict(),
+        )
+
     def evaluation(self) -> EvaluationConfig:
-        """Return what the stage evaluation needs; MLFLOW_TRACKING_URI goes before the file."""
+        """Return what the stage evaluation needs."""
         section, gates = self.config.evaluation, self.config.gates
         return EvaluationConfig(
             data_dir=Path(self.config.data_ingestion.data_dir),
@@ -170,8 +181,6 @@ class ConfigurationManager:
             report_path=Path(self.config.data_validation.report_path),
             bundle_dir=Path(self.config.training.bundle_dir),
             root_dir=Path(section.root_dir),
-            mlflow_uri=os.environ.get("MLFLOW_TRACKING_URI") or section.mlflow_uri,
-            experiment=section.experiment,
             max_pixels=self.config.data_validation.max_pixels,
             bootstrap_draws=section.bootstrap_draws,
             gallery=section.gallery,
@@ -186,7 +195,7 @@ class ConfigurationManager:
                 max_ece=gates.max_ece,
                 stops=gates.on_failure == "stop",
             ),
-            params=self.params.to_dict(),
+            tracking=self.tracking(),
         )
 
     def serving(self) -> ServingConfig:
@@ -197,6 +206,8 @@ class ConfigurationManager:
             raise ConfigError(f"environment: PORT: expected a whole number from 0 to 65535, found {port!r}")
         return ServingConfig(
             bundle_dir=Path(self.config.training.bundle_dir),
+            model_cache=Path(section.model_cache),
+            model_poll_s=section.model_poll_s,
             host=os.environ.get("HOST") or section.host,
             port=int(port),
             max_upload_bytes=section.max_upload_bytes,

@@ -13,6 +13,7 @@ from cnnClassifier.dataset.audit import HANDLING, FileFacts
 from cnnClassifier.dataset.shortcuts import MOST_IMAGES, SHORTCUTS, Reach
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
+from cnnClassifier.entity.notices import is_synthetic
 
 COPY, CONFLICT, GIVEN = "copy of", "conflict:", "given split:"  # how reasons to leave out usable files begin
 _FAR_SHARE = 0.05  # a split that misses its share by more is warned of
@@ -69,7 +70,7 @@ def build_report(audited: Audited, config: DataValidationConfig) -> dict[str, An
     used = [entry for entry in entries if entry.split]
     kinds = Counter(_kind(entry) for entry in entries if entry.reason)
     report: dict[str, Any] = {
-        "synthetic": config.source_URL.startswith("phantom:"),
+        "synthetic": is_synthetic(config.source_URL),
         "files": len(entries),
         "used": len(used),
         "left_out": {kind: kinds[kind] for kind in ("copies", "conflicts", "given_split", "other")},

@@ -15,6 +15,7 @@ MODEL_FILE = "model.keras"
 CARD_FILE = "model.json"
 REFERENCE_FILE = "reference.npz"
 HISTORY_FILE = "history.csv"
+BUNDLE_FILES = (MODEL_FILE, CARD_FILE, REFERENCE_FILE)  # what serving needs; also INT8_FILE, where the card says so
 INT8_FILE = "model_int8.zip"
 INT8_RECORD = "int8.json"
 
@@ -99,6 +100,11 @@ class ModelBundle:
         """The first twelve digits of the model's sha256."""
         return self.model_sha256[:12]
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the files that belong to the bundle."""
+        return (*BUNDLE_FILES, INT8_FILE) if self.int8_sha256 else BUNDLE_FILES
+
     def write(self, bundle_dir: Path) -> None:
         """Write `model.json` into a folder that holds `model.keras` already."""
         save_json(bundle_dir / CARD_FILE, asdict(self))
@@ -111,7 +117,7 @@ class ModelBundle:
             BundleError: a part is missing, unreadable, or not of this model.
         """
         mend = "run `dvc repro` or `python main.py` to train one"
-        for name in (MODEL_FILE, CARD_FILE, REFERENCE_FILE):
+        for name in BUNDLE_FILES:
             if not (bundle_dir / name).is_file():
                 raise BundleError(f"no trained model: {bundle_dir / name} is missing; {mend}")
         try:

@@ -146,22 +146,37 @@ class GatesConfig:
 
 
 @dataclass(frozen=True)
+class TrackingConfig:
+    """Where runs go, and what stands in each.
+
+    Attributes:
+        uri: of the tracking server, or of the local store.
+        experiment: that the runs belong to.
+        registered_model: name that models are registered under.
+        params: all of params.yaml.
+    """
+
+    uri: str
+    experiment: str
+    registered_model: str
+    params: dict[str, object]
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
-    """What `evaluation` needs; `params` are all of params.yaml, to be logged and listed."""
+    """What `evaluation` needs."""
 
     data_dir: Path
     manifest_path: Path
     report_path: Path
     bundle_dir: Path
     root_dir: Path
-    mlflow_uri: str
-    experiment: str
     max_pixels: int
     bootstrap_draws: int
     gallery: int
     seed: int
     gates: GatesConfig
-    params: dict[str, object]
+    tracking: TrackingConfig
 
 
 @dataclass(frozen=True)
@@ -170,6 +185,8 @@ class ServingConfig:
 
     Attributes:
         bundle_dir: where training leaves its bundle.
+        model_cache: where a model of the registry is kept.
+        model_poll_s: seconds from one look at the registry to the next.
         host: address to listen on.
         port: port to listen on; 0 for any.
         max_upload_bytes: of one image file.
@@ -189,6 +206,8 @@ class ServingConfig:
     """
 
     bundle_dir: Path
+    model_cache: Path
+    model_poll_s: float
     host: str
     port: int
     max_upload_bytes: int

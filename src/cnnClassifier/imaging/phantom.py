@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cnnClassifier.entity.notices import PHANTOM_SCHEME
 from cnnClassifier.imaging.thorax import Patient, draw_patient, measure
 from cnnClassifier.utils.errors import SourceError
 
-SCHEME = "phantom:"
 EXAMPLE = "phantom:patients=40,slices=2,size=256,seed=7"
 LESION_CLASS, NORMAL_CLASS = "adenocarcinoma", "normal"
 
@@ -58,8 +58,8 @@ class PhantomOptions:
                 raise _bad(key, value)
         if self.lesion_mm_min > self.lesion_mm_max:
             raise SourceError(
-                f"{SCHEME} lesion_mm_min: expected at most lesion_mm_max, {self.lesion_mm_max:g}, "
-                f"found {self.lesion_mm_min:g}; for example {SCHEME}lesion_mm_min=40,lesion_mm_max=60"
+                f"{PHANTOM_SCHEME} lesion_mm_min: expected at most lesion_mm_max, {self.lesion_mm_max:g}, "
+                f"found {self.lesion_mm_min:g}; for example {PHANTOM_SCHEME}lesion_mm_min=40,lesion_mm_max=60"
             )
 
 
@@ -71,7 +71,7 @@ def _bad(key: str, value: Any) -> SourceError:
     low, high = _RANGES[key]
     kind = "a whole number" if _kinds()[key] is int else "a number"
     return SourceError(
-        f"{SCHEME} {key}: expected {kind} from {low:g} to {high:.10g}, found {value}; for example {EXAMPLE}"
+        f"{PHANTOM_SCHEME} {key}: expected {kind} from {low:g} to {high:.10g}, found {value}; for example {EXAMPLE}"
     )
 
 
@@ -81,15 +81,17 @@ def parse_phantom(url: str) -> PhantomOptions:
     Raises:
         SourceError: a key is unknown or given twice, or a value is out of its range.
     """
-    if not url.startswith(SCHEME):
-        raise SourceError(f"{url}: expected a source that starts with {SCHEME}, for example {EXAMPLE}")
+    if not url.startswith(PHANTOM_SCHEME):
+        raise SourceError(f"{url}: expected a source that starts with {PHANTOM_SCHEME}, for example {EXAMPLE}")
     kinds, found = _kinds(), {}
-    for item in filter(None, (part.strip() for part in url.removeprefix(SCHEME).split(","))):
+    for item in filter(None, (part.strip() for part in url.removeprefix(PHANTOM_SCHEME).split(","))):
         key, _, text = (part.strip() for part in item.partition("="))
         if key not in kinds:
-            raise SourceError(f"{SCHEME} {key}: unknown key; expected one of {', '.join(kinds)}; for example {EXAMPLE}")
+            raise SourceError(
+                f"{PHANTOM_SCHEME} {key}: unknown key; expected one of {', '.join(kinds)}; for example {EXAMPLE}"
+            )
         if key in found:
-            raise SourceError(f"{SCHEME} {key}: expected once, found twice; for example {EXAMPLE}")
+            raise SourceError(f"{PHANTOM_SCHEME} {key}: expected once, found twice; for example {EXAMPLE}")
         try:
             found[key] = kinds[key](text)
         except ValueError:

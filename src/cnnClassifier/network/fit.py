@@ -34,6 +34,7 @@ def fit(
     validation_labels: np.ndarray,
     config: FitConfig,
     verbose: int | None = None,
+    on_epoch: Callable[[dict[str, float], int], None] | None = None,
 ) -> History:
     """Fit the tail with Adam (Kingma & Ba 2014) on cross-entropy, and keep the weights of the best validation loss.
 
@@ -45,6 +46,7 @@ def fit(
         validation_labels: int, (m,).
         config: epochs at the most, patience, batch size, learning rate, class weights, seed.
         verbose: 1 shows Keras's bar, 2 a line an epoch, 0 nothing; None: the bar on a terminal, lines in a log.
+        on_epoch: is handed each epoch's figures and its number, from 1.
 
     Returns:
         For each epoch loss, accuracy, val_loss and val_accuracy.
@@ -65,11 +67,17 @@ def fit(
         validation_data=_batches(validation, validation_labels, 64, None),
         epochs=config.epochs,
         class_weight=class_weights(train_labels) if config.class_weights == "balanced" else None,
-        callbacks=[stop],
+        callbacks=[stop, *([_epochs_to(on_epoch)] if on_epoch else [])],
         shuffle=False,  # Batches shuffles, by its own seed
         verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
     )
     return {name: [float(value) for value in values] for name, values in history.history.items()}
+
+
+def _epochs_to(on_epoch: Callable[[dict[str, float], int], None]) -> "keras.callbacks.Callback":
+    import keras
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(logs, epoch + 1))
 
 
 def snapshot(tail: "keras.Model") -> Callable[[], None]:

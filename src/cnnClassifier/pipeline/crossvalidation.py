@@ -6,4 +6,4 @@ from cnnClassifier.config.configuration import ConfigurationManager
 
 def main(manager: ConfigurationManager) -> None:
     """Judge the recipe in grouped folds over all images."""
-    CrossValidation(manager.crossvalidation()).run()
+    CrossValidation(manager.crossvalidation(), manager.tracking()).run()

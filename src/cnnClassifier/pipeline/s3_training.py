@@ -6,4 +6,4 @@ from cnnClassifier.config.configuration import ConfigurationManager
 
 def main(manager: ConfigurationManager) -> None:
     """Train, and write the bundle."""
-    Training(manager.training()).run()
+    Training(manager.training(), manager.tracking()).run()

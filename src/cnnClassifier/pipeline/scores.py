@@ -2,7 +2,7 @@
 
 from cnnClassifier.assessment.table import score_table
 from cnnClassifier.config.configuration import ConfigurationManager
-from cnnClassifier.tracking.mlflow_run import without_password
+from cnnClassifier.tracking.servers import is_remote, where_to_see
 from cnnClassifier.utils.common import load_json
 from cnnClassifier.utils.errors import UserError
 
@@ -10,7 +10,7 @@ _NEXT_STEPS = """
 Next:
   {card}       the model card: all figures, errors and their maps
   python app.py       the page, at http://localhost:8080
-  mlflow ui --backend-store-uri {uri}       the runs, at http://localhost:5000
+  {runs}       the runs{local}
   dvc plots show      ROC, calibration, confusion matrix, training history"""
 
 
@@ -20,5 +20,6 @@ def main(manager: ConfigurationManager) -> None:
     path = config.root_dir / "scores.json"
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro` or `python main.py` first")
-    card, uri = config.root_dir / "MODEL_CARD.html", without_password(config.mlflow_uri)
-    print(f"\n{score_table(load_json(path))}\n{_NEXT_STEPS.format(card=card, uri=uri)}")
+    card, runs = config.root_dir / "MODEL_CARD.html", where_to_see(config.tracking.uri)
+    local = "" if is_remote(config.tracking.uri) else ", at http://localhost:5000"
+    print(f"\n{score_table(load_json(path))}\n{_NEXT_STEPS.format(card=card, runs=runs, local=local)}")

@@ -1,0 +1,27 @@
+"""The data of a run as MLflow's inputs: each split with its digest and counts."""
+
+import hashlib
+from collections import Counter
+
+from cnnClassifier.entity.manifest import Manifest
+from cnnClassifier.tracking.tracker import Tracker
+
+
+def log_splits(tracker: Tracker, manifest: Manifest, source: str, *splits: str) -> None:
+    """Log the splits that a run uses.
+
+    Args:
+        tracker: of the run.
+        manifest: all images.
+        source: where the data came from.
+        splits: of `train`, `validation`, `test`.
+    """
+    for split in splits:
+        entries = manifest.of(split)
+        digest = hashlib.sha256("".join(f"{entry.sha256}{entry.label}" for entry in entries).encode()).hexdigest()
+        profile = {
+            "images": len(entries),
+            "groups": len({entry.group for entry in entries}),
+            "classes": dict(sorted(Counter(entry.label for entry in entries).items())),
+        }
+        tracker.dataset(split, digest, source, profile)

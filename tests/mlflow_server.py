@@ -1,0 +1,129 @@
+"""A real MLflow server on loopback, shaped like DagsHub's: basic auth, a path before everything; and a proxy before it
+that hides what old or small servers lack."""
+
+import http.client
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+PREFIX = "/me/repo.mlflow"
+LACKING = re.compile(r"/mlflow/(logged-models|registered-models|model-versions)")
+
+
+@dataclass
+class Server:
+    """Where it is, and who may come in."""
+
+    uri: str
+    user: str = "admin"
+    password: str = field(default_factory=lambda: secrets.token_hex(12))
+
+    @property
+    def environment(self):
+        return {
+            "MLFLOW_TRACKING_URI": self.uri,
+            "MLFLOW_TRACKING_USERNAME": self.user,
+            "MLFLOW_TRACKING_PASSWORD": self.password,
+        }
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def mlflow_server(folder) -> Iterator[Server]:
+    port = free_port()
+    server = Server(f"http://127.0.0.1:{port}{PREFIX}")
+    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--static-prefix", PREFIX]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/store"]
+    (folder / "auth.ini").write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = admin\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\nauth_cache_ttl_seconds = 600\n"
+    )
+    environment = {
+        **os.environ,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(12),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": server.password,
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    with (
+        (folder / "server.log").open("w") as log,
+        subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log) as process,
+    ):
+        try:
+            _wait(f"http://127.0.0.1:{port}/health", process)
+            yield server
+        finally:
+            process.terminate()
+
+
+def _wait(url, process):
+    for _ in range(480):
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            assert process.poll() is None, "the server ended"
+            time.sleep(0.25)
+        else:
+            return
+    raise AssertionError("the server did not start")
+
+
+@contextmanager
+def without(pattern: re.Pattern[str], server: Server) -> Iterator[Server]:
+    """Pass on to a server all but what matches, which is answered 404."""
+    behind = urlsplit(server.uri)
+
+    class Handler(BaseHTTPRequestHandler):
+        def pass_on(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if pattern.search(self.path):
+                self.answer(404, {"Content-Type": "text/plain"}, b"404 page not found")
+                return
+            connection = http.client.HTTPConnection(behind.hostname, behind.port, timeout=60)
+            headers = {key: value for key, value in self.headers.items() if key.lower() != "host"}
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            kept = {key: value for key, value in answer.getheaders() if key.lower() in ("content-type", "location")}
+            self.answer(answer.status, kept, answer.read())
+            connection.close()
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on
+
+        def answer(self, status, headers, body):
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield Server(f"http://127.0.0.1:{proxy.server_port}{PREFIX}", server.user, server.password)
+    finally:
+        proxy.shutdown()
+        thread.join()
+        proxy.server_close()
