@@ -67,7 +67,7 @@ def _serve(chosen: argparse.Namespace) -> None:
             "token (python app.py --new-token NAME)",
             file=sys.stderr,
         )
-    host = ModelHost(config.bundle_dir, config.max_pixels)
+    host = ModelHost.of(config)
     host.start()
     jobs = Jobs(Path.cwd(), manager.log_file.parent / "jobs")
     try:

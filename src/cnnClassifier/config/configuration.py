@@ -121,6 +121,7 @@ class ConfigurationManager:
             updated_base_model_path=Path(self.config.prepare_base_model.updated_base_model_path),
             bundle_dir=Path(section.bundle_dir),
             cache_dir=Path(section.cache_dir),
+            int8=section.int8,
             source_URL=self.config.data_ingestion.source_URL,
             max_pixels=self.config.data_validation.max_pixels,
             dicom_window=self._dicom_window,
@@ -209,6 +210,7 @@ class ConfigurationManager:
             uncertain_margin=section.uncertain_margin,
             trusted_proxy=section.trusted_proxy,
             evaluation_dir=Path(self.config.evaluation.root_dir),
+            int8=section.int8,
             report_path=Path(self.config.data_validation.report_path),
             show_reports=section.show_reports,
         )

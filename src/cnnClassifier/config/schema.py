@@ -56,7 +56,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "weights_cache": optional(text()),
         "imagenet_sources": listing(text(), low=1),
     },
-    "training": {"bundle_dir": text(), "cache_dir": text()},
+    "training": {"bundle_dir": text(), "cache_dir": text(), "int8": flag()},
     "crossvalidation": {"root_dir": text()},
     "evaluation": {
         "root_dir": text(),
@@ -89,6 +89,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "trusted_proxy": optional(text()),
         "cors_origins": listing(text()),
         "show_reports": flag(),
+        "int8": flag(),
     },
 }
 

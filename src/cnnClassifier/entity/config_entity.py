@@ -94,6 +94,7 @@ class TrainingConfig:
     updated_base_model_path: Path
     bundle_dir: Path
     cache_dir: Path
+    int8: bool
     source_URL: str
     max_pixels: int
     dicom_window: str
@@ -182,6 +183,7 @@ class ServingConfig:
         uncertain_margin: a probability nearer to the threshold than this is called uncertain.
         trusted_proxy: address of a reverse proxy whose X-Forwarded headers are believed.
         evaluation_dir: where the scores of the served model may stand; None where nowhere.
+        int8: whether to calculate in int8 where the evaluation accepted that.
         report_path: data_report.json of the data that it was trained on, likewise.
         show_reports: whether the pages on model and data, which show pictures of the data, may be looked at.
     """
@@ -200,5 +202,6 @@ class ServingConfig:
     uncertain_margin: float = 0.1
     trusted_proxy: str | None = None
     evaluation_dir: Path | None = None
+    int8: bool = True
     report_path: Path | None = None
     show_reports: bool = False

@@ -53,7 +53,7 @@ def create_app(
     register_record(app, metrics)
     register_problems(app)
     Access(app, config, tokens)
-    host = host or ModelHost(config.bundle_dir, config.max_pixels)
+    host = host or ModelHost.of(config)
     app.register_blueprint(make_routes(host, config, turns, metrics))
     app.register_blueprint(make_pages(host, config))
     app.register_blueprint(make_training_routes(jobs))

@@ -28,7 +28,9 @@ def make_routes(host: ModelHost, config: ServingConfig, turns: Turns, metrics: M
 
     @routes.get("/readyz")
     def readyz() -> Response:
-        return jsonify(status="ready", model=host.predictor(wait=False).bundle.model_id)
+        predictor = host.predictor(wait=False)
+        facts = {"status": "ready", "model": predictor.bundle.model_id, "engine": predictor.engine}
+        return jsonify(facts | ({"refused": host.refused} if host.refused else {}))
 
     @routes.get("/model")
     def model() -> Response:
