@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=_port, help="port to listen on; 0 for any (default: from the configuration)")
     parser.add_argument(
         "--model",
-        help="models:/NAME@ALIAS, runs:/ID, a folder, or the http(s) URL of a bundle's zip (default: what training left)",
+        help="models:/NAME@ALIAS, runs:/ID, a folder, or the URL of a bundle's zip (default: what training left)",
     )
     parser.add_argument("--model-sha256", metavar="HEX", help="sha256 that the zip must have")
     parser.add_argument("--new-token", metavar="NAME", help="print a new token and its entry for API_TOKENS, and end")
