@@ -36,6 +36,7 @@ _BORDER = 0.05  # of each side
 _FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF", "dcm": "DICOM"}
 _AS_IT_IS = Reading()
 _AT_ONCE = 1024  # thumbnails compared in one go
+_PAIR = np.dtype([("likeness", np.float32), ("first", np.int32), ("other", np.int32)])
 _ALIGNED, _WORTH = 3, 0.7  # pairs that are aligned for one file at the most, and how alike their outlines must be
 
 
@@ -203,11 +204,23 @@ def near_copies(facts: Sequence[FileFacts], bits: int, correlation: float) -> li
         Pairs of places in `facts`, the lower first, sorted: each a pair of near-copies, and all of them together
         connect whatever near-copies connect.
     """
+    linked = _Linked(len(facts))
+    doubtful = _link_alike(facts, linked, bits, correlation)
+    _link_aligned(facts, linked, doubtful, correlation)
+    _link_crops(facts, linked, correlation)
+    return sorted(linked.links)
+
+
+def _link_alike(facts: Sequence[FileFacts], linked: "_Linked", bits: int, correlation: float) -> np.ndarray:
+    """Link what has like hashes and like thumbnails.
+
+    Returns:
+        For each file the few with like hashes that come nearest: (pairs,), of the fields likeness, first and other.
+    """
     hashes = np.array([fact.phash for fact in facts], np.uint64)
     outlines = _outlines(facts)
     content = np.asarray(outlines.any(1))  # what is blank correlates with nothing
-    linked = _Linked(len(facts))
-    doubtful: list[tuple[float, int, int]] = []
+    doubtful = bytearray()
     edges = np.linspace(0, 64, bits + 2).astype(int)
     earlier: list[np.uint64] = []  # pieces; who shares one of them was compared there
     for low, high in itertools.pairwise(edges):
@@ -227,22 +240,35 @@ def near_copies(facts: Sequence[FileFacts], bits: int, correlation: float) -> li
                 for other in _alike(facts, first, rest[likeness >= correlation - 1e-5], correlation):
                     linked.link(first, other)
                 nearest = np.argsort(-likeness, kind="stable")[:_ALIGNED]
-                doubtful += [(float(likeness[n]), first, int(rest[n])) for n in nearest if likeness[n] >= _WORTH]
+                nearest = nearest[likeness[nearest] >= _WORTH]
+                pairs = np.empty(len(nearest), _PAIR)
+                pairs["likeness"], pairs["first"], pairs["other"] = likeness[nearest], first, rest[nearest]
+                doubtful += pairs.tobytes()
         earlier.append(piece)
+    return np.frombuffer(doubtful, _PAIR)
+
+
+def _link_aligned(facts: Sequence[FileFacts], linked: "_Linked", doubtful: np.ndarray, correlation: float) -> None:
+    """Link what has like hashes and, once aligned, like thumbnails: the likeliest first, a few tries for each file."""
     tried: Counter[int] = Counter()
-    for _, first, other in sorted(doubtful, key=lambda pair: (-pair[0], pair[1:])):
+    for place in np.lexsort((doubtful["other"], doubtful["first"], -doubtful["likeness"])):
+        _, first, other = doubtful[place].item()
         if tried[first] < _ALIGNED and linked.part[first] != linked.part[other]:
             tried[first] += 1
             if aligned_correlation(facts[first].thumbnail, facts[other].thumbnail) >= correlation:
                 linked.link(first, other)
-    _link_crops(facts, linked, correlation)
-    return sorted(linked.links)
 
 
 def _link_crops(facts: Sequence[FileFacts], linked: "_Linked", correlation: float) -> None:
+    """Link pictures that share details; of those that are connected already the one with the most speaks for all."""
+    best: dict[int, int] = {}
+    for place, part in enumerate(linked.part.tolist()):
+        if part not in best or len(facts[place].marks.codes) > len(facts[best[part]].marks.codes):
+            best[part] = place
+    chosen = sorted(best.values())
     tried: Counter[int] = Counter()
-    for shared in shared_marks([fact.marks for fact in facts], linked.part):
-        pair = shared.first, shared.other
+    for shared in shared_marks([facts[place].marks for place in chosen]):
+        pair = chosen[shared.first], chosen[shared.other]
         if min(tried[place] for place in pair) < _ALIGNED and linked.part[pair[0]] != linked.part[pair[1]]:
             tried.update(pair)
             one, other = (facts[place].thumbnail for place in pair)
@@ -294,6 +320,8 @@ def _outlines(facts: Sequence[FileFacts]) -> np.ndarray:
 
 def _alike(facts: Sequence[FileFacts], first: int, others: np.ndarray, correlation: float) -> Iterator[int]:
     """Yield those of `others` whose thumbnails' details correlate with those of `first` by `correlation` or more."""
+    if len(others) == 0:
+        return
     one = details(facts[first].thumbnail).ravel()
     one /= np.linalg.norm(one)
     for start in range(0, len(others), _AT_ONCE):
