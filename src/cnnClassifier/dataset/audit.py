@@ -16,6 +16,7 @@ from PIL import Image
 from cnnClassifier.dataset.alignment import aligned_correlation, details
 from cnnClassifier.dataset.marks import NO_MARKS, Marks, find_marks, shared_marks
 from cnnClassifier.imaging.decode import Decoded, Reading, decode
+from cnnClassifier.imaging.dicomheader import read_pseudonym
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
 
@@ -59,6 +60,7 @@ class FileFacts:
         grey: mean and standard deviation, 0-255.
         border: mean, standard deviation, 5th and 95th percentile of the outer 5 % at top, bottom, left and right.
         marks: details by which crops are found.
+        patient: of DICOM a pseudonym (see `read_pseudonym`); else empty.
     """
 
     path: str
@@ -75,6 +77,7 @@ class FileFacts:
     grey: tuple[float, ...] = ()
     border: tuple[float, ...] = ()
     marks: Marks = NO_MARKS
+    patient: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -118,6 +121,7 @@ def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side:
     digest = hashlib.sha256(data).hexdigest()
     try:
         image = decode(data, max_pixels, reading)
+        patient = read_pseudonym(data) if image.format == "DICOM" else ""
     except ImageError as error:
         return left_out(f"{error.code}: {error}")
     height, width = image.pixels.shape[:2]
@@ -140,6 +144,7 @@ def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side:
         grey=(float(pixels.mean()), float(pixels.std())),
         border=_border(pixels),
         marks=find_marks(grey),
+        patient=patient,
     )
 
 
@@ -335,17 +340,22 @@ def _centred(fact: FileFacts) -> np.ndarray:
 
 
 def group_files(facts: Sequence[FileFacts], pattern: str | None, pairs: Sequence[tuple[int, int]]) -> list[str]:
-    """Name the group of each file: what the pattern takes from its name, joined with near-copies.
+    """Name the group of each file, joined with near-copies: what the pattern takes from its name, or whose it is.
 
     Args:
         facts: the files.
-        pattern: a regular expression with a group `group`, tried on the file's name; no match: each file its own.
+        pattern: a regular expression with a group `group`, tried on the file's name; no match: the patient's pseudonym
+            that DICOM tells, else each file its own.
         pairs: files that belong together whatever they are called.
 
     Returns:
         For each file the name of its group: the first of the names that were joined.
     """
-    names = [_group_name(Path(fact.path), pattern) for fact in facts]
+    return join([_group_name(Path(fact.path), pattern) or fact.patient or fact.path for fact in facts], pairs)
+
+
+def join(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:
+    """Return for each name the first of those that pairs of places connect it with."""
     parent: dict[str, str] = {name: name for name in names}
 
     def root(name: str) -> str:
@@ -362,8 +372,7 @@ def group_files(facts: Sequence[FileFacts], pattern: str | None, pairs: Sequence
 
 def _group_name(path: Path, pattern: str | None) -> str:
     match = re.search(pattern, path.name) if pattern else None
-    name = (match["group"] or "").strip() if match else ""
-    return name or path.as_posix()
+    return (match["group"] or "").strip() if match else ""
 
 
 def conflicts(facts: Sequence[FileFacts], same: Callable[[FileFacts], str]) -> list[list[FileFacts]]:
