@@ -1,6 +1,7 @@
 """Serve the trained model: a page for people and JSON for programs."""
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="how the model learns")
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for all (default: from the configuration)")
     parser.add_argument("--port", type=_port, help="port to listen on; 0 for any (default: from the configuration)")
+    parser.add_argument("--new-token", metavar="NAME", help="print a new token and its entry for API_TOKENS, and end")
+    parser.add_argument("--may-train", action="store_true", help="with --new-token: it may start trainings")
     chosen = parser.parse_args(arguments)
 
     from cnnClassifier.utils.errors import UserError
 
     try:
-        _serve(chosen)
+        _print_token(chosen) if chosen.new_token is not None else _serve(chosen)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -33,23 +36,44 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _print_token(chosen: argparse.Namespace) -> None:
+    from cnnClassifier.web.tokens import new_token
+
+    token, entry = new_token(chosen.new_token, chosen.may_train)
+    print(f"Give this token to whoever shall use it; it is shown this once:\n  {token}")
+    print(f"Start the server with this entry in API_TOKENS, beside those that stand there:\n  {entry}")
+
+
 def _serve(chosen: argparse.Namespace) -> None:
     from cnnClassifier.config.configuration import ConfigurationManager
     from cnnClassifier.utils.log import configure_logging
     from cnnClassifier.web.application import create_app
+    from cnnClassifier.web.jobs import Jobs
     from cnnClassifier.web.model_host import ModelHost
-    from cnnClassifier.web.server import bind, serve, url_of
+    from cnnClassifier.web.server import bind, is_public, serve, url_of
+    from cnnClassifier.web.tokens import VARIABLE, read_tokens
 
     manager = ConfigurationManager(chosen.config, chosen.params)
     config = manager.serving()
     given = {name: value for name in ("host", "port") if (value := getattr(chosen, name)) is not None}
     config = replace(config, **given)
+    tokens = read_tokens(os.environ.get(VARIABLE, ""))
     listener = bind(config.host, config.port)
     configure_logging(manager.log_file)
     print(f"Open {url_of(listener)} (Ctrl-C stops it). {_model_line(config.bundle_dir)}", flush=True)
-    host = ModelHost(config.bundle_dir, config.max_pixels)
+    if is_public(listener) and not tokens:
+        print(
+            f"warning: whoever reaches {config.host} may use this server; set {VARIABLE} to let in only those with a "
+            "token (python app.py --new-token NAME)",
+            file=sys.stderr,
+        )
+    host = ModelHost.of(config)
     host.start()
-    serve(create_app(config, host), listener)
+    jobs = Jobs(Path.cwd(), manager.log_file.parent / "jobs")
+    try:
+        serve(create_app(config, host, tokens, jobs), listener, config)
+    finally:
+        jobs.stop()
 
 
 def _model_line(bundle_dir: Path) -> str:

@@ -36,8 +36,8 @@ LAYERS = {
     "pipeline": {"assessment", "components", "config", "entity", "imaging", "network", "tracking", "utils"},
     "web": {"entity", "pipeline", "utils"},
 }
-# And of the pipeline the web reaches prediction alone, which in turn reaches no stage.
-ONLY = {"web": {"cnnClassifier.pipeline.prediction"}}
+# And of the pipeline the web reaches what predicts and draws examples, which in turn reaches no stage.
+ONLY = {"web": {"cnnClassifier.pipeline.prediction", "cnnClassifier.pipeline.examples"}}
 HEAVY = ("tensorflow", "keras")
 
 # Stands in a file of its own, so that `dvc repro` without a target leaves it alone.

@@ -1,193 +1,220 @@
-"use strict";
+// The upload page: pictures in, cards out.
 
-const SHOWN = 8;
+import { Card } from "./card.js";
+import { save, tableOf } from "./csv.js";
+import { Queue } from "./queue.js";
+import { Problem, ask, predict } from "./server.js";
+import { Status } from "./status.js";
+import { percent, plural, sizeOf } from "./words.js";
+
+const AT_ONCE = 2;
+const MOST = 100; // pictures on the page
+const TRIES = 6;
 const el = (id) => document.getElementById(id);
 const maxBytes = Number(document.body.dataset.maxUploadBytes);
-let chosen = null;
-let model = null;
-let busy = false;
-let poll = 0;
 
-const NOTICES = {
-  no_model: ["No model yet", "Train one first. With the project's folder as the working folder, run:"],
-  broken_model: ["The model can't be used", ""],
-  offline: ["The server can't be reached", "Is python app.py still running? This page tries again by itself."],
-};
-
-class Problem extends Error {
-  constructor(code, message) {
-    super(message);
-    this.code = code;
+let items = []; // newest first
+const queue = new Queue(classify, AT_ONCE);
+const status = new Status(() => {
+  if (status.model) {
+    queue.resume();
+    const labels = Object.values(status.model.labels);
+    el("synthetic").hidden = !status.model.synthetic;
+    if (labels.length <= 4) el("subtitle").textContent = `Give it slices of a chest CT: it says ${labels.join(" or ")}, how sure it is, and where it looked.`;
+  } else {
+    queue.pause();
+    for (const item of items) if (item.waits) item.card.work(waitingFor(), null, true);
   }
+});
+
+function waitingFor() {
+  return queue.paused ? "Waits for the model; goes on by itself." : "Waits for its turn.";
 }
 
-async function ask(url, options) {
-  let response, content;
+// Taking files in
+
+function add(files) {
+  const room = MOST - items.length;
+  const taken = [...files].slice(0, room);
+  if (files.length > room) say(`${MOST} pictures at most are shown at once: ${plural(files.length - room, "file")} left out. Clear some first.`, true);
+  for (const file of taken) addOne(file);
+}
+
+function addOne(file) {
+  const item = { file, name: file.name || "Pasted picture", url: URL.createObjectURL(file), at: new Date(), waits: true, answer: null, fault: null, losses: 0 };
+  item.card = new Card(item, {
+    remove: () => remove(item),
+    cancel: () => cancel(item),
+    again: () => enqueue(item),
+    ask: () => enqueue(item, true),
+  });
+  items.unshift(item);
+  el("cards").prepend(item.card.element);
+  refresh();
+  enqueue(item);
+}
+
+function enqueue(item, first = false) {
+  item.stop?.abort();
+  item.fault = null;
+  item.waits = true;
+  item.card.work(waitingFor(), null, true);
+  queue.add(item, first);
+  refresh();
+}
+
+function cancel(item) {
+  queue.remove(item);
+  item.stop?.abort();
+  settle(item, new Problem("cancelled", "Cancelled."));
+}
+
+function remove(item) {
+  const place = items.indexOf(item);
+  queue.remove(item);
+  item.stop?.abort();
+  items = items.filter((other) => other !== item);
+  item.card.element.remove();
+  URL.revokeObjectURL(item.url);
+  refresh();
+  const next = items[Math.min(place, items.length - 1)];
+  (next?.card.element.querySelector(".cross") ?? el("file")).focus();
+}
+
+// Asking
+
+async function classify(item) {
+  item.stop = new AbortController();
+  const { signal } = item.stop;
+  item.waits = false;
   try {
-    response = await fetch(url, options);
-  } catch {
-    throw new Problem("offline", "The server can't be reached. Is python app.py still running?");
+    await check(item.file);
+    item.shows ??= await item.card.showFile();
+    const options = { map: "true", ...(item.shows ? {} : { preview: "true" }), ...item.card.options };
+    const started = performance.now();
+    const answer = await patiently(item, options, signal);
+    const spent = performance.now() - started;
+    if (answer.model !== status.model?.model) status.model = await ask("model");
+    if (!signal.aborted) settle(item, null, answer, spent);
+  } catch (problem) {
+    if (signal.aborted) return;
+    if (!(problem instanceof Problem)) throw problem;
+    const lost = problem.code === "offline" || problem.code === "signed_out" || problem.lacksModel;
+    if (lost && ++item.losses < TRIES) {
+      status.lose();
+      enqueue(item, true);
+    } else {
+      settle(item, problem);
+    }
   }
+}
+
+async function check(file) {
+  if (file.size > maxBytes) throw new Problem("too_large", `It has ${sizeOf(file.size)}; at most ${sizeOf(maxBytes)} can be sent.`);
+  if (file.size === 0) throw new Problem("empty", "The file is empty.");
   try {
-    content = await response.json();
+    await file.slice(0, 1).arrayBuffer();
   } catch {
-    throw new Problem("odd_answer", `The server gave no answer that this page understands (${response.status}).`);
+    throw new Problem("unreadable", "The browser can’t read it: is it a folder, or was it moved away?");
   }
-  if (!response.ok) throw new Problem(content.error?.code, content.error?.message ?? `The server says ${response.status}.`);
-  return content;
 }
 
-function show(state, text) {
-  el("status").dataset.state = state;
-  if (el("status-text").textContent !== text) el("status-text").textContent = text;
+/** Send a picture; where the server has no time, wait as long as it asks for and send it again. */
+async function patiently(item, options, signal) {
+  for (let attempt = 1; ; attempt++) {
+    item.card.work("Uploading…", 0);
+    const onSent = (share) => item.card.work(share < 1 ? `Uploading, ${Math.round(100 * share)} %` : "The model looks at it…", share < 1 ? share : null);
+    try {
+      return await predict(item.file, options, onSent, signal);
+    } catch (problem) {
+      if (!problem.passes || attempt === TRIES) throw problem;
+      const reason = problem.status === 429 ? "So many pictures a minute are too many for this server" : "The server is busy";
+      for (let left = Math.ceil(problem.wait || attempt); left > 0; left--) {
+        item.card.work(`${reason}: tries again in ${left} s (${attempt} of ${TRIES - 1}).`);
+        await rest(1000, signal);
+      }
+    }
+  }
 }
 
-function notify(state, message) {
-  const notice = NOTICES[state];
-  el("notice").hidden = !notice;
-  if (!notice) return;
-  el("notice").dataset.state = state;
-  const text = notice[1] || message;
-  if (el("notice-title").textContent !== notice[0]) el("notice-title").textContent = notice[0];
-  if (el("notice-text").textContent !== text) el("notice-text").textContent = text;
-  el("notice-command").hidden = state !== "no_model";
-  el("notice-more").hidden = state !== "no_model";
+function rest(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(new Problem("cancelled", "Cancelled."));
+    });
+  });
 }
+
+function settle(item, fault, answer = null, spent = 0) {
+  Object.assign(item, { fault, answer, waits: false, losses: 0, at: new Date() });
+  if (fault) {
+    const mayPass = ["cancelled", "unreadable", "odd_answer", "offline"].includes(fault.code) || fault.status === 429 || fault.status >= 500;
+    item.card.fail(fault.message, mayPass);
+  } else {
+    item.card.tell(answer, status.model, spent);
+    say(`${item.name}: ${answer.image}, ${percent(answer.probability)}.${answer.unfamiliar ? " Unfamiliar picture: this means nothing." : ""}${answer.uncertain ? " Uncertain." : ""} ${answer.disclaimer}`);
+  }
+  refresh();
+}
+
+// The page around the cards
 
 function refresh() {
-  el("predict").disabled = !chosen || !model || busy;
-  el("form").setAttribute("aria-busy", String(busy));
-  el("predict-text").textContent = busy ? "Predicting…" : "Predict";
+  const settled = items.filter((item) => item.answer || item.fault).length;
+  el("results").hidden = items.length === 0;
+  el("hints").hidden = items.length > 0;
+  document.body.classList.toggle("filled", items.length > 0);
+  el("export").disabled = settled === 0;
+  el("count").textContent = settled < items.length ? `${settled} of ${plural(items.length, "picture")}` : plural(items.length, "picture");
 }
 
-async function checkModel() {
-  clearTimeout(poll);
+function say(text, visibly = false) {
+  el("said").textContent = text;
+  el("said").classList.toggle("unseen", !visibly);
+}
+
+async function offerExamples() {
+  let examples;
   try {
-    await ask("readyz");
-    model = await ask("model");
-    const labels = Object.values(model.labels);
-    show("ready", `Ready · ${model.backbone} · ${model.model}`);
-    if (labels.length <= SHOWN) el("subtitle").textContent = `Drop one slice in, see what the model calls it: ${labels.join(" or ")}.`;
-    notify("ready");
-  } catch (problem) {
-    model = null;
-    const words = { loading: "Loading the model…", no_model: "No model yet", broken_model: "Model can't be used" };
-    const state = problem.code in words ? problem.code : "offline";
-    show(state, words[state] ?? "Server out of reach");
-    notify(state, problem.message);
-    poll = setTimeout(checkModel, state === "loading" ? 500 : 3000);
+    examples = await ask("examples");
+  } catch {
+    return; // they are an offer, no more
   }
-  refresh();
+  const kinds = { mass: "with a mass", clear: "without" };
+  const buttons = examples.map(({ name, url }) => {
+    const item = document.createElement("li");
+    const button = document.createElement("button");
+    const picture = document.createElement("img");
+    const caption = document.createElement("span");
+    Object.assign(picture, { src: url, alt: "", width: 160, height: 160 });
+    caption.textContent = kinds[name.split("-")[0]] ?? name;
+    button.type = "button";
+    button.setAttribute("aria-label", `Synthetic example ${name}, ${caption.textContent}`);
+    button.append(picture, caption);
+    button.addEventListener("click", () => takeExample(name, url));
+    item.append(button);
+    return item;
+  });
+  el("example-list").replaceChildren(...buttons);
+  el("examples").hidden = buttons.length === 0;
 }
 
-function sizeOf(bytes) {
-  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
-}
-
-function clearResult() {
-  el("answer").hidden = true;
-  el("empty").hidden = false;
-}
-
-function choose(files) {
-  const file = files?.[0];
-  if (!file || busy) return;
-  clearResult();
-  el("error").textContent = files.length > 1 ? "One picture at a time: the first was taken." : "";
-  if (file.size > maxBytes || file.size === 0) {
-    el("error").textContent = file.size
-      ? `${file.name} has ${sizeOf(file.size)}; at most ${sizeOf(maxBytes)} can be sent.`
-      : `${file.name} is empty.`;
-    return;
-  }
-  chosen = file;
-  URL.revokeObjectURL(el("picture").src);
-  el("picture").hidden = false;
-  el("no-preview").hidden = true;
-  el("picture").src = URL.createObjectURL(file);
-  el("picture").alt = `Chosen image: ${file.name}`;
-  el("invite").hidden = true;
-  el("preview").hidden = false;
-  el("chosen").hidden = false;
-  el("name").textContent = `${file.name} · ${sizeOf(file.size)}`;
-  refresh();
-  el("predict").focus();
-}
-
-function percent(share) {
-  return `${(100 * share).toFixed(1)} %`;
-}
-
-function barOf(name, share, called) {
-  const item = document.createElement("li");
-  const label = document.createElement("span");
-  const value = document.createElement("b");
-  const track = document.createElement("span");
-  const fill = document.createElement("span");
-  label.textContent = model.labels[name] ?? name;
-  value.textContent = percent(share);
-  track.className = "track";
-  fill.className = "fill";
-  fill.style.width = `${100 * share}%`;
-  track.append(fill);
-  if (name === model.positive_class && model.threshold !== null && model.threshold !== 0.5) {
-    const line = document.createElement("span");
-    line.className = "mark-line";
-    line.style.left = `${100 * model.threshold}%`;
-    track.append(line);
-  }
-  item.classList.toggle("top1", called);
-  item.append(label, value, track);
-  return item;
-}
-
-function showAnswer(answer, milliseconds) {
-  const sorted = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]);
-  el("label").textContent = answer.image;
-  el("synthetic").hidden = !answer.synthetic;
-  el("unfamiliar").hidden = !answer.unfamiliar;
-  el("bars").replaceChildren(...sorted.slice(0, SHOWN).map(([name, share]) => barOf(name, share, name === answer.class)));
-  const rules = [];
-  if (model.threshold !== null && model.threshold !== 0.5) {
-    rules.push(`${model.labels[model.positive_class]} is called from ${percent(model.threshold)} on, where the line stands.`);
-  }
-  if (sorted.length > SHOWN) rules.push(`${sorted.length - SHOWN} less probable classes aren't shown.`);
-  el("rule").textContent = rules.join(" ");
-  el("rule").hidden = !rules.length;
-  el("time").textContent = milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
-  el("model").textContent = `${model.backbone} · ${answer.model}`;
-  el("disclaimer").lastElementChild.textContent = answer.disclaimer;
-  el("empty").hidden = true;
-  el("answer").hidden = false;
-  const box = el("result").getBoundingClientRect();
-  if (box.top < 0 || box.bottom > innerHeight) {
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    el("result").scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
-  }
-}
-
-async function predict(event) {
-  event.preventDefault();
-  if (el("predict").disabled) return;
-  busy = true;
-  refresh();
-  clearResult();
-  el("error").textContent = "";
-  const form = new FormData();
-  form.append("file", chosen);
-  const started = performance.now();
+async function takeExample(name, url) {
   try {
-    const [answer] = await ask("predict", { method: "POST", body: form });
-    if (answer.model !== model.model) model = await ask("model");
-    showAnswer(answer, performance.now() - started);
-  } catch (problem) {
-    el("error").textContent = problem.message.charAt(0).toUpperCase() + problem.message.slice(1);
-    if (["offline", "loading", "no_model", "broken_model"].includes(problem.code)) checkModel();
-  } finally {
-    busy = false;
-    refresh();
-    el("predict").focus({ preventScroll: true });
+    const response = await fetch(url);
+    if (!response.ok) throw new Problem("odd_answer", `The server says ${response.status}.`);
+    add([new File([await response.blob()], `synthetic-${name}.png`, { type: "image/png" })]);
+  } catch {
+    status.check();
   }
+}
+
+function exportTable() {
+  const settled = items.filter((item) => item.answer || item.fault);
+  const day = new Date().toISOString().slice(0, 19).replaceAll(":", "");
+  save(tableOf(settled, document.body.dataset.disclaimer), `predictions-${day}.csv`);
 }
 
 async function copyCommand() {
@@ -201,26 +228,23 @@ async function copyCommand() {
   setTimeout(() => (el("copy").textContent = "Copy"), 2000);
 }
 
-el("limit").textContent = `, up to ${sizeOf(maxBytes).replace(".0 ", " ")}`;
+el("limit").textContent = `, up to ${sizeOf(maxBytes)} each`;
 el("origin").textContent = location.origin;
-el("form").addEventListener("submit", predict);
 el("file").addEventListener("change", () => {
-  choose(el("file").files);
+  add(el("file").files);
   el("file").value = "";
 });
-el("other").addEventListener("click", () => el("file").click());
+el("export").addEventListener("click", exportTable);
+el("clear").addEventListener("click", () => [...items].forEach(remove));
 el("copy").addEventListener("click", copyCommand);
-el("picture").addEventListener("error", () => {
-  el("picture").hidden = true;
-  el("no-preview").hidden = false;
-});
-document.addEventListener("paste", (event) => choose(event.clipboardData?.files));
-// The whole window takes the picture: one that misses the box mustn't make the browser leave the page.
+document.addEventListener("paste", (event) => event.clipboardData?.files.length && add(event.clipboardData.files));
+// The whole window takes pictures: one that misses the box mustn't make the browser leave the page.
 for (const kind of ["dragover", "drop", "dragleave"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     el("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop") choose(event.dataTransfer?.files);
+    if (kind === "drop") add(event.dataTransfer?.files ?? []);
   });
 }
-checkModel();
+status.check();
+offerExamples();

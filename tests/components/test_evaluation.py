@@ -8,6 +8,7 @@ from PIL import Image
 
 import cnnClassifier.components.evaluation as stage
 from cnnClassifier.components.evaluation import Evaluation
+from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig, GatesConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.tracking.mlflow_run import TrackingError
@@ -122,6 +123,7 @@ def test_writes_everything_and_logs_it(prepared, logged, count):
     assert json.loads(text) == result
     assert list(result)[: len(CONTRACT)] == CONTRACT
     assert (result["n"], result["n_groups"], result["synthetic"]) == (6 * count, 3 * count, True)
+    assert result["model_sha256"] == ModelBundle.read(config.bundle_dir).model_sha256
     assert result["confusion_matrix"][:2] == [[6, 0], [1, 5]] if count == 2 else [[6, 0, 0], [1, 5, 0]]
     assert result["sensitivity"] == 1.0
     assert result["unfamiliar"]["n_not_ct"] >= 40
@@ -143,6 +145,23 @@ def test_writes_everything_and_logs_it(prepared, logged, count):
     assert content.metrics["roc_auc_low"] == result["intervals"]["roc_auc"][0]
     assert content.tags["gates_not_met"] == "none"
     assert content.history == {"loss": [0.9, 0.5], "val_loss": [1.0, 0.6]}
+
+
+def test_int8_is_compared_on_the_test_split(prepared, logged, write_bundle):
+    config = prepared()
+    write_bundle(config.bundle_dir, int8=True, manifest_sha256=sha256_of(config.manifest_path))
+    result = Evaluation(config).run()
+    bundle = ModelBundle.read(config.bundle_dir)
+    assert result["int8"] == {
+        "model_sha256": bundle.model_sha256,
+        "int8_sha256": bundle.int8_sha256,
+        "n": 12,
+        "agreement": 1.0,
+        "auc_difference": 0.0,
+        "accepted": True,
+    }
+    assert bundle.accepts_int8(config.root_dir)
+    assert "model_int8.zip" in {path.name for path in logged[0].files["model"]}
 
 
 def test_the_same_inputs_give_the_same_bytes(prepared, logged):

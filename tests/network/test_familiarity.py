@@ -59,7 +59,7 @@ def test_activation_map_is_the_gradient_of_the_score(keras, head):
         norm = model.get_layer("head_norm")
         norm.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in norm.get_weights()])
     model.get_layer("probabilities").activation = keras.activations.linear
-    activation = ActivationMap(model)
+    activation = ActivationMap.of(model)
     inner = keras.Model(image, [model.get_layer(activation.layer).output, model.output])
     tail = keras.Model(model.get_layer(activation.layer).output, model.output)
     maps, _ = inner(rng.random((4, 8, 8, 3), np.float32))

@@ -2,14 +2,22 @@ import base64
 import io
 import json
 import logging
+import re
 import shutil
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
+from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import ServingConfig
+from cnnClassifier.entity.prediction import Prediction
+from cnnClassifier.web.answers import is_uncertain
 from cnnClassifier.web.application import create_app
 
 LIMIT = 200_000
@@ -60,7 +68,7 @@ def test_each_way_of_sending_gives_the_same_answer(client, picture):
     }
     answers = {name: client.post("/predict", **request) for name, request in requests.items()}
     assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(requests, 200)
-    assert len({json.dumps(answer.json) for answer in answers.values()}) == 1
+    assert len({json.dumps([one | {"ms": 0} for one in answer.json]) for answer in answers.values()}) == 1
     (one,) = answers["json"].json
     assert one["image"] == "Adenocarcinoma"
     assert one["class"] == "adenocarcinoma"
@@ -74,6 +82,78 @@ def test_several_files_are_answered_in_order(client, picture):
     files = [(io.BytesIO(picture(level)), f"{level}.png") for level in (0, 255, 0)]
     answers = client.post("/predict", data={"file": files}).json
     assert [answer["class"] for answer in answers] == ["normal", "adenocarcinoma", "normal"]
+
+
+def test_one_bad_image_among_several_spoils_only_its_own_answer(client, picture):
+    good = base64.b64encode(picture()).decode()
+    large = base64.b64encode(b"x" * (LIMIT + 1)).decode()
+    answers = client.post("/predict", json={"images": ["aGk=", good, "?", "", large]})
+    codes = [answer.get("error", {}).get("code") for answer in answers.json]
+    assert (answers.status_code, codes) == (200, ["not_an_image", None, "bad_base64", "empty", "too_large"])
+    answers = client.post("/predict", json={"images": ["?", "aGk="]})
+    assert (answers.status_code, answers.json["error"]["code"]) == (422, "bad_base64")
+    answers = client.post("/predict", json={"images": ["aGk="] * 40})
+    assert (answers.status_code, answers.json["error"]["code"]) == (413, "too_many_images")
+
+
+def test_options_add_the_map_and_the_preview(client, picture):
+    data = picture(200, (1000, 20))
+    (plain,) = client.post("/predict", data=data, content_type=PNG).json
+    sent = {
+        "query": client.post("/predict?map=true&preview=1", data=data, content_type=PNG),
+        "form": client.post("/predict", data={"file": (io.BytesIO(data), "a"), "map": "true", "preview": "true"}),
+        "json": client.post("/predict?map=0", json={**json.loads(as_json(data)), "map": True, "preview": True}),
+    }
+    for answer in sent.values():
+        (one,) = answer.json
+        assert list(one) == [*list(plain)[:9], "map", "preview", *list(plain)[9:]]
+        assert {len(row) for row in one["map"]} == {30}
+        assert len(one["map"]) == 30
+        assert all(0 <= value <= 1 for row in one["map"] for value in row)
+        preview = Image.open(io.BytesIO(base64.b64decode(one["preview"].removeprefix("data:image/png;base64,"))))
+        assert (preview.size, preview.getpixel((0, 0))) == ((500, 10), (200, 200, 200))
+    assert list(plain) == [
+        *("image", "class", "probability", "probabilities", "threshold", "uncertain", "unfamiliar", "distance"),
+        *("unfamiliar_limit", "ms", "model", "model_sha256", "synthetic", "disclaimer"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "good", "bad"),
+    [
+        ("window", ["auto", "bone", "-600,1500", "40.5, 400"], ["", "Lung", "40", "1e3,2", "40,0", "nan,1", "٣,٣", 7]),
+        ("frame", [1, "1"], [0, -1, 1.5, True, "", "x", "²", "9" * 5000, None, [1]]),
+        ("map", [True, "1", "false"], ["yes", "", None, 1, {}]),
+    ],
+)
+def test_options_are_checked(client, picture, option, good, bad):
+    content = json.loads(as_json(picture()))
+    assert {client.post("/predict", json={**content, option: value}).status_code for value in good} == {200}
+    for value in bad:
+        answer = client.post("/predict", json={**content, option: value})
+        assert (answer.status_code, answer.json["error"]["code"]) == (400, "bad_option"), value
+        assert answer.json["error"]["message"].startswith(f"{option}: expected ")
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "threshold", "margin", "expected"),
+    [
+        ([0.55, 0.45], 0.5, 0.1, True),
+        ([0.61, 0.39], 0.5, 0.1, False),
+        ([0.3, 0.7], 0.25, 0.1, True),
+        ([0.5, 0.5], 0.5, 0, False),
+        ([0.4, 0.35, 0.25], 0.5, 0.1, True),
+        ([0.5, 0.35, 0.15], 0.5, 0.1, False),
+    ],
+)
+def test_uncertain_is_what_was_nearly_called_otherwise(tiny_bundle, probabilities, threshold, margin, expected):
+    classes = tuple("abc"[: len(probabilities)])
+    bundle = replace(ModelBundle.read(tiny_bundle), classes=classes, positive_class="a", threshold=threshold)
+    nothing = np.zeros((1, 1), np.float32)
+    prediction = Prediction(
+        "A", "a", dict(zip(classes, probabilities, strict=True)), "", False, 0, 1, nothing, None, nothing
+    )
+    assert is_uncertain(prediction, bundle, margin) is expected
 
 
 @pytest.mark.parametrize(
@@ -161,10 +241,6 @@ def test_a_torn_file_is_refused_wherever_it_ends(client, picture):
     data = picture(90, (64, 64), "JPEG", quality=95)
     statuses = {client.post("/predict", data=data[:end], content_type=PNG).status_code for end in range(1, 200, 7)}
     assert statuses == {422}
-    files = [(io.BytesIO(data), "a.jpg"), (io.BytesIO(data[:100]), "b.jpg")]
-    answer = client.post("/predict", data={"file": files})
-    assert answer.status_code == 422
-    assert "image 2 of 2" in answer.json["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -238,16 +314,56 @@ def test_security_headers_are_everywhere(client, path):
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Referrer-Policy"] == "same-origin"
 
 
 def test_each_prediction_is_logged_in_one_line_without_its_content(client, picture, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("cnnClassifier"), "propagate", True)
     caplog.set_level(logging.INFO, "cnnClassifier")
-    client.post("/predict", json={"image": base64.b64encode(picture()).decode()})
-    client.post("/a%0Ab")
+    secret = "Doe^Jane"
+    data = {"file": (io.BytesIO(picture()), f"{secret}.png")}
+    client.post(f"/predict?patient={secret}", data=data, headers={"X-Request-Id": "mine-1"})
+    client.post("/a%0Ab", headers={"X-Request-Id": f"no good {secret}"})
     lines = [record.getMessage() for record in caplog.records]
-    assert [line.split(" ms=")[0].split(" bytes=")[0] for line in lines] == [
-        "method=POST path='/predict' status=200",
-        "method=POST path='/a\\nb' status=404",
+    assert [re.sub(r"(bytes|ms)=\d+", r"\1=N", line) for line in lines] == [
+        'method=POST path="/predict" status=200 bytes=N ms=N request=mine-1 client=address:127.0.0.1 images=1 code=-',
+        f'method=POST path="/a\\nb" status=404 bytes=N ms=N request={lines[1].split("request=")[1][:16]} '
+        "client=address:127.0.0.1 images=0 code=not_found",
     ]
+    assert secret not in "".join(lines)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/nothing", "/static/app.js", "/predict"])
+def test_every_answer_has_a_request_id(client, path):
+    made = client.get(path)
+    assert re.fullmatch("[0-9a-f]{16}", made.headers["X-Request-Id"])
+    assert made.status_code < 400 or made.json["request_id"] == made.headers["X-Request-Id"]
+    for given, taken in {"a.B-7_": True, "x" * 65: False, "a b": False, "": False, "é": False}.items():
+        assert (client.get(path, headers={"X-Request-Id": given}).headers["X-Request-Id"] == given) is taken
+
+
+def test_metrics_count_what_was_answered(make_client, tiny_bundle, picture):
+    client = make_client(tiny_bundle)
+    assert "model_info{" not in client.get("/metrics").text
+    for level in (0, 255, 255):
+        client.post("/predict", data=picture(level), content_type=PNG)
+    client.post("/predict", data=b"x", content_type=PNG)
+    client.get("/no/such/page/of/Jane")
+    answer = client.get("/metrics")
+    assert answer.content_type.startswith("text/plain; version=")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+    assert found["predictions_total", "adenocarcinoma"] == 2
+    assert found["predictions_total", "normal"] == 1
+    assert found["http_requests_total", "POST", "/predict", "200"] == 3
+    assert found["http_requests_total", "GET", "none", "404"] == 1
+    assert found["http_request_seconds_count", "/predict"] == 4
+    assert found["errors_total", "not_an_image"] == found["errors_total", "not_found"] == 1
+    assert found["predictions_unfamiliar_total",] == found["predictions_uncertain_total",] == 0
+    assert found["predict_running",] == found["predict_waiting",] == 0
+    assert families["model_info"].samples[0].labels["id"] == client.get("/model").json["model"]
+    assert "Jane" not in answer.text

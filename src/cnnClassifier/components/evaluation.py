@@ -11,10 +11,18 @@ import numpy as np
 from cnnClassifier.assessment.card import CardContent, write_card
 from cnnClassifier.assessment.gallery import Case, overlay, worst
 from cnnClassifier.assessment.gates import Gate, check_gates
-from cnnClassifier.assessment.metrics import Outcome, scores
+from cnnClassifier.assessment.metrics import Outcome, figures, scores
 from cnnClassifier.assessment.notct import familiarity, not_ct
 from cnnClassifier.assessment.plots import write_pictures, write_tables
-from cnnClassifier.entity.bundle import CARD_FILE, HISTORY_FILE, MODEL_FILE, REFERENCE_FILE, ModelBundle
+from cnnClassifier.entity.bundle import (
+    CARD_FILE,
+    HISTORY_FILE,
+    INT8_FILE,
+    INT8_RECORD,
+    MODEL_FILE,
+    REFERENCE_FILE,
+    ModelBundle,
+)
 from cnnClassifier.entity.config_entity import EvaluationConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.entity.notices import DISCLAIMER, SYNTHETIC
@@ -30,6 +38,7 @@ from cnnClassifier.utils.progress import progress
 
 SCORES_FILE = "scores.json"
 _BATCH = 8
+_MIN_AGREEMENT, _MAX_AUC_DIFFERENCE = 0.99, 0.005  # for int8 to be served instead
 _MANY_ALARMS, _FEW_FOUND = 0.1, 0.8  # shares from which the limit for unfamiliar images is warned of
 
 
@@ -72,6 +81,8 @@ class Evaluation:
         result = self._judge(bundle, report, seen)
         gates = check_gates(config.gates, manifest, report, result)
         result["gates"] = [asdict(gate) for gate in gates]
+        if bundle.int8_sha256:
+            result["int8"] = self._compare_int8(bundle, manifest, seen)
         self._write(bundle, report, seen, result)
         self._log(bundle, result)
         self._heed(gates)
@@ -98,18 +109,29 @@ class Evaluation:
         others = _inspect(engine, (resize(picture.pixels, bundle.image_size) for picture in pictures))
         return _Seen(
             entries,
-            Outcome.of(
-                manifest.labels(entries),
-                inspection.probabilities,
-                [entry.group for entry in entries],
-                bundle.classes.index(bundle.positive_class),
-                bundle.threshold,
-            ),
+            _outcome(bundle, manifest, entries, inspection),
             inspection,
             [picture.kind for picture in pictures],
             [picture.name for picture in pictures],
             others.distances,
         )
+
+    def _compare_int8(self, bundle: ModelBundle, manifest: Manifest, seen: _Seen) -> dict[str, Any]:
+        """Return how alike the int8 form answers on the test split, and whether that will do."""
+        engine = Engine(self.config.bundle_dir, int8=True)
+        shown = progress(seen.entries, desc="test images in int8", unit="image")
+        inspection = _inspect(engine, (self._pixels(bundle, entry) for entry in shown))
+        outcome = _outcome(bundle, manifest, seen.entries, inspection)
+        agreement = float((outcome.called == seen.outcome.called).mean())
+        difference = figures(outcome)["roc_auc"] - figures(seen.outcome)["roc_auc"]
+        return {
+            "model_sha256": bundle.model_sha256,
+            "int8_sha256": bundle.int8_sha256,
+            "n": len(seen.entries),
+            "agreement": round(agreement, 6),
+            "auc_difference": round(difference, 6),
+            "accepted": agreement >= _MIN_AGREEMENT and abs(difference) <= _MAX_AUC_DIFFERENCE,
+        }
 
     def _pixels(self, bundle: ModelBundle, entry: Entry) -> np.ndarray:
         data = (self.config.data_dir / entry.path).read_bytes()
@@ -127,7 +149,8 @@ class Evaluation:
                 f"Only {found['detection_rate']:.0%} of pictures that are no CT look unfamiliar to the model."
             )
         figures = {key: value for key, value in result.items() if isinstance(value, int | float)}
-        return figures | {"synthetic": bundle.synthetic} | result | {"unfamiliar": found, "warnings": warnings}
+        facts = {"synthetic": bundle.synthetic, "model_sha256": bundle.model_sha256}
+        return figures | facts | result | {"unfamiliar": found, "warnings": warnings}
 
     def _write(self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen, result: dict[str, Any]) -> None:
         config, outcome, inspection = self.config, seen.outcome, seen.inspection
@@ -136,6 +159,8 @@ class Evaluation:
         with replacing(config.root_dir) as staged:
             staged.mkdir()
             save_json(staged / SCORES_FILE, result)
+            if "int8" in result:
+                save_json(staged / INT8_RECORD, result["int8"])
             rows = zip(
                 ["test images"] * len(seen.entries) + seen.kinds,
                 [entry.path for entry in seen.entries] + seen.names,
@@ -211,7 +236,11 @@ class Evaluation:
             },
             history=history,
             files={
-                "model": [config.bundle_dir / name for name in (MODEL_FILE, CARD_FILE, REFERENCE_FILE)],
+                "model": [
+                    config.bundle_dir / name
+                    for name in (MODEL_FILE, CARD_FILE, REFERENCE_FILE, INT8_FILE)
+                    if name != INT8_FILE or bundle.int8_sha256
+                ],
                 "evaluation": reports,
                 "data": [config.manifest_path, config.report_path],
             },
@@ -228,6 +257,16 @@ class Evaluation:
         uri = without_password(config.mlflow_uri)
         where = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
         logger.info("MLflow run %s; to see it: %s", run_id, where)
+
+
+def _outcome(bundle: ModelBundle, manifest: Manifest, entries: list[Entry], inspection: Inspection) -> Outcome:
+    return Outcome.of(
+        manifest.labels(entries),
+        inspection.probabilities,
+        [entry.group for entry in entries],
+        bundle.classes.index(bundle.positive_class),
+        bundle.threshold,
+    )
 
 
 def _inspect(engine: Engine, images: Iterable[np.ndarray]) -> Inspection:

@@ -23,15 +23,19 @@ if TYPE_CHECKING:
 _HARMLESS = ("normal", "negative", "healthy", "benign", "control")
 
 
+def plain_image(entry: Entry, config: TrainingConfig) -> np.ndarray:
+    """Return an image as the model takes it, without augmentation: uint8, `image_size`."""
+    data = (config.data_dir / entry.path).read_bytes()
+    return prepare(data, config.image_size, config.max_pixels, Reading.parse(config.dicom_window))
+
+
 def image_features(cache: FeatureCache, items: Sequence[tuple[Entry, View]], config: TrainingConfig) -> Features:
     """Return the cached feature map of each image and view, computing those that are missing."""
 
     def load(number: int) -> np.ndarray:
         entry, view = items[number]
-        data = (config.data_dir / entry.path).read_bytes()
-        return augment(prepare(data, config.image_size, config.max_pixels, reading), view)
+        return augment(plain_image(entry, config), view)
 
-    reading = Reading.parse(config.dicom_window)
     read = "" if config.dicom_window == "auto" else f":{config.dicom_window}"
     return cache.features([f"{entry.sha256}:{view.key}{read}" for entry, view in items], load)
 

@@ -121,6 +121,7 @@ class ConfigurationManager:
             updated_base_model_path=Path(self.config.prepare_base_model.updated_base_model_path),
             bundle_dir=Path(section.bundle_dir),
             cache_dir=Path(section.cache_dir),
+            int8=section.int8,
             source_URL=self.config.data_ingestion.source_URL,
             max_pixels=self.config.data_validation.max_pixels,
             dicom_window=self._dicom_window,
@@ -201,6 +202,17 @@ class ConfigurationManager:
             max_upload_bytes=section.max_upload_bytes,
             max_pixels=section.max_pixels,
             cors_origins=tuple(section.cors_origins),
+            max_images=section.max_images,
+            at_once=section.at_once or max(2, os.cpu_count() or 2),
+            queue_length=section.queue_length,
+            request_timeout_s=section.request_timeout_s,
+            rate_limit=section.rate_limit,
+            uncertain_margin=section.uncertain_margin,
+            trusted_proxy=section.trusted_proxy,
+            evaluation_dir=Path(self.config.evaluation.root_dir),
+            int8=section.int8,
+            report_path=Path(self.config.data_validation.report_path),
+            show_reports=section.show_reports,
         )
 
 

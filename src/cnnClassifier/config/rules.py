@@ -61,6 +61,12 @@ def pattern(group: str) -> Rule:
     return Rule(f"a regular expression with a group (?P<{group}>…)", holds)
 
 
+def rate() -> Rule:
+    """Expect a number of requests in a time, such as `600/minute`."""
+    wanted = "[1-9][0-9]{0,8}/(second|minute|hour|day)"
+    return Rule("a rate such as 600/minute", lambda v: isinstance(v, str) and bool(re.fullmatch(wanted, v)))
+
+
 def optional(rule: Rule) -> Rule:
     """Expect null or what `rule` expects."""
     return Rule(f"{rule.expectation}, or null", lambda v: v is None or rule.holds(v))

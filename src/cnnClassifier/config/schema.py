@@ -11,6 +11,7 @@ from cnnClassifier.config.rules import (
     number,
     optional,
     pattern,
+    rate,
     sha256,
     shares,
     text,
@@ -55,7 +56,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "weights_cache": optional(text()),
         "imagenet_sources": listing(text(), low=1),
     },
-    "training": {"bundle_dir": text(), "cache_dir": text()},
+    "training": {"bundle_dir": text(), "cache_dir": text(), "int8": flag()},
     "crossvalidation": {"root_dir": text()},
     "evaluation": {
         "root_dir": text(),
@@ -79,7 +80,16 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "port": integer(0, 65535),
         "max_upload_bytes": integer(1, 10**10),
         "max_pixels": integer(1, _MOST_PIXELS),
+        "max_images": integer(1, 1000),
+        "at_once": optional(integer(1, 256)),
+        "queue_length": integer(0, 1000),
+        "request_timeout_s": number(1, 3600),
+        "rate_limit": optional(rate()),
+        "uncertain_margin": number(0, 0.5),
+        "trusted_proxy": optional(text()),
         "cors_origins": listing(text()),
+        "show_reports": flag(),
+        "int8": flag(),
     },
 }
 

@@ -15,6 +15,8 @@ MODEL_FILE = "model.keras"
 CARD_FILE = "model.json"
 REFERENCE_FILE = "reference.npz"
 HISTORY_FILE = "history.csv"
+INT8_FILE = "model_int8.zip"
+INT8_RECORD = "int8.json"
 
 
 def decide(probabilities: np.ndarray, positive: int, threshold: float) -> np.ndarray:
@@ -70,6 +72,7 @@ class ModelBundle:
         manifest_sha256: of the manifest that it was trained on.
         versions: of the packages that made it.
         dicom_window: that DICOM files were read with, see `reading.parse_window`.
+        int8_sha256: of `model_int8.zip`, the same model calculating in int8; None where training made none.
     """
 
     classes: tuple[str, ...]
@@ -89,6 +92,7 @@ class ModelBundle:
     manifest_sha256: str
     versions: dict[str, str]
     dicom_window: str = "auto"
+    int8_sha256: str | None = None
 
     @property
     def model_id(self) -> str:
@@ -122,12 +126,28 @@ class ModelBundle:
             raise BundleError(
                 f"{bundle_dir / CARD_FILE}: positive_class: {bundle.positive_class!r} is none of the classes; {mend}"
             )
-        found = sha256_of(bundle_dir / MODEL_FILE)
-        if found != bundle.model_sha256:
-            raise BundleError(
-                f"{bundle_dir / MODEL_FILE} isn't the model that {CARD_FILE} describes (another sha256); {mend}"
-            )
+        expected = {MODEL_FILE: bundle.model_sha256, REFERENCE_FILE: bundle.reference_sha256}
+        if bundle.int8_sha256:
+            expected[INT8_FILE] = bundle.int8_sha256
+        for name, digest in expected.items():
+            if not (bundle_dir / name).is_file() or sha256_of(bundle_dir / name) != digest:
+                raise BundleError(f"{bundle_dir / name} isn't the one that {CARD_FILE} describes (its sha256); {mend}")
         return bundle
+
+    def accepts_int8(self, evaluation_dir: Path | None) -> bool:
+        """Tell whether the evaluation of this very model found that its int8 form answers alike.
+
+        Args:
+            evaluation_dir: where evaluation leaves `int8.json`; None: nowhere.
+        """
+        if not self.int8_sha256 or not evaluation_dir:
+            return False
+        try:
+            record = load_json(evaluation_dir / INT8_RECORD)
+        except (OSError, ValueError):
+            return False
+        wanted = {"model_sha256": self.model_sha256, "int8_sha256": self.int8_sha256, "accepted": True}
+        return isinstance(record, dict) and wanted.items() <= record.items()
 
     def label(self, name: str) -> str:
         """Return a class's name as people read it: `large.cell_carcinoma` becomes `Large cell carcinoma`."""

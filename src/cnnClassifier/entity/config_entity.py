@@ -94,6 +94,7 @@ class TrainingConfig:
     updated_base_model_path: Path
     bundle_dir: Path
     cache_dir: Path
+    int8: bool
     source_URL: str
     max_pixels: int
     dicom_window: str
@@ -165,11 +166,42 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """What `app.py` needs."""
+    """What `app.py` needs.
+
+    Attributes:
+        bundle_dir: where training leaves its bundle.
+        host: address to listen on.
+        port: port to listen on; 0 for any.
+        max_upload_bytes: of one image file.
+        max_pixels: of one image.
+        cors_origins: other origins that browsers may call from.
+        max_images: in one request.
+        at_once: how many requests hold images in memory at once.
+        queue_length: how many requests may wait for their turn.
+        request_timeout_s: how long a request may take, its waiting included.
+        rate_limit: of one client, such as `600/minute`; None for no limit.
+        uncertain_margin: a probability nearer to the threshold than this is called uncertain.
+        trusted_proxy: address of a reverse proxy whose X-Forwarded headers are believed.
+        evaluation_dir: where the scores of the served model may stand; None where nowhere.
+        int8: whether to calculate in int8 where the evaluation accepted that.
+        report_path: data_report.json of the data that it was trained on, likewise.
+        show_reports: whether the pages on model and data, which show pictures of the data, may be looked at.
+    """
 
     bundle_dir: Path
     host: str
     port: int
     max_upload_bytes: int
     max_pixels: int
-    cors_origins: tuple[str, ...]
+    cors_origins: tuple[str, ...] = ()
+    max_images: int = 32
+    at_once: int = 2
+    queue_length: int = 64
+    request_timeout_s: float = 30.0
+    rate_limit: str | None = None
+    uncertain_margin: float = 0.1
+    trusted_proxy: str | None = None
+    evaluation_dir: Path | None = None
+    int8: bool = True
+    report_path: Path | None = None
+    show_reports: bool = False

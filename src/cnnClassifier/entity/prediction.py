@@ -17,6 +17,9 @@ class Prediction:
         probabilities: one for each class name, in the model's order; they sum to 1.
         model_id: which model said so.
         unfamiliar: whether the image is unlike all that the model was trained on.
+        distance: from the training images.
+        unfamiliar_limit: beyond this distance it is unfamiliar.
+        map: class activation map of the called class, float32 (h, w), 0 to 1.
         dicom: window and frame, where it is a DICOM file.
         pixels: the picture as decoded, uint8 (height, width, 3), scaled down to at most 512 on the longest side.
     """
@@ -26,6 +29,9 @@ class Prediction:
     probabilities: dict[str, float]
     model_id: str
     unfamiliar: bool
+    distance: float
+    unfamiliar_limit: float
+    map: np.ndarray
     dicom: DicomFacts | None
     pixels: np.ndarray
 

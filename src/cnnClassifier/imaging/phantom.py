@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from PIL import Image
 
 from cnnClassifier.imaging.thorax import Patient, draw_patient, measure
 from cnnClassifier.utils.errors import SourceError
-from cnnClassifier.utils.progress import progress
 
 SCHEME = "phantom:"
 EXAMPLE = "phantom:patients=40,slices=2,size=256,seed=7"
@@ -146,6 +144,11 @@ def write_phantom(folder: Path, options: PhantomOptions, workers: int = -1) -> i
     Returns:
         The number of images.
     """
+    # Not at the top: the server makes single slices, and has neither package.
+    from joblib import Parallel, delayed
+
+    from cnnClassifier.utils.progress import progress
+
     with_lesion = lesion_patients(options)
     for name in (LESION_CLASS, NORMAL_CLASS):
         (folder / name).mkdir(parents=True, exist_ok=True)

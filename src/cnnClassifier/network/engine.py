@@ -1,52 +1,56 @@
-"""Run a trained bundle without TensorFlow: Keras on the OpenVINO backend."""
+"""Run a trained bundle on OpenVINO, without TensorFlow: as it is, or in int8."""
 
 import os
 import sys
-import threading
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnClassifier.entity.bundle import MODEL_FILE, REFERENCE_FILE, ModelBundle, decide, temper
+from cnnClassifier.entity.bundle import INT8_FILE, MODEL_FILE, REFERENCE_FILE, ModelBundle, decide, temper
 from cnnClassifier.entity.prediction import Inspection
 from cnnClassifier.network.activation import ActivationMap
 from cnnClassifier.network.familiarity import Reference
+from cnnClassifier.network.graph import graph_of, load_graph
+from cnnClassifier.network.quiet import forbid_telemetry
 from cnnClassifier.utils.errors import BundleError
 
-# Bounds the memory for activations; larger batches are hardly faster.
-_BATCH = 8
+if TYPE_CHECKING:
+    import openvino
 
 
 class Engine:
     """A loaded model that may be used from many threads.
 
-    Keras's own backend is used where another one is loaded in this process already.
-
     Args:
-        bundle_dir: a folder with `model.keras` and `model.json`.
+        bundle_dir: a folder with `model.keras`, `model.json` and `reference.npz`.
+        int8: run `model_int8.zip` instead of `model.keras`; the bundle must have it. Keras isn't imported then.
+
+    Attributes:
+        bundle: what is known of the model.
+        name: `keras-openvino` or `int8`.
 
     Raises:
         BundleError: a part is missing, or they don't belong together.
     """
 
-    def __init__(self, bundle_dir: Path) -> None:
+    def __init__(self, bundle_dir: Path, int8: bool = False) -> None:
         self.bundle = ModelBundle.read(bundle_dir)
-        # One model has one inference request. More of them would share the same cores and gain nothing.
-        self._lock = threading.Lock()
-        path = bundle_dir / MODEL_FILE
+        self.name = "int8" if int8 else "keras-openvino"
         self._reference = Reference.load(bundle_dir / REFERENCE_FILE)
+        path = bundle_dir / (INT8_FILE if int8 else MODEL_FILE)
+        forbid_telemetry()
         try:
-            self._model, self._activation = _load(path, self.bundle.feature_layer)
-            # The first prediction compiles the graph, so that no request has to wait for it.
-            shown, _, _ = self._run(np.zeros((1, *self.bundle.image_size), np.float32))
+            graph, self._activation = load_graph(path) if int8 else _from_keras(path, self.bundle.feature_layer)
+            self._requests = _compile(graph, self.bundle.image_size)
+            # The first one allocates what the others use, so that no request has to wait for it.
+            shown, _, _ = self._run(np.zeros(self.bundle.image_size, np.uint8))
         except ImportError as error:
             raise BundleError(f"{error}; run `pip install -r requirements-serve.txt`") from error
-        except Exception as error:  # Keras raises whatever the layer or the archive does
+        except Exception as error:  # Keras and OpenVINO raise whatever the layer, the archive or the graph does
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise BundleError(f"{path}: can't be run ({reason}); train it again") from error
-        if self._model.input_shape[1:] != self.bundle.image_size:
-            raise BundleError(f"{path}: takes {self._model.input_shape[1:]}, not image_size; train it again")
         if shown.shape != (1, len(self.bundle.classes)) or not np.isfinite(shown).all():
             raise BundleError(
                 f"{path}: expected {len(self.bundle.classes)} finite probabilities, found {shown.tolist()!s:.100}; "
@@ -57,7 +61,7 @@ class Engine:
         """Return each image's calibrated class probabilities.
 
         Args:
-            images: uint8 or float, (n, height, width, 3), RGB 0-255.
+            images: uint8, (n, height, width, 3), RGB 0-255.
 
         Returns:
             float32, (n, classes); each row sums to 1.
@@ -65,35 +69,58 @@ class Engine:
         return self.inspect(images).probabilities
 
     def inspect(self, images: np.ndarray) -> Inspection:
-        """Return all that one forward pass tells: probabilities, distance from the training images, activation map.
+        """Return what one forward pass each tells: probabilities, distance from the training images, activation map.
 
         Args:
-            images: uint8 or float, (n, height, width, 3), RGB 0-255; n at least 1.
+            images: uint8, (n, height, width, 3), RGB 0-255; n at least 1.
         """
         bundle = self.bundle
         positive = bundle.classes.index(bundle.positive_class)
         probabilities, distances, maps = [], [], []
-        for start in range(0, len(images), _BATCH):
-            raw, features, activations = self._run(images[start : start + _BATCH])
+        for image in images:
+            raw, features, activations = self._run(image)
             calibrated = temper(raw, bundle.temperature).astype(np.float32)
             probabilities.append(calibrated)
             distances.append(self._reference.distances(features.mean((1, 2), dtype=np.float32)))
             maps.append(self._activation.maps(activations, decide(calibrated, positive, bundle.threshold)))
         return Inspection(np.concatenate(probabilities), np.concatenate(distances), np.concatenate(maps))
 
-    def _run(self, images: np.ndarray) -> list[np.ndarray]:
-        """Return raw probabilities, the feature layer's and the map layer's output."""
-        batch = np.ascontiguousarray(images, dtype=np.float32)
-        with self._lock:
-            return [np.asarray(out, dtype=np.float32) for out in self._model.predict_on_batch(batch)]
+    def _run(self, image: np.ndarray) -> list[np.ndarray]:
+        """Return raw probabilities, the feature layer's and the map layer's output, float32, each for one image."""
+        request = self._requests.get()
+        try:
+            return list(request.infer([image[np.newaxis]], share_inputs=True).values())
+        finally:
+            self._requests.put(request)
 
 
-def _load(path: Path, feature_layer: str) -> tuple[Any, ActivationMap]:
+def _from_keras(path: Path, feature_layer: str) -> tuple["openvino.Model", ActivationMap]:
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "openvino"
     import keras
 
-    model = keras.models.load_model(path, compile=False)
-    activation = ActivationMap(model)
-    shown = [model.get_layer(name).output for name in (feature_layer, activation.layer)]
-    return keras.Model(model.input, [model.output, *shown]), activation
+    return graph_of(keras.models.load_model(path, compile=False), feature_layer)
+
+
+def _compile(graph: "openvino.Model", image_size: tuple[int, int, int]) -> "SimpleQueue[Any]":
+    """Return inference requests that take uint8 (1, height, width, 3).
+
+    Each uses all cores, so that one that is alone is answered soonest. The second one keeps them busy while the first
+    one's results are taken out.
+    """
+    import openvino as ov
+    from openvino.preprocess import PrePostProcessor
+
+    taken = graph.input(0).partial_shape
+    if not taken.compatible(ov.PartialShape([1, *image_size])):
+        raise ValueError(f"takes {taken}, not image_size {list(image_size)}")
+    graph.reshape([1, *image_size])
+    processor = PrePostProcessor(graph)
+    processor.input().tensor().set_element_type(ov.Type.u8)
+    for place in range(3):
+        processor.output(place).tensor().set_element_type(ov.Type.f32)
+    compiled = ov.Core().compile_model(processor.build(), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    requests: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1):
+        requests.put(compiled.create_infer_request())
+    return requests

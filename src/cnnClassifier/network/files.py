@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +21,18 @@ def save_model(model: "keras.Model", path: Path) -> None:
     with replacing(path) as staged:
         dated = staged.with_name("dated.keras")
         model.save(dated)
-        with zipfile.ZipFile(dated) as source, zipfile.ZipFile(staged, "w") as target:
-            for name in sorted(source.namelist()):
-                content = source.read(name)
-                if name == "config.json":
-                    content = _number_shared_objects(content)
-                elif name == "metadata.json":
-                    content = json.dumps({**json.loads(content), "date_saved": ""}).encode()
-                target.writestr(zipfile.ZipInfo(name, _EPOCH), content)
+        with zipfile.ZipFile(dated) as source:
+            contents = {name: source.read(name) for name in source.namelist()}
+        contents["config.json"] = _number_shared_objects(contents["config.json"])
+        contents["metadata.json"] = json.dumps({**json.loads(contents["metadata.json"]), "date_saved": ""}).encode()
+        write_archive(staged, contents)
+
+
+def write_archive(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Write a zip archive without dates: equal contents give equal bytes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in sorted(contents):
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), contents[name])
 
 
 def _number_shared_objects(config: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Import TensorFlow without its start-up chatter, which no log level reaches."""
+"""Keep heavy packages quiet: TensorFlow's start-up chatter, OpenVINO's telemetry."""
 
 import logging
 import os
@@ -28,3 +28,8 @@ def import_tensorflow() -> None:
             said.seek(0)
             for line in said.read().decode(errors="replace").splitlines():
                 logger.log(logging.DEBUG, "tensorflow: %s", line)
+
+
+def forbid_telemetry() -> None:
+    """Keep OpenVINO's tools from reporting to their makers, which they do unasked; call it before they are imported."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

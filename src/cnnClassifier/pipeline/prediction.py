@@ -21,19 +21,25 @@ class Predictor:
     Args:
         bundle_dir: a folder with `model.keras` and `model.json`.
         max_pixels: refuse images with more.
+        evaluation_dir: where evaluation says whether the model may calculate in int8; None: it may not.
 
     Raises:
         BundleError: there is no model that can be used.
     """
 
-    def __init__(self, bundle_dir: Path, max_pixels: int) -> None:
-        self._engine = Engine(bundle_dir)
+    def __init__(self, bundle_dir: Path, max_pixels: int, evaluation_dir: Path | None = None) -> None:
+        self._engine = Engine(bundle_dir, int8=ModelBundle.read(bundle_dir).accepts_int8(evaluation_dir))
         self._max_pixels = max_pixels
 
     @property
     def bundle(self) -> ModelBundle:
         """What is known of the model."""
         return self._engine.bundle
+
+    @property
+    def engine(self) -> str:
+        """What calculates: `keras-openvino` or `int8`."""
+        return self._engine.name
 
     def predict(self, data: bytes, reading: Reading = _AS_IT_IS) -> Prediction:
         """Classify one image file.
@@ -57,6 +63,9 @@ class Predictor:
             probabilities=dict(zip(bundle.classes, scores, strict=True)),
             model_id=bundle.model_id,
             unfamiliar=bool(seen.distances[0] > bundle.unfamiliar_limit),
+            distance=float(seen.distances[0]),
+            unfamiliar_limit=bundle.unfamiliar_limit,
+            map=seen.maps[0],
             dicom=decoded.dicom,
             pixels=shrink(decoded.pixels, _PREVIEW),
         )

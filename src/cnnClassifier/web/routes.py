@@ -1,28 +1,22 @@
 """The page and the JSON routes."""
 
-import threading
-from typing import Any
+import time
 
-from flask import Blueprint, Response, jsonify, render_template, request
+from flask import Blueprint, Response, g, jsonify, render_template, request
 
-from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.notices import DISCLAIMER
-from cnnClassifier.pipeline.prediction import Predictor
-from cnnClassifier.utils.errors import ImageError
+from cnnClassifier.web.answers import answer_all, facts_of
+from cnnClassifier.web.evaluated import scores_of
+from cnnClassifier.web.metrics import Metrics
 from cnnClassifier.web.model_host import ModelHost
-from cnnClassifier.web.problems import RequestError
-from cnnClassifier.web.uploads import images_of
-
-# How many requests hold images in memory at once; the others wait for so many seconds.
-_AT_ONCE = 2
-_PATIENCE = 30.0
+from cnnClassifier.web.turns import Turns, checker
+from cnnClassifier.web.uploads import read_upload
 
 
-def make_routes(host: ModelHost, config: ServingConfig) -> Blueprint:
+def make_routes(host: ModelHost, config: ServingConfig, turns: Turns, metrics: Metrics) -> Blueprint:
     """Return the app's routes, answered by the model in `host`."""
     routes = Blueprint("routes", __name__)
-    slots = threading.BoundedSemaphore(_AT_ONCE)
 
     @routes.get("/")
     def page() -> str:
@@ -34,54 +28,29 @@ def make_routes(host: ModelHost, config: ServingConfig) -> Blueprint:
 
     @routes.get("/readyz")
     def readyz() -> Response:
-        return jsonify(status="ready", model=host.predictor(wait=False).bundle.model_id)
+        predictor = host.predictor(wait=False)
+        facts = {"status": "ready", "model": predictor.bundle.model_id, "engine": predictor.engine}
+        return jsonify(facts | ({"refused": host.refused} if host.refused else {}))
 
     @routes.get("/model")
     def model() -> Response:
-        return jsonify(_card(host.predictor(wait=True).bundle))
+        bundle = host.predictor(wait=True).bundle
+        return jsonify(facts_of(bundle, scores_of(bundle, config.evaluation_dir)))
+
+    @routes.get("/metrics")
+    def prometheus() -> Response:
+        return metrics.page()
 
     @routes.post("/predict")
     def predict() -> Response:
-        if not slots.acquire(timeout=_PATIENCE):
-            raise RequestError(503, "busy", "too many requests at once; try again")
-        try:
-            images = images_of(request, config.max_upload_bytes)
+        gone = request.environ.get("waitress.client_disconnected", lambda: False)
+        check = checker(time.monotonic() + config.request_timeout_s, gone)
+        with turns.take(check):
+            upload = read_upload(request, config)
+            g.images = len(upload.images)
             predictor = host.predictor(wait=True)
-            return jsonify([_answer(predictor, data, index, len(images)) for index, data in enumerate(images, 1)])
-        finally:
-            slots.release()
+            answers = answer_all(predictor, upload, config.uncertain_margin, check)
+        metrics.count_answers(answers, predictor.bundle)
+        return jsonify(answers)
 
     return routes
-
-
-def _answer(predictor: Predictor, data: bytes, index: int, count: int) -> dict[str, Any]:
-    try:
-        prediction = predictor.predict(data)
-    except ImageError as error:
-        raise ImageError(error.code, f"image {index} of {count}: {error}" if count > 1 else str(error)) from error
-    return {
-        "image": prediction.label,
-        "class": prediction.class_name,
-        "probability": prediction.probabilities[prediction.class_name],
-        "probabilities": prediction.probabilities,
-        "unfamiliar": prediction.unfamiliar,
-        "model": prediction.model_id,
-        "synthetic": predictor.bundle.synthetic,
-        "disclaimer": DISCLAIMER,
-    }
-
-
-def _card(bundle: ModelBundle) -> dict[str, Any]:
-    return {
-        "model": bundle.model_id,
-        "backbone": bundle.backbone,
-        "classes": bundle.classes,
-        "labels": {name: bundle.label(name) for name in bundle.classes},
-        "positive_class": bundle.positive_class,
-        "threshold": bundle.threshold if len(bundle.classes) == 2 else None,
-        "image_size": bundle.image_size,
-        "synthetic": bundle.synthetic,
-        # The kind alone: an address or a path of the training data is nobody's business here.
-        "data_source": "phantom" if bundle.synthetic else "images",
-        "disclaimer": DISCLAIMER,
-    }

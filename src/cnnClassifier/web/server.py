@@ -1,40 +1,28 @@
 """Serve the app with waitress: one process, several threads, no development server."""
 
 import errno
-import json
 import logging
 import signal
 import socket
 import sys
+import time
+from ipaddress import ip_address
 from typing import Any
 
 from flask import Flask
-from waitress.channel import HTTPChannel
+from waitress import wasyncore
 from waitress.server import create_server
-from waitress.task import ErrorTask
 
+from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.utils.errors import ConfigError
-from cnnClassifier.web.problems import content_of
+from cnnClassifier.utils.log import logger
+from cnnClassifier.web import channels
 
-_THREADS = 8
-
-
-class _JsonErrorTask(ErrorTask):
-    """Say in JSON what waitress refuses before the app sees it."""
-
-    def execute(self) -> None:
-        error = self.request.error
-        code = "too_large" if error.code == 413 else error.reason.lower().replace(" ", "_")
-        body = json.dumps(content_of(code, f"{error.reason}: {error.body}")).encode()
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers.append(("Content-Type", "application/json"))
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
-
-
-class _Channel(HTTPChannel):
-    error_task_class = _JsonErrorTask
+# For what needn't wait for a turn: the page, health, metrics, refusals.
+_SPARE_THREADS = 6
+_CONNECTIONS = 400
+_GRACE_S = 0.2
+_DRAIN_S = 7.0
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -65,22 +53,73 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def serve(app: Flask, listener: socket.socket) -> None:
-    """Answer requests until Ctrl-C or a SIGTERM."""
+def is_public(listener: socket.socket) -> bool:
+    """Return whether other machines may reach it."""
+    return not ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> None:
+    """Answer requests until Ctrl-C or a SIGTERM; then finish what has begun, for a few seconds at most."""
     # Several requests that wait for the model are no reason to warn.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, _stop)
+    body = 2 * app.config["MAX_CONTENT_LENGTH"]
+    proxy: dict[str, Any] = {}
+    if config.trusted_proxy:
+        proxy = {
+            "trusted_proxy": config.trusted_proxy,
+            "trusted_proxy_headers": {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"},
+            "clear_untrusted_proxy_headers": True,
+        }
     server: Any = create_server(
         app,
         sockets=[listener],
-        threads=_THREADS,
+        threads=config.at_once + config.queue_length + _SPARE_THREADS,
         ident=None,
         # Above the app's own limit, so that the app can answer a body that is somewhat too large.
-        max_request_body_size=2 * app.config["MAX_CONTENT_LENGTH"],
+        max_request_body_size=body,
+        # Bodies and answers stay in memory: pictures of patients are never written to a disk.
+        inbuf_overflow=body,
+        outbuf_overflow=1 << 30,
+        # Read on while a request is worked on: that is how a client is noticed that goes away.
+        channel_request_lookahead=1,
+        connection_limit=_CONNECTIONS,
+        asyncore_use_poll=True,
+        **proxy,
     )
-    server.channel_class = _Channel
-    server.run()
+    server.channel_class = channels.Channel
+    stopping: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        if stopping:  # asked twice: at once
+            sys.exit(0)
+        stopping.append(number)
+        server.pull_trigger()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    most_bytes = max(channels.HELD_BYTES, 4 * body)
+    while not stopping:
+        _turn(server)
+        channels.tend(server.active_channels.values(), most_bytes)
+    _drain(server)
 
 
-def _stop(*_: object) -> None:
-    sys.exit(0)
+def _turn(server: Any, timeout_s: float = 1.0) -> None:
+    """Wait for something to happen on the sockets, and do what is to be done."""
+    wasyncore.loop(timeout=timeout_s, use_poll=server.adj.asyncore_use_poll, map=server._map, count=1)
+
+
+def _drain(server: Any) -> None:
+    """Take no new connections, and wait until every request that has begun is answered."""
+    grace = time.monotonic() + _GRACE_S
+    while time.monotonic() < grace:  # what the system has accepted already counts as begun
+        _turn(server, _GRACE_S / 4)
+    server.accepting = False
+    server.del_channel()
+    server.socket.close()
+    until = time.monotonic() + _DRAIN_S
+    while time.monotonic() < until and any(channel.is_busy for channel in server.active_channels.values()):
+        _turn(server)
+    left = sum(channel.is_busy for channel in server.active_channels.values())
+    if left:
+        logger.warning("stopped with %d requests unanswered", left)
