@@ -16,7 +16,7 @@ _MOST = 80  # marks of a picture
 _REACH, _PATCH = 5, 8  # a patch reaches so many sizes from its middle; samples of its sides
 _BITS = 48  # of a code: the signs of a patch's lowest frequencies
 _ORDERS, _NEXT, _APART = 16, 6, 8  # ways to sort the codes, neighbours looked at in each, bits that may differ
-_KEPT = 4  # like codes kept of each
+_KEPT = 2  # like codes kept of each
 _LEAST = 5  # marks that must agree on scale and shift
 _NEAR, _ALIKE = 0.1, 0.35  # how far they may be off: of the sides' half, and as a logarithm of the scale
 _PARTNERS = 6  # pictures looked at for each
@@ -128,7 +128,7 @@ def shared_marks(marks: Sequence[Marks]) -> list[Shared]:
 
     The codes are sorted in a few ways and only neighbours compared (Charikar 2002); of each code only the most alike
     are kept, and of each picture's partners only those with the most details alike are looked at: time grows as sorting
-    does, and memory by 20 bytes a mark and what 8 bytes for each pair of like marks take.
+    does, and memory by 10 bytes a mark and what 8 bytes for each pair of like marks take.
 
     Args:
         marks: of each picture.
