@@ -51,7 +51,7 @@ def test_strong_crops_are_joined_with_their_pictures_and_with_no_other(folder, t
     facts = facts_of(tmp_path)
     found = [(facts[first].path, facts[other].path) for first, other in near_copies(facts, BITS, CORRELATION)]
     assert all(one.partition("_")[0] == other.partition("_")[0] for one, other in found)
-    assert len(found) >= 11  # of 12; `low` stretches by a third, which changes the codes: one has just enough left
+    assert len(found) >= 11  # of 12; `low` stretches by a third, which changes the codes: one has too few left
 
 
 def test_other_patients_are_not_joined(folder):
