@@ -40,6 +40,11 @@ function add(files) {
   for (const file of taken) addOne(file);
 }
 
+function takeChosen() {
+  add(el("file").files);
+  el("file").value = "";
+}
+
 function addOne(file) {
   const item = { file, name: file.name || "Pasted picture", url: URL.createObjectURL(file), at: new Date(), waits: true, answer: null, fault: null, losses: 0 };
   item.card = new Card(item, {
@@ -230,10 +235,7 @@ async function copyCommand() {
 
 el("limit").textContent = `, up to ${sizeOf(maxBytes)} each`;
 el("origin").textContent = location.origin;
-el("file").addEventListener("change", () => {
-  add(el("file").files);
-  el("file").value = "";
-});
+el("file").addEventListener("change", takeChosen);
 el("export").addEventListener("click", exportTable);
 el("clear").addEventListener("click", () => [...items].forEach(remove));
 el("copy").addEventListener("click", copyCommand);
@@ -246,5 +248,6 @@ for (const kind of ["dragover", "drop", "dragleave"]) {
     if (kind === "drop") add(event.dataTransfer?.files ?? []);
   });
 }
+takeChosen(); // what was chosen before this script was there
 status.check();
 offerExamples();
