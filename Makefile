@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BASE ?= origin/main
-SCORES := artifacts/evaluation/scores.json
+EVALUATION := artifacts/evaluation
 PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 SHELL_SCRIPTS = $(shell grep -l 'env bash' scripts/*)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -52,7 +52,7 @@ small: $(VENV)/pipeline.stamp    ## All stages on a small phantom, in build/smal
 
 compare:                         ## After `make small`: its scores beside those of BASE's code (origin/main)
 	scripts/small-pipeline build/base $(BASE)
-	scripts/compare-scores build/base/$(SCORES) build/small/$(SCORES) > build/comparison.md
+	python main.py compare build/base/$(EVALUATION) build/small/$(EVALUATION) --names main here --markdown > build/comparison.md
 	@cat build/comparison.md
 
 bundle: $(VENV)/pipeline.stamp   ## A bundle for the image: from the DVC remote where there is one, else trained

@@ -30,11 +30,11 @@ def verdict(found: Comparison) -> str:
 def as_text(found: Comparison) -> str:
     """Draw the comparison for a terminal; 79 columns wide."""
     lines = [f"A: {found.a.name}", f"B: {found.b.name}", "", *found.images, "", verdict(found), ""]
-    lines.append(f"  {'':<18}{'A (95% interval)':<18}{'B (95% interval)':<18}B − A (95% interval)")
+    lines.append(f"  {'':<18}{'A (95% interval)':<19}{'B (95% interval)':<19}B − A (95% interval)")
     for row in found.differences:
         of_a, of_b = (f"{value:.3f} {_range(limits)}" for value, limits in _sides(row))
         change = f"{row.value:+.3f} ({row.low:+.2f}…{row.high:+.2f})"
-        lines.append(f"{'*' if row.better else ' '} {NAMES[row.name]:<18}{of_a:<18}{of_b:<18}{change}")
+        lines.append(f"{'*' if row.better else ' '} {NAMES[row.name]:<18}{of_a:<19}{of_b:<19}{change}")
     lines += [_larger(found.differences), ""]
     if found.paired:
         lines += [_called(found), *_disagreement_lines(found.disagreements[:_FEW]), ""]
