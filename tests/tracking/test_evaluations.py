@@ -106,7 +106,7 @@ def test_finds_runs_by_id_or_name_and_says_what_there_is_not(place, local):
             "no-such",
             "no-such: no folder, git revision or DVC experiment, nor a run's id or name in sqlite:///mlflow.db",
         ),
-        ("0" * 32, "no such run or version"),
+        ("0" * 32, "0: no such run in sqlite:///mlflow.db"),
     ):
         with pytest.raises(TrackingError, match=said) as caught:
             find(what, local)

@@ -11,7 +11,7 @@ import yaml
 
 from cnnClassifier.entity.config_entity import TrackingConfig
 from cnnClassifier.tracking.registry import asking, connect
-from cnnClassifier.tracking.servers import TrackingError, in_one_line, is_remote, without_password
+from cnnClassifier.tracking.servers import TrackingError, in_one_line, is_remote, lacks, without_password
 from cnnClassifier.utils.errors import UserError
 from cnnClassifier.utils.log import logger
 
@@ -117,7 +117,10 @@ def _of_run(what: str, run_id: str, tracking: TrackingConfig, scratch: Path) -> 
 
     def fetch() -> Found:
         if run_id:
-            run = store.client.get_run(run_id)
+            try:
+                run = store.client.get_run(run_id)
+            except Exception as error:  # MLflow's own, and its stores'
+                raise TrackingError(f"{what}: no such run in {uri}") if lacks(error) else error from None
         else:
             quoted = what.replace("'", "")
             named = f"attributes.run_name = '{quoted}'"
