@@ -169,16 +169,18 @@ def test_the_trunk_runs_in_every_precision(trunk, precision, error):
     assert precision == "float32" or np.abs(found - exact).max() > 0
 
 
-def test_the_precision_is_what_was_asked_for_or_what_was_measured_once(trunk, tmp_path, monkeypatch):
-    for wanted in ("float32", "bfloat16", "float16"):
-        assert choose_precision(trunk, wanted, tmp_path) == wanted
-    monkeypatch.setattr(module, "_cpu_has_bfloat16", lambda: False)
-    assert choose_precision(trunk, "auto", tmp_path / "cache") in {"float32", "float16"}
-    monkeypatch.setattr(module, "_cpu_has_bfloat16", lambda: True)
-    first = choose_precision(trunk, "auto", tmp_path / "cache")
-    assert first in {"float32", "bfloat16", "float16"}
-    (kept,) = (tmp_path / "cache").iterdir()
-    assert kept.read_text() == f"{first}\n"
-    other = "bfloat16" if first == "float32" else "float32"
-    kept.write_text(f"{other}\n")
-    assert choose_precision(trunk, "auto", tmp_path / "cache") == other
+@pytest.mark.parametrize(
+    ("wanted", "has_bfloat16", "taken"),
+    [
+        ("float32", True, "float32"),
+        ("bfloat16", False, "bfloat16"),
+        ("auto", True, "bfloat16"),
+        ("auto", False, "float32"),
+    ],
+)
+def test_the_precision_is_what_was_asked_for_or_what_the_machine_has(monkeypatch, wanted, has_bfloat16, taken):
+    monkeypatch.setattr(module, "_cpu_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [])
+    assert choose_precision(wanted) == taken
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: ["a GPU"])
+    assert choose_precision(wanted) == ("float16" if wanted == "auto" else wanted)

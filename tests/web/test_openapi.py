@@ -106,6 +106,8 @@ def test_schemathesis_finds_nothing_that_the_document_does_not_say(app, picture)
             excluded.append(negative_data_rejection)
         response = case.call()
         seen.add((case.path, response.status_code))
+        if response.status_code == 413:  # too many images: the document's status for it, not the checker's
+            excluded.append(negative_data_rejection)
         if response.status_code in (501, 503):
             excluded.append(not_a_server_error)
         case.validate_response(response, excluded_checks=excluded)

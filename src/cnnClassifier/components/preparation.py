@@ -51,7 +51,7 @@ def open_model(config: TrainingConfig) -> tuple["keras.Model", "keras.Model", st
     model = load_model(config.updated_base_model_path, "run prepare_base_model first")
     layer = feature_layer_of(config.backbone, config.feature_layer, model)
     trunk, tail = split_at(model, freeze_boundary(config.backbone, layer, config.fine_tune_from, model))
-    cache = FeatureCache(config.cache_dir, trunk, choose_precision(trunk, config.precision, config.cache_dir))
+    cache = FeatureCache(config.cache_dir, trunk, choose_precision(config.precision))
     return model, tail, layer, cache
 
 

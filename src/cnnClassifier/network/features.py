@@ -166,54 +166,24 @@ def forward(trunk: "keras.Model", precision: str) -> Callable[[np.ndarray], np.n
     return lambda images: step(tf.constant(images)).numpy()
 
 
-def choose_precision(trunk: "keras.Model", wanted: str, cache_dir: Path) -> str:
-    """Return the precision for the frozen part: `wanted`, or for `auto` the faster one of those the machine has.
+def choose_precision(wanted: str) -> str:
+    """Return the precision for the frozen part: `wanted`, or for `auto` the shortest that the machine computes in.
 
-    bfloat16 is only tried where the CPU computes in it (elsewhere it is emulated and slow), float16 where there is a
-    GPU. What was measured is kept, so that one machine always takes the same.
+    bfloat16 where the CPU has instructions for it (elsewhere it is emulated and slow), float16 where there is a GPU.
     """
-    if wanted != "auto":
-        return wanted
     import tensorflow as tf
 
-    gpus = [
-        tf.config.experimental.get_device_details(gpu).get("device_name")
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
-    candidate = "float16" if gpus else "bfloat16" if _cpu_has_bfloat16() else None
-    if candidate is None:
-        return "float32"
-    machine = hashlib.sha256(f"{gpus} {_cpu_model()} {trunk.count_params()} {trunk.input_shape}".encode()).hexdigest()[
-        :12
-    ]
-    kept = Path(cache_dir) / f"precision-{machine}.txt"
-    if kept.is_file():
-        return kept.read_text(encoding="utf-8").split()[0]
-    size = _batch_size()
-    images = np.random.default_rng(0).integers(0, 256, (size, *trunk.input_shape[1:]), np.uint8)
-    seconds = {precision: _seconds(forward(trunk, precision), images) for precision in ("float32", candidate)}
-    best = candidate if seconds[candidate] < 0.9 * seconds["float32"] else "float32"
-    logger.info(
-        "precision: %s, measured at %s",
-        best,
-        ", ".join(f"{1000 * s / size:.0f} ms an image in {p}" for p, s in seconds.items()),
-    )
-    create_directories(kept.parent)
-    kept.write_text(f"{best}\n", encoding="utf-8")
-    return best
+    if wanted != "auto":
+        return wanted
+    if tf.config.list_physical_devices("GPU"):
+        return "float16"
+    return "bfloat16" if _cpu_has_bfloat16() else "float32"
 
 
 def _batch_size() -> int:
     import tensorflow as tf
 
     return 32 if tf.config.list_physical_devices("GPU") else 4  # on a CPU more isn't faster, and takes memory
-
-
-def _seconds(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> float:
-    run(images)
-    start = time.perf_counter()
-    run(images)
-    return time.perf_counter() - start
 
 
 def _batches(
@@ -237,11 +207,3 @@ def _cpu_has_bfloat16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line for line in lines if line.startswith("model name")), "")

@@ -14,10 +14,12 @@ def log_splits(tracker: Tracker, manifest: Manifest, source: str, *splits: str) 
         tracker: of the run.
         manifest: all images.
         source: where the data came from.
-        splits: of `train`, `validation`, `test`.
+        splits: of `train`, `validation`, `test`; one without images isn't logged.
     """
     for split in splits:
-        entries = manifest.of(split)
+        entries = [entry for entry in manifest.entries if entry.split == split]
+        if not entries:
+            continue
         digest = hashlib.sha256("".join(f"{entry.sha256}{entry.label}" for entry in entries).encode()).hexdigest()
         profile = {
             "images": len(entries),
