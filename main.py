@@ -20,6 +20,7 @@ COMMANDS = {
     "crossvalidate": ("crossvalidation", "main"),
     "promote": ("production", "promote"),
     "rollback": ("production", "rollback"),
+    "search": ("search", "main"),
     "sync": ("sync", "main"),
 }
 
@@ -31,6 +32,9 @@ def main() -> int:
     parser.add_argument("RUN", nargs="?", help="promote: the run's id (default: that of the alias candidate)")
     parser.add_argument("--force", action="store_true", help="promote: although gates aren't met; needs --reason")
     parser.add_argument("--reason", default="", metavar="TEXT", help="promote, rollback: recorded with the model")
+    parser.add_argument("--n-trials", type=int, metavar="N", help="search: trials in all (default: search.yaml's)")
+    parser.add_argument("--timeout", type=float, metavar="S", help="search: begin no trial after S seconds")
+    parser.add_argument("--apply", action="store_true", help="search: write the best values into params.yaml")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--from", dest="first", choices=STAGES, metavar="STAGE", help=f"start at: {', '.join(STAGES)}")
     part.add_argument("--only", choices=STAGES, metavar="STAGE", help="run one stage")
@@ -39,9 +43,12 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.RUN and arguments.command != "promote":
         parser.error(f"{arguments.command} takes no RUN")
+    if min(arguments.n_trials or 1, arguments.timeout or 1) <= 0 or arguments.n_trials == 0:
+        parser.error("--n-trials and --timeout: expected more than 0")
     options = {
         "promote": {"run": arguments.RUN, "force": arguments.force, "reason": arguments.reason},
         "rollback": {"reason": arguments.reason},
+        "search": {"trials": arguments.n_trials, "timeout_s": arguments.timeout, "apply": arguments.apply},
     }.get(arguments.command, {})
 
     sys.path.insert(0, str(ROOT / "src"))

@@ -13,6 +13,10 @@ setup(
     license="MIT",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"cnnClassifier.assessment": ["*.j2"], "cnnClassifier.dataset": ["report_page.html"]},
+    package_data={
+        "cnnClassifier.assessment": ["*.j2"],
+        "cnnClassifier.dataset": ["report_page.html"],
+        "cnnClassifier.tuning": ["page.html"],
+    },
     python_requires=">=3.11",
 )

@@ -91,6 +91,46 @@ def mapping(rule: Rule) -> Rule:
     )
 
 
+def span(rule: Rule) -> Rule:
+    """Expect null, a list of different values that meet `rule`, or the lowest and highest of many numbers."""
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, list):
+            return bool(value) and all(map(rule.holds, value)) and all(v not in value[:n] for n, v in enumerate(value))
+        if not isinstance(value, dict):
+            return value is None
+        low, high, log, step = (value.get(key) for key in ("low", "high", "log", "step"))
+        return (
+            {"low", "high"} <= set(value) <= {"low", "high", "log", "step"}
+            and _is_number(low, int, float)
+            and _is_number(high, int, float)
+            and rule.holds(low)
+            and rule.holds(high)
+            and low < high
+            and ("log" not in value or isinstance(log, bool))
+            and ("step" not in value or (_is_number(step, int, float) and 0 < step <= high - low and not log))
+            and (not log or low > 0)
+            and (not is_whole(rule) or "step" not in value or isinstance(step, int))
+        )
+
+    ends = ", or {low, high} with log: true or a step" if rule.holds(1) and not rule.holds(True) else ""
+    return Rule(f"null, or a list of different values{ends}, each {rule.expectation}", holds)
+
+
+def is_whole(rule: Rule) -> bool:
+    """Tell whether a rule for numbers takes whole ones alone."""
+    return not any(rule.holds(value) for value in (0.5, 1.5, 1e-7))
+
+
+def storage() -> Rule:
+    """Expect the URL of a database or of a journal file."""
+    wanted = r"(sqlite:///.+|journal:///.+|postgresql(\+\w+)?://.+)"
+    return Rule(
+        "sqlite:///PATH, journal:///PATH or postgresql://…",
+        lambda v: isinstance(v, str) and bool(re.fullmatch(wanted, v)),
+    )
+
+
 def shares() -> Rule:
     """Expect the shares of train, validation and test: three numbers above 0 that sum to 1."""
 
