@@ -13,7 +13,7 @@ from cnnClassifier.assessment.metrics import Outcome, figures
 from cnnClassifier.components.crossvalidation import FoldRunner, check_groups, grouped_folds
 from cnnClassifier.components.preparation import image_features, positive_class
 from cnnClassifier.components.prepare_base_model import PrepareBaseModel
-from cnnClassifier.entity.config_entity import Choice, PrepareBaseModelConfig, SearchConfig, TrainingConfig
+from cnnClassifier.entity.config_entity import Choice, PrepareBaseModelConfig, SearchConfig
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.imaging.augment import views_of
 from cnnClassifier.network.backbones import feature_layer_of, freeze_boundary
@@ -23,6 +23,7 @@ from cnnClassifier.network.fit import make_deterministic, snapshot
 from cnnClassifier.network.head import add_head
 from cnnClassifier.network.quiet import import_tensorflow
 from cnnClassifier.tracking.tracker import untracked
+from cnnClassifier.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     import keras
@@ -59,9 +60,9 @@ class Judge:
         self._views = plain if views is None else max(views.values) if isinstance(views, Choice) else int(views.high)
         self._features: dict[tuple[str, str | None], Features] = {}
         self._tails: dict[tuple[Any, ...], tuple[keras.Model, Any]] = {}
-        for backbone in self._tried("BACKBONE"):
-            for block in self._tried("FINE_TUNE_FROM"):
-                self._features[backbone, block] = self._compute(backbone, block)
+        cuts = [cut for backbone in self._tried("BACKBONE") for cut in self._cuts(backbone)]
+        for trunk, backbone, block in cuts:
+            self._features[backbone, block] = self._compute(trunk)
 
     def folds(self, params: Mapping[str, Any]) -> Iterator[dict[str, float]]:
         """Yield what each fold says of some parameters: the same, whatever was judged before.
@@ -101,11 +102,20 @@ class Judge:
         span = self._config.space.get(key)
         return span.values if isinstance(span, Choice) else (self._config.params[key],)
 
-    def _compute(self, backbone: str, block: str | None) -> Features:
-        training = self._config.crossvalidation.training
+    def _cuts(self, backbone: str) -> list[tuple["keras.Model", str, str | None]]:
+        """Return a backbone's frozen part for each block that training may start from."""
         base, layer = self._base(backbone)
-        boundary = freeze_boundary(backbone, layer, block, base)
-        trunk, _ = split_at(base, boundary)
+        found = []
+        for block in self._tried("FINE_TUNE_FROM"):
+            try:
+                boundary = freeze_boundary(backbone, layer, block, base)
+            except ConfigError as error:
+                raise ConfigError(f"search.yaml: space, with {block} and {backbone}: {error}") from None
+            found.append((split_at(base, boundary)[0], backbone, block))
+        return found
+
+    def _compute(self, trunk: "keras.Model") -> Features:
+        training = self._config.crossvalidation.training
         precision = choose_precision(trunk, training.precision, training.cache_dir)
         cache = FeatureCache(training.cache_dir, trunk, precision)
         augmentation = replace(training.augmentation, views=self._views)

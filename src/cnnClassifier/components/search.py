@@ -72,17 +72,18 @@ class Search:
         if done < most:
             until = time.monotonic() + (timeout_s or math.inf)
             tags = {
-                "study": name,
+                "search": name,
                 "manifest_sha256": sha256_of(training.manifest_path),
                 "synthetic": str(is_synthetic(training.source_URL)),
             }
-            with track(self.tracking, f"search {name}", tags, resume={"study": name}) as tracker:
+            with track(self.tracking, f"search {name}", tags, resume={"search": name}) as tracker:
                 log_splits(tracker, manifest, training.source_URL, *SPLITS)
                 self._search(study, Judge(config, manifest), most, until, tracker)
                 report = self._write(study, name, most)
                 tracker.files("search", [config.root_dir / "report.html", config.root_dir / "best.diff"])
         else:
             report = self._write(study, name, most)
+        self._say(report)
         if apply:
             self._apply(report)
         return report
@@ -96,7 +97,7 @@ class Search:
 
     def _try(self, study: SharedStudy, trial: Trial, judge: "Judge", most: int, tracker: Tracker) -> None:
         metric = self.config.metric
-        run = tracker.child(f"trial {trial.number}", {"study": study.study.study_name})
+        run = tracker.child(f"trial {trial.number}")
         run.params(trial.params)
         found: list[dict[str, float]] = []
         early = False
@@ -123,37 +124,54 @@ class Search:
             metric,
             value,
             f", given up after fold {len(found)}" if early else "",
-            ", ".join(f"{key} {value}" for key, value in trial.params.items()),
+            _listed(trial.params),
         )
 
     def _write(self, study: SharedStudy, name: str, most: int) -> dict[str, Any]:
         config = self.config
         create_directories(config.root_dir)
         report = build_report(study.study, config, name, most)
-        if "best" in report:
-            report["changes"] = self._changes(report["best"]["params"])
-            text = config.params_path.read_text(encoding="utf-8")
-            patch = difference(text, with_values(text, report["changes"], config.params_path), config.params_path)
-            with replacing(config.root_dir / "best.diff") as staged:
-                staged.write_text(patch, encoding="utf-8")
+        report["changes"] = self._changes(report["best"]["params"]) if "best" in report else {}
+        text = config.params_path.read_text(encoding="utf-8")
+        patch = difference(text, with_values(text, report["changes"], config.params_path), config.params_path)
+        with replacing(config.root_dir / "best.diff") as staged:
+            staged.write_text(patch, encoding="utf-8")
         with replacing(config.root_dir / "report.html") as staged:
             staged.write_text(render_page(report), encoding="utf-8")
         return report
 
+    def _say(self, report: dict[str, Any]) -> None:
+        if "best" not in report:
+            logger.warning("no trial went through all folds")
+            return
+        logger.info(
+            "best: trial %d, %s %.4f; it changes %s. Report: %s",
+            report["best"]["number"],
+            report["metric"],
+            report["best"]["value"],
+            _listed(report["changes"]) or "nothing",
+            self.config.root_dir / "report.html",
+        )
+
     def _changes(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return what the best parameters change in params.yaml."""
-        wanted = {**params, "FEATURE_LAYER": prepared_as(self.config, params.get("BACKBONE", self.config.prepare.backbone)).feature_layer}
+        backbone = params.get("BACKBONE", self.config.prepare.backbone)
+        wanted = {**params, "FEATURE_LAYER": prepared_as(self.config, backbone).feature_layer}
         return {key: value for key, value in wanted.items() if self.config.params[key] != value}
 
     def _apply(self, report: dict[str, Any]) -> None:
-        path, changes = self.config.params_path, report.get("changes")
+        path, changes = self.config.params_path, report["changes"]
         if not changes:
             logger.info("%s stays as it is", path)
             return
         text = with_values(path.read_text(encoding="utf-8"), changes, path)
         with replacing(path) as staged:
             staged.write_text(text, encoding="utf-8")
-        logger.info("%s: %s", path, ", ".join(f"{key} {value}" for key, value in changes.items()))
+        logger.info("%s: %s", path, _listed(changes))
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def study_name(config: SearchConfig) -> str:

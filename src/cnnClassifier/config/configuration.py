@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnClassifier.config.rules import Rule, is_whole
-from cnnClassifier.config.schema import CONFIG, PARAMS, SEARCH
+from cnnClassifier.config.schema import CONFIG, PARAMS, SEARCH, STORAGE
 from cnnClassifier.entity.config_entity import (
     AugmentationConfig,
     Between,
@@ -167,7 +167,7 @@ class ConfigurationManager:
         )
 
     def search(self) -> SearchConfig:
-        """Return what the command search needs; search.yaml lies beside config.yaml. SEARCH_STORAGE goes before the file.
+        """Return what the command search needs: search.yaml lies beside config.yaml, SEARCH_STORAGE goes before that.
 
         Raises:
             ConfigError: search.yaml holds what it should not.
@@ -179,13 +179,13 @@ class ConfigurationManager:
             raise ConfigError(
                 f"{path}: folds: expected at most FOLDS: {self.params.FOLDS} in params.yaml, found {wanted.folds}"
             )
-        if wanted.space.VIEWS is not None and not self.params.AUGMENTATION:
-            raise ConfigError(f"{path}: space.VIEWS: expected null where params.yaml has AUGMENTATION: False")
         space = {key: _span(key, value) for key, value in wanted.to_dict()["space"].items() if value is not None}
+        if not self.params.AUGMENTATION:
+            space.pop("VIEWS", None)  # there is one
         if not space:
             raise ConfigError(f"{path}: space: expected something to try; every key is null")
         storage = os.environ.get("SEARCH_STORAGE") or section.storage
-        _check({"storage": storage}, {"storage": CONFIG["search"]["storage"]}, Path("environment"), "SEARCH_STORAGE: ")
+        _check({"SEARCH_STORAGE": storage}, {"SEARCH_STORAGE": STORAGE}, Path("environment"))
         return SearchConfig(
             crossvalidation=self.crossvalidation(),
             prepare=self.prepare_base_model(),
@@ -287,7 +287,8 @@ def _check(content: dict[str, Any], schema: dict[str, Any], path: Path, prefix: 
 def _span(key: str, value: Any) -> Choice | Between:
     if isinstance(value, list):
         return Choice(tuple(value))
-    whole = is_whole(PARAMS[key])
+    rule = PARAMS[key]
+    whole = isinstance(rule, Rule) and is_whole(rule)
     return Between(value["low"], value["high"], value.get("log", False), value.get("step"), whole)
 
 

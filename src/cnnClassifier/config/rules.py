@@ -97,24 +97,26 @@ def span(rule: Rule) -> Rule:
     def holds(value: Any) -> bool:
         if isinstance(value, list):
             return bool(value) and all(map(rule.holds, value)) and all(v not in value[:n] for n, v in enumerate(value))
-        if not isinstance(value, dict):
-            return value is None
-        low, high, log, step = (value.get(key) for key in ("low", "high", "log", "step"))
-        return (
-            {"low", "high"} <= set(value) <= {"low", "high", "log", "step"}
-            and _is_number(low, int, float)
-            and _is_number(high, int, float)
-            and rule.holds(low)
-            and rule.holds(high)
-            and low < high
-            and ("log" not in value or isinstance(log, bool))
-            and ("step" not in value or (_is_number(step, int, float) and 0 < step <= high - low and not log))
-            and (not log or low > 0)
-            and (not is_whole(rule) or "step" not in value or isinstance(step, int))
-        )
+        return value is None or (isinstance(value, dict) and _is_range(value, rule))
 
     ends = ", or {low, high} with log: true or a step" if rule.holds(1) and not rule.holds(True) else ""
     return Rule(f"null, or a list of different values{ends}, each {rule.expectation}", holds)
+
+
+def _is_range(value: dict[str, Any], rule: Rule) -> bool:
+    known = {"low": 0, "high": 0, "log": False, "step": 1e-9} | value
+    low, high, log, step = known.values()
+    return (
+        len(known) == 4
+        and all(_is_number(v, int, float) for v in (low, high, step))
+        and isinstance(log, bool)
+        and rule.holds(low)
+        and rule.holds(high)
+        and low < high
+        and 0 < step <= high - low
+        and not (log and ("step" in value or low <= 0))
+        and not (is_whole(rule) and "step" in value and not isinstance(step, int))
+    )
 
 
 def is_whole(rule: Rule) -> bool:

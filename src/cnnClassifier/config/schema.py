@@ -25,6 +25,7 @@ BACKBONES = ("VGG16", "VGG19", "ResNet50", "DenseNet121", "MobileNetV2", "Effici
 HEADS = ("conv_max", "average", "flatten")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _MOST_PIXELS = 178_956_970  # Pillow refuses more, whatever it's told
+STORAGE = storage()
 
 CONFIG: dict[str, Rule | dict[str, Rule]] = {
     "log_file": text(),
@@ -60,7 +61,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
     },
     "training": {"bundle_dir": text(), "cache_dir": text(), "int8": flag()},
     "crossvalidation": {"root_dir": text()},
-    "search": {"root_dir": text(), "storage": storage(), "grace_s": number(1, 86400)},
+    "search": {"root_dir": text(), "storage": STORAGE, "grace_s": number(1, 86400)},
     "evaluation": {
         "root_dir": text(),
         "mlflow_uri": text(),

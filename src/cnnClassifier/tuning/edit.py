@@ -22,13 +22,19 @@ def with_values(text: str, values: Mapping[str, Any], path: Path) -> str:
     Raises:
         ConfigError: a value isn't written on the line of its key.
     """
-    before = yaml.safe_load(text)
+    before, document = yaml.safe_load(text), yaml.compose(text)
+    assert isinstance(document, yaml.MappingNode)  # as read_yaml has seen
     changed = {key: value for key, value in values.items() if before[key] != value}
     after = text
-    for key, value in changed.items():
-        line = re.compile(rf"^({re.escape(key)}[ \t]*:[ \t]*)([^\s#][^#\n]*?)([ \t]*)((?:#.*)?)$", re.MULTILINE)
-        after = line.sub(lambda match, shown=_shown(value): _line(match, shown), after, count=1)  # type: ignore[misc]
-    if yaml.safe_load(after) != before | changed:
+    for key, value in reversed(document.value):
+        if key.value in changed:
+            shown = _shown(changed[key.value])
+            rest = after[value.end_mark.index :]
+            if gap := re.match(r"[ \t]+(?=#)", rest):
+                width = value.end_mark.index - value.start_mark.index + gap.end()
+                rest = " " * max(1, width - len(shown)) + rest[gap.end() :]
+            after = after[: value.start_mark.index] + shown + rest
+    if not _says(after, before | changed):
         wanted = ", ".join(f"{key}: {_shown(value)}" for key, value in changed.items())
         raise ConfigError(f"{path}: not written in a way that can be changed here; expected by hand {wanted}")
     return after
@@ -41,11 +47,11 @@ def difference(before: str, after: str, path: Path) -> str:
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
-def _line(match: re.Match[str], shown: str) -> str:
-    key, old, gap, comment = match.groups()
-    if not comment:
-        return f"{key}{shown}{gap}"
-    return f"{key}{shown}".ljust(len(f"{key}{old}{gap}") - 1) + f" {comment}"
+def _says(text: str, content: Mapping[str, Any]) -> bool:
+    try:
+        return bool(yaml.safe_load(text) == content)
+    except yaml.YAMLError:
+        return False
 
 
 def _shown(value: Any) -> str:
