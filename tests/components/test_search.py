@@ -26,7 +26,7 @@ from cnnClassifier.tracking.tracker import untracked
 from cnnClassifier.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-PARAMS = {"BACKBONE": "MobileNetV2", "FEATURE_LAYER": "auto", "WEIGHTS": "null", "IMAGE_SIZE": "[64, 64, 3]"}
+PARAMS = {"FEATURE_LAYER": "block3_pool", "WEIGHTS": "null", "IMAGE_SIZE": "[64, 64, 3]"}
 SPACE = {"LEARNING_RATE": {"low": 0.0003, "high": 0.01, "log": True}, "HEAD": ["conv_max", "average"], "VIEWS": [1, 2]}
 
 pytestmark = pytest.mark.slow
@@ -95,17 +95,17 @@ def test_a_trial_judges_what_training_fits_whatever_was_judged_before(place):
 def test_backbones_and_blocks_each_have_features_of_their_own(place):
     config = ConfigurationManager().search()
     manifest = Manifest.read(config.crossvalidation.training.manifest_path)
-    blocks = replace(config, folds=1, space={"FINE_TUNE_FROM": Choice((None, "block_6"))})
+    blocks = replace(config, folds=1, space={"FINE_TUNE_FROM": Choice((None, "block3"))})
     judge = Judge(blocks, manifest)
-    values = [next(judge.folds({"FINE_TUNE_FROM": block}))["loss"] for block in (None, "block_6", None)]
+    values = [next(judge.folds({"FINE_TUNE_FROM": block}))["loss"] for block in (None, "block3", None)]
     assert values[0] == values[2] != values[1]
-    backbones = replace(config, folds=1, space={"BACKBONE": Choice(("MobileNetV2", "VGG16"))})
+    backbones = replace(config, folds=1, space={"BACKBONE": Choice(("VGG16", "MobileNetV2"))})
     judge = Judge(backbones, manifest)
-    assert next(judge.folds({"BACKBONE": "VGG16"}))["loss"] != values[0]
-    assert next(judge.folds({"BACKBONE": "MobileNetV2"}))["loss"] == values[0]
-    assert prepared_as(backbones, "VGG16").feature_layer == "auto"
+    assert next(judge.folds({"BACKBONE": "MobileNetV2"}))["loss"] != values[0]
+    assert next(judge.folds({"BACKBONE": "VGG16"}))["loss"] == values[0]
+    assert prepared_as(backbones, "MobileNetV2").feature_layer == "auto"
     wrong = replace(config, space={"FINE_TUNE_FROM": Choice((None, "block9"))})
-    with pytest.raises(ConfigError, match=r"search\.yaml: space, with block9 and MobileNetV2: .* from block_6"):
+    with pytest.raises(ConfigError, match=r"search\.yaml: space, with block9 and VGG16: .* from block2, block3"):
         Judge(wrong, manifest)
 
 
