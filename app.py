@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="how the model learns")
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for all (default: from the configuration)")
     parser.add_argument("--port", type=_port, help="port to listen on; 0 for any (default: from the configuration)")
-    parser.add_argument("--model", help="models:/NAME@ALIAS, runs:/ID or a folder (default: what training left)")
+    parser.add_argument(
+        "--model",
+        help="models:/NAME@ALIAS, runs:/ID, a folder, or the URL of a bundle's zip (default: what training left)",
+    )
+    parser.add_argument("--model-sha256", metavar="HEX", help="sha256 that the zip must have")
     parser.add_argument("--new-token", metavar="NAME", help="print a new token and its entry for API_TOKENS, and end")
     parser.add_argument("--may-train", action="store_true", help="with --new-token: it may start trainings")
     chosen = parser.parse_args(arguments)
@@ -58,15 +63,17 @@ def _serve(chosen: argparse.Namespace) -> None:
     from cnnClassifier.web.server import bind, is_public, serve, url_of
     from cnnClassifier.web.tokens import VARIABLE, read_tokens
 
+    # Until serve() takes over: as a container's first process it would not be heard otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     manager = ConfigurationManager(chosen.config, chosen.params)
     config = manager.serving()
     given = {name: value for name in ("host", "port") if (value := getattr(chosen, name)) is not None}
     config = replace(config, **given)
-    if chosen.model:
-        config = replace(config, bundle_dir=_followed(chosen.model, manager))
     tokens = read_tokens(os.environ.get(VARIABLE, ""))
     listener = bind(config.host, config.port)
-    configure_logging(manager.log_file)
+    configure_logging(manager.log_file, or_terminal=True)
+    if chosen.model:
+        config = replace(config, bundle_dir=_bundle_of(chosen, manager))
     print(f"Open {url_of(listener)} (Ctrl-C stops it). {_model_line(config.bundle_dir)}", flush=True)
     if is_public(listener) and not tokens:
         print(
@@ -83,15 +90,18 @@ def _serve(chosen: argparse.Namespace) -> None:
         jobs.stop()
 
 
-def _followed(model: str, manager: "ConfigurationManager") -> Path:
-    """Return the folder of a model; where a registry or a run is named, fetch it and what its alias will point at."""
+def _bundle_of(chosen: argparse.Namespace, manager: "ConfigurationManager") -> Path:
+    """Return the folder of the wanted model; a zip, a run or a registered model is fetched, an alias followed."""
+    from cnnClassifier.pipeline.model_download import fetch_bundle
     from cnnClassifier.tracking.follow import SCHEMES, Follower
     from cnnClassifier.tracking.servers import TrackingError
 
-    if not model.startswith(SCHEMES):
-        return Path(model)
+    if chosen.model.startswith(("http://", "https://")):
+        return fetch_bundle(chosen.model, chosen.model_sha256)
+    if not chosen.model.startswith(SCHEMES):
+        return Path(chosen.model)
     config = manager.serving()
-    follower = Follower(model, manager.tracking().uri, config.model_cache)
+    follower = Follower(chosen.model, manager.tracking().uri, config.model_cache)
     try:
         follower.fetch()
     except TrackingError as error:

@@ -6,6 +6,7 @@ import sys
 MODULES = {
     "training": "training against the usual recipe, on the pipeline's data",
     "serving": "the server against the usual app, on the pipeline's bundle",
+    "endurance": "ten minutes of 16 clients, one request in ten rubbish, three swaps of the model",
     "heads": "boundary, head and settings in grouped folds (half an hour)",
     "audit_growth": "the audit from 1,000 to 50,000 files (half an hour)",
     "pictures": "the README's pictures",

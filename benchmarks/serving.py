@@ -1,5 +1,8 @@
 """Compare app.py with the usual app (usual_app.py) on one trained bundle: latency, throughput, memory, start.
 
+app.py runs twice, as it is and in int8 (whatever evaluation says of that), each time with the machine's own limit
+beside its latency: what the forward pass would take at the rate of a large float32 matrix product.
+
     python benchmarks/serving.py [bundle folder, default artifacts/training]
 
 Half of the requests are sent one after the other, then half eight at once. The servers run one after the other, so
@@ -24,7 +27,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image
+
+from cnnClassifier.entity.bundle import INT8_RECORD, ModelBundle
+from cnnClassifier.utils.common import save_json
 
 ROOT = Path(__file__).resolve().parents[1]
 AT_ONCE = 8
@@ -43,10 +50,14 @@ def main():
         parser.error(f"{bundle / 'model.keras'} is missing: train a model or name another folder")
     picture = chosen.image.read_bytes() if chosen.image else generated()
     with tempfile.TemporaryDirectory() as folder:
-        config = write_config(Path(folder), bundle)
-        port = str(free_port())
-        command = [ROOT / "app.py", "--config", config, "--params", ROOT / "params.yaml", "--port", port]
-        ours = measure(command, port, "readyz", OURS_REQUESTS, picture, folder)
+        forms = {}
+        for form, int8 in (("app.py", False), ("int8", True)):
+            if int8 and not ModelBundle.read(bundle).int8_sha256:
+                continue
+            config = write_config(Path(folder), bundle, int8)
+            port = str(free_port())
+            command = [ROOT / "app.py", "--config", config, "--params", ROOT / "params.yaml", "--port", port]
+            forms[form] = measure(command, port, "readyz", OURS_REQUESTS, picture, folder)
         port = str(free_port())
         command = [ROOT / "benchmarks/usual_app.py", bundle / "model.keras", port]
         usual = measure(command, port, "", USUAL_REQUESTS, picture, folder)
@@ -57,9 +68,47 @@ def main():
         (f"peak memory, MB, after {OURS_REQUESTS} / {USUAL_REQUESTS} requests", "rss", 1e-6),
         ("time until ready, s", "ready", 1),
     ]
-    print(f"{'':48}{'app.py':>10}{'usual':>10}{'ratio':>10}")
+    columns = [cell for form in forms for cell in (form, "ratio")]
+    print(f"{'':48}{'usual':>10}{''.join(f'{name:>10}' for name in columns)}")
     for title, key, scale in rows:
-        print(f"{title:48}{ours[key] * scale:10.1f}{usual[key] * scale:10.1f}{ours[key] / usual[key]:10.2f}")
+        cells = "".join(f"{ours[key] * scale:10.1f}{ours[key] / usual[key]:10.2f}" for ours in forms.values())
+        print(f"{title:48}{usual[key] * scale:10.1f}{cells}")
+    print_limit(bundle, {form: ours["median"] for form, ours in forms.items()})
+
+
+def print_limit(bundle, medians):
+    """Say how long the forward pass would take if all of it were as fast as a matrix product in float32."""
+    work, rate = operations(bundle), matrix_rate()
+    limit = work / rate
+    print(
+        f"forward pass: {work / 1e9:.1f} GFLOP; float32 matrix product: {rate / 1e9:.0f} GFLOP/s; limit {limit:.3f} s"
+    )
+    for form, median in medians.items():
+        print(f"a request to {form} takes {median / limit:.2f} times that")
+
+
+def operations(bundle):
+    """Count the multiplications and additions of convolutions and dense layers for one image."""
+    os.environ["KERAS_BACKEND"] = "openvino"
+    import keras
+
+    total = 0
+    for layer in keras.models.load_model(bundle / "model.keras", compile=False).layers:
+        if hasattr(layer, "kernel"):  # each of its weights is used once for each place of the output
+            total += 2 * int(np.prod(layer.kernel.shape)) * int(np.prod(layer.output.shape[1:-1]))
+    return total
+
+
+def matrix_rate():
+    """Measure a float32 product of two 2048x2048 matrices, in operations per second: the best of ten."""
+    size = 2048
+    left, right = (np.random.default_rng(seed).random((size, size), np.float32) for seed in (0, 1))
+    spent = []
+    for _ in range(10):
+        begun = time.perf_counter()
+        left @ right
+        spent.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(spent)
 
 
 def generated():
@@ -69,11 +118,17 @@ def generated():
     return buffer.getvalue()
 
 
-def write_config(folder, bundle):
-    text = (ROOT / "config/config.yaml").read_text()
-    changed = text.replace("bundle_dir: artifacts/training\n", f"bundle_dir: {json.dumps(str(bundle))}\n")
+def write_config(folder, bundle, int8):
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config["training"]["bundle_dir"] = str(bundle)
+    config["evaluation"]["root_dir"] = str(folder)
+    config["serving"] |= {"int8": int8, "rate_limit": None}
+    if int8:
+        card = ModelBundle.read(bundle)
+        record = {"model_sha256": card.model_sha256, "int8_sha256": card.int8_sha256, "accepted": True}
+        save_json(folder / INT8_RECORD, record)
     path = folder / "config.yaml"
-    path.write_text(changed)
+    path.write_text(yaml.safe_dump(config))
     return path
 
 

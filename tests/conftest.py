@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnClassifier.entity.bundle import ModelBundle
+from cnnClassifier.entity.bundle import INT8_FILE, ModelBundle
 from cnnClassifier.network.activation import OUTPUT_LAYER, POOL_LAYER
 from cnnClassifier.network.familiarity import Reference
+from cnnClassifier.network.graph import graph_of, quantise, save_graph
 from cnnClassifier.network.head import MAP_LAYER
 from cnnClassifier.utils.common import sha256_of
 from tests.mlflow_server import mlflow_server
@@ -32,7 +33,7 @@ def keras():
 def write_bundle(keras):
     """Write a bundle whose model calls an image with any bright spot adenocarcinoma, and any other normal."""
 
-    def write(folder, *, outputs=2, slope=2.0, **card):
+    def write(folder, *, outputs=2, slope=2.0, int8=False, **card):
         layers = keras.layers
         image = keras.Input((32, 32, 3))
         x = layers.Rescaling(1 / 255)(image)
@@ -48,6 +49,10 @@ def write_bundle(keras):
         Reference(np.full(4, 0.5, np.float32), np.eye(1, 4, dtype=np.float32), np.ones(1, np.float32), 1.0).save(
             folder / "reference.npz"
         )
+        if int8:
+            graph, activation = graph_of(model, MAP_LAYER)
+            images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+            save_graph(folder / INT8_FILE, quantise(graph, images), activation)
         content = {
             "classes": ("adenocarcinoma", "normal"),
             "positive_class": "adenocarcinoma",
@@ -64,6 +69,7 @@ def write_bundle(keras):
             "model_sha256": sha256_of(folder / "model.keras"),
             "reference_sha256": sha256_of(folder / "reference.npz"),
             "manifest_sha256": "0" * 64,
+            "int8_sha256": sha256_of(folder / INT8_FILE) if int8 else None,
             "versions": {"keras": keras.__version__},
         }
         ModelBundle(**(content | card)).write(folder)

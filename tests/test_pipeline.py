@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -74,7 +74,7 @@ def test_leaves_scores_bundle_and_run(clone):
     assert scores["n"] == sum(map(sum, scores["confusion_matrix"])) > 0
     assert {"loss", "accuracy", "balanced_accuracy", "roc_auc", "sensitivity", "specificity"} < scores.keys()
     bundle = {path.name for path in (clone / "artifacts/training").iterdir()}
-    assert bundle == {"model.keras", "model.json", "reference.npz", "history.csv"}
+    assert bundle == {"model.keras", "model.json", "model_int8.zip", "reference.npz", "history.csv"}
     assert (clone / "mlflow.db").exists()
     (stored,) = (clone / "mlruns").rglob("artifacts/model/model.keras")
     assert stored.read_bytes() == (clone / "artifacts/training/model.keras").read_bytes()
@@ -160,6 +160,70 @@ def test_an_unmet_gate_stops_the_pipeline_and_loses_nothing(clone):
     (clone / "config/config.yaml").write_text(config)
 
 
+@contextmanager
+def serving(folder):
+    """Run app.py in a folder; yield a function from a picture's bytes to its answer."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=folder, stdout=log, stderr=log)
+
+    def ask(data):
+        body = json.dumps({"image": base64.b64encode(data).decode()}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)[0]
+
+    try:
+        wait_until_ready(port)
+        yield ask
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
+    from cnnClassifier.entity.manifest import Entry, Manifest
+    from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
+    from cnnClassifier.utils.common import save_json, sha256_of
+
+    folder = tmp_path / "clone"
+    shutil.copytree(clone, folder, ignore=shutil.ignore_patterns(".git", ".cache", "mlruns", "mlflow.db"))
+    edit(folder / "config/config.yaml", data_dir="pictures", manifest_path="data/manifest.csv", gallery="0")
+    edit(folder / "config/config.yaml", report_path="data/report.json")
+    write_phantom(folder / "pictures", parse_phantom("phantom:patients=100,slices=1,size=128,seed=9"))
+    entries = [
+        Entry(
+            f"{path.parent.name}/{path.name}", path.parent.name, sha256_of(path), "", "", 1, "L", path.name, "test", ""
+        )
+        for path in sorted((folder / "pictures").rglob("*.png"))
+    ]
+    Manifest(tuple(entries)).write(folder / "data/manifest.csv")
+    digest = sha256_of(folder / "data/manifest.csv")
+    report = json.loads((clone / "artifacts/data_validation/data_report.json").read_text())
+    save_json(folder / "data/report.json", report | {"manifest_sha256": digest})
+    card = json.loads((folder / "artifacts/training/model.json").read_text())
+    save_json(folder / "artifacts/training/model.json", card | {"manifest_sha256": digest})
+    run(folder, "python", "main.py", "--only", "evaluation")
+    with (folder / "artifacts/evaluation/predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    record = json.loads((folder / "artifacts/evaluation/int8.json").read_text())
+    assert len(rows) == record["n"] == 100
+
+    def answers(accepted):
+        save_json(folder / "artifacts/evaluation/int8.json", record | {"accepted": accepted})
+        with serving(folder) as ask:
+            return [ask((folder / "pictures" / row["path"]).read_bytes()) for row in rows]
+
+    served = answers(accepted=False)
+    assert [answer["class"] for answer in served] == [row["called"] for row in rows]
+    for answer, row in zip(served, rows, strict=True):
+        assert answer["probabilities"]["normal"] == pytest.approx(float(row["normal"]), abs=1e-3)
+    agreed = [answer["class"] == row["called"] for answer, row in zip(answers(accepted=True), rows, strict=True)]
+    assert sum(agreed) / 100 == pytest.approx(record["agreement"])
+
+
 def test_every_way_gives_one_image_the_same_probabilities(clone, keras):
     """Evaluation, the server's answer, and the training framework agree on a stored image."""
     import numpy as np
@@ -173,20 +237,9 @@ def test_every_way_gives_one_image_the_same_probabilities(clone, keras):
     data = (clone / "artifacts/data_ingestion/data" / row["path"]).read_bytes()
     evaluated = float(row["adenocarcinoma"])
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with (clone / "server.log").open("w") as log:
-        server = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=clone, stdout=log, stderr=log)
-    try:
-        wait_until_ready(port)
-        body = json.dumps({"image": base64.b64encode(data).decode()}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as answer:
-            (served,) = json.load(answer)
-    finally:
-        server.terminate()
-        server.wait(20)
+    (clone / "artifacts/evaluation/int8.json").unlink()  # int8 answers a little otherwise
+    with serving(clone) as ask:
+        served = ask(data)
     assert served["image"].lower() == row["called"]
     assert served["synthetic"] is True
     assert served["probabilities"]["adenocarcinoma"] == pytest.approx(evaluated, abs=2e-6)

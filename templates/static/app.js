@@ -40,8 +40,13 @@ function add(files) {
   for (const file of taken) addOne(file);
 }
 
+function takeChosen() {
+  add(el("file").files);
+  el("file").value = "";
+}
+
 function addOne(file) {
-  const item = { file, name: file.name || "Pasted picture", url: URL.createObjectURL(file), at: new Date(), waits: true, answer: null, fault: null };
+  const item = { file, name: file.name || "Pasted picture", url: URL.createObjectURL(file), at: new Date(), waits: true, answer: null, fault: null, losses: 0 };
   item.card = new Card(item, {
     remove: () => remove(item),
     cancel: () => cancel(item),
@@ -99,10 +104,10 @@ async function classify(item) {
   } catch (problem) {
     if (signal.aborted) return;
     if (!(problem instanceof Problem)) throw problem;
-    if (problem.code === "offline" || problem.code === "signed_out" || problem.lacksModel) {
-      queue.pause();
+    const lost = problem.code === "offline" || problem.code === "signed_out" || problem.lacksModel;
+    if (lost && ++item.losses < TRIES) {
+      status.lose();
       enqueue(item, true);
-      status.check();
     } else {
       settle(item, problem);
     }
@@ -148,10 +153,10 @@ function rest(milliseconds, signal) {
 }
 
 function settle(item, fault, answer = null, spent = 0) {
-  Object.assign(item, { fault, answer, waits: false, at: new Date() });
+  Object.assign(item, { fault, answer, waits: false, losses: 0, at: new Date() });
   if (fault) {
-    const readable = ["cancelled", "unreadable", "odd_answer"].includes(fault.code) || fault.status === 429 || fault.status >= 500;
-    item.card.fail(fault.message, readable);
+    const mayPass = ["cancelled", "unreadable", "odd_answer", "offline"].includes(fault.code) || fault.status === 429 || fault.status >= 500;
+    item.card.fail(fault.message, mayPass);
   } else {
     item.card.tell(answer, status.model, spent);
     say(`${item.name}: ${answer.image}, ${percent(answer.probability)}.${answer.unfamiliar ? " Unfamiliar picture: this means nothing." : ""}${answer.uncertain ? " Uncertain." : ""} ${answer.disclaimer}`);
@@ -230,10 +235,7 @@ async function copyCommand() {
 
 el("limit").textContent = `, up to ${sizeOf(maxBytes)} each`;
 el("origin").textContent = location.origin;
-el("file").addEventListener("change", () => {
-  add(el("file").files);
-  el("file").value = "";
-});
+el("file").addEventListener("change", takeChosen);
 el("export").addEventListener("click", exportTable);
 el("clear").addEventListener("click", () => [...items].forEach(remove));
 el("copy").addEventListener("click", copyCommand);
@@ -246,5 +248,6 @@ for (const kind of ["dragover", "drop", "dragleave"]) {
     if (kind === "drop") add(event.dataTransfer?.files ?? []);
   });
 }
+takeChosen(); // what was chosen before this script was there
 status.check();
 offerExamples();

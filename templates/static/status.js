@@ -29,6 +29,13 @@ export class Status {
     document.addEventListener("visibilitychange", () => document.hidden || this.check());
   }
 
+  /** A request found no model, or nobody: look again. */
+  lose() {
+    this.model = null;
+    this.#changed();
+    this.check();
+  }
+
   async check() {
     clearTimeout(this.#timer);
     let state = "ready", pause = 20_000;

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss
+from sklearn.metrics import balanced_accuracy_score, log_loss
 
 from cnnClassifier.assessment.calibration import (
     best_threshold,
@@ -41,16 +41,37 @@ def test_temperature_never_sharpens():
 
 
 @pytest.mark.parametrize(
-    ("positive", "score", "threshold"),
+    ("positive", "score", "low", "high"),
     [
-        ([0, 0, 1, 1], [0.1, 0.4, 0.6, 0.9], 0.5),  # 0.5 is among the best: it stays
-        ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.9], 0.25),
-        ([0, 0, 1, 1], [0.1, 0.7, 0.8, 0.9], 0.75),
-        ([0, 1], [0.5, 0.5], 0.5),
+        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], 0.49, 0.51),  # as far from one class as from the other
+        ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.9], 0.2, 0.5),
+        ([0, 0, 1, 1], [0.1, 0.7, 0.95, 0.99], 0.5, 0.95),
+        ([0, 1], [0.5, 0.5], 0.5, 0.5),
+        ([0, 1], [0.0, 1.0], 0.5, 0.5),
     ],
 )
-def test_best_threshold_is_the_nearest_to_a_half_among_equals(positive, score, threshold):
-    assert best_threshold(np.array(positive, bool), np.array(score)) == pytest.approx(threshold)
+def test_best_threshold_lies_between_the_classes(positive, score, low, high):
+    assert low <= best_threshold(np.array(positive, bool), np.array(score)) <= high
+
+
+def test_one_odd_image_moves_the_best_threshold_little():
+    positive, score = np.arange(40) < 30, np.r_[np.full(30, 0.97), np.full(10, 0.05)]
+    odd = score.copy()
+    odd[0] = 0.06
+    assert abs(best_threshold(positive, score) - best_threshold(positive, odd)) < 0.1
+
+
+def test_best_threshold_of_many_images_is_nearly_the_best_there_is():
+    labels, sharp = overconfident()
+    found = best_threshold(labels == 1, sharp[:, 1])
+    reached, best = (
+        balanced_accuracy_score(labels, sharp[:, 1] >= value)
+        for value in (
+            found,
+            max(np.arange(0.01, 1, 0.01), key=lambda t: balanced_accuracy_score(labels, sharp[:, 1] >= t)),
+        )
+    )
+    assert reached > best - 0.01
 
 
 @pytest.mark.parametrize(("wanted", "threshold"), [(1.0, 0.2), (0.75, 0.4), (0.7, 0.4), (0.5, 0.6), (0.25, 0.8)])

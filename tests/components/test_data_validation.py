@@ -129,11 +129,17 @@ def test_what_stands_in_two_splits_is_noticed(config, name):
         check_disjoint(Manifest(tuple(entries)))
 
 
-def test_dicom_files_are_audited_like_others_and_nothing_of_their_header_is_written(config):
-    good = {f"{label}/{n}.dcm": dicom(lungs(10 * n + at)) for at, label in enumerate(("ill", "well")) for n in range(9)}
+def test_dicom_files_are_audited_like_others_and_nothing_of_their_header_is_written(config, caplog):
+    caplog.set_level("DEBUG")
+    good = {
+        f"{label}/{n}.dcm": dicom(lungs(10 * n + at), PatientID=f"{NAME} {n // 2}{label}")
+        for at, label in enumerate(("ill", "well"))
+        for n in range(9)
+    }
     odd = {
         "ill/frames.DICOM": dicom(np.stack([lungs(98), lungs(99)]), NumberOfFrames=2),
-        "ill/misnamed.png": dicom(lungs(97)),
+        "ill/misnamed.png": dicom(lungs(97), PatientID="Anonymized"),
+        "ill/patient3_1.dcm": dicom(lungs(96)),
         "well/half.dcm": good["well/0.dcm"][:5000],
         "well/copy.dcm": good["well/1.dcm"],
     }
@@ -151,4 +157,15 @@ def test_dicom_files_are_audited_like_others_and_nothing_of_their_header_is_writ
     unusual = json.loads(config.report_path.read_text(encoding="utf-8"))["unusual"]
     assert {name: entry["files"] for name, entry in unusual.items()} == {"animated": 1, "misnamed": 1}
     assert files["mediastinal"]["ill/0.dcm"].phash != found["ill/0.dcm"].phash  # the window reaches the pixels
-    assert NAME not in "".join(written.values())
+    groups = {path: entry.group for path, entry in found.items() if entry.split}
+    for label in ("ill", "well"):
+        for n in range(0, 8, 2):  # of one patient
+            assert groups[f"{label}/{n}.dcm"] == groups[f"{label}/{n + 1}.dcm"]
+    assert groups["ill/patient3_1.dcm"] == "patient3"  # the name goes first
+    assert groups["ill/misnamed.png"] == "ill/misnamed.png"
+    assert len(set(groups.values())) == 5 + 5 + 3
+    DataValidation(config).run()
+    report = json.loads(config.report_path.read_text(encoding="utf-8"))
+    assert report["near_copies"] == {"sets": 0, "files": 0}  # one patient isn't one picture
+    assert [f["text"] for f in report["findings"] if "20 DICOM files whose name" in f["text"]]
+    assert NAME.split("^")[1] not in "".join(written.values()) + caplog.text

@@ -174,6 +174,23 @@ def test_writes_everything_and_logs_it(prepared, logged, count):
     assert [event["name"] for event in logged if event["what"] == "register"] == ["chest"]
 
 
+def test_int8_is_compared_on_the_test_split(prepared, logged, write_bundle):
+    config = prepared()
+    write_bundle(config.bundle_dir, int8=True, manifest_sha256=sha256_of(config.manifest_path))
+    result = Evaluation(config).run()
+    bundle = ModelBundle.read(config.bundle_dir)
+    assert result["int8"] == {
+        "model_sha256": bundle.model_sha256,
+        "int8_sha256": bundle.int8_sha256,
+        "n": 12,
+        "agreement": 1.0,
+        "auc_difference": 0.0,
+        "accepted": True,
+    }
+    assert bundle.accepts_int8(config.root_dir)
+    assert "model_int8.zip" in bundle.parts
+
+
 def test_the_same_inputs_give_the_same_bytes(prepared, logged):
     config = prepared()
     Evaluation(config).run()

@@ -51,7 +51,7 @@ def test_strong_crops_are_joined_with_their_pictures_and_with_no_other(folder, t
     facts = facts_of(tmp_path)
     found = [(facts[first].path, facts[other].path) for first, other in near_copies(facts, BITS, CORRELATION)]
     assert all(one.partition("_")[0] == other.partition("_")[0] for one, other in found)
-    assert len(found) >= 11  # of 12; where few details are left, a crop may be missed
+    assert len(found) >= 11  # of 12; `low` stretches by a third, which changes the codes: one has too few left
 
 
 def test_other_patients_are_not_joined(folder):
@@ -65,11 +65,10 @@ def test_shared_marks_tell_where_a_crop_was_cut(folder):
     width, height = image.size
     crop = image.crop((width // 8, 0, width * 7 // 8, height * 3 // 4))
     marks = [find_marks(image), find_marks(crop), NO_MARKS]
-    (shared,) = shared_marks(marks, np.arange(3))
+    (shared,) = shared_marks(marks)
     assert (shared.first, shared.other) == (0, 1)
     np.testing.assert_allclose(shared.place, [4 / 3, 4 / 3, 0, 1 / 3], atol=0.06)
-    assert shared_marks(marks, np.zeros(3, int)) == []
-    assert shared_marks([NO_MARKS] * 2, np.arange(2)) == []
+    assert shared_marks([NO_MARKS] * 2) == []
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2), (64, 64)])

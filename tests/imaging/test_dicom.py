@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import re
 import struct
 import warnings
 
@@ -21,6 +22,7 @@ from pydicom.uid import (
 
 from cnnClassifier.entity.reading import DicomFacts
 from cnnClassifier.imaging.decode import Reading, decode
+from cnnClassifier.imaging.dicomheader import read_pseudonym
 from cnnClassifier.utils.errors import ImageError
 from tests.dicoms import EMPTY_ITEM, ITEM, before_rows, dicom, element, lungs
 
@@ -265,6 +267,27 @@ def test_what_is_not_needed_is_passed_over_and_tells_nothing(inserted, caplog):
     assert np.array_equal(image.pixels[..., 0], LUNG)
     told = json.dumps(vars(image.dicom)) + str({k: v for k, v in vars(image).items() if k != "pixels"}) + caplog.text
     assert "Quentin" not in told
+
+
+def pseudonym(**elements):
+    return read_pseudonym(dicom(STORED, **elements))
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_pseudonym_is_the_same_for_a_patient_and_for_no_other(syntax):
+    found = pseudonym(PatientID="Q-17", StudyInstanceUID="1.2", syntax=syntax)
+    assert re.fullmatch("dicom-[0-9a-f]{12}", found)
+    assert found == pseudonym(PatientID=" Q-17 ", StudyInstanceUID="1.3", PatientName="other")
+    assert found != pseudonym(PatientID="Q-18", StudyInstanceUID="1.2")
+
+
+@pytest.mark.parametrize("nobody", [None, "", "Anonymous", "ANON_3", "unknown", "N/A", "0000", "---", "XXX"])
+def test_without_a_patient_the_study_and_then_the_series_are_taken(nobody):
+    study = pseudonym(PatientID=nobody, StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1")
+    series = pseudonym(PatientID=nobody, SeriesInstanceUID="1.2")
+    assert study == pseudonym(PatientID=None, StudyInstanceUID="1.2", SeriesInstanceUID="1.2.2")
+    assert len({study, series, pseudonym(PatientID="1.2"), ""}) == 4  # one text in three places
+    assert pseudonym(PatientID=nobody) == ""
 
 
 @pytest.mark.parametrize(

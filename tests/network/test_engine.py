@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from cnnClassifier.entity.bundle import ModelBundle
+from cnnClassifier.entity.bundle import INT8_FILE, INT8_RECORD, ModelBundle
 from cnnClassifier.network.engine import Engine
-from cnnClassifier.utils.common import sha256_of
+from cnnClassifier.utils.common import save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
 
 # Serves predictions through the whole app and tells what it found; stdout: one JSON line.
@@ -63,7 +63,74 @@ def test_batches_equal_single_images(tiny_bundle):
     together = engine.probabilities(images)
     assert (together.shape, together.dtype) == ((19, 2), np.float32)
     np.testing.assert_allclose(together, np.concatenate([engine.probabilities(one[None]) for one in images]), atol=1e-6)
-    np.testing.assert_allclose(together, engine.probabilities(images.astype(np.float64)), atol=1e-6)
+
+
+INT8 = """
+import sys
+sys.modules["keras"] = sys.modules["scipy"] = sys.modules["nncf"] = None  # as if they weren't installed
+
+import json
+from pathlib import Path
+import numpy as np
+from cnnClassifier.network.engine import Engine
+
+images = np.load(sys.argv[2])
+seen = Engine(Path(sys.argv[1]), int8=True).inspect(images)
+print(json.dumps([seen.probabilities.tolist(), seen.distances.tolist(), seen.maps.tolist()]))
+"""
+
+
+def test_int8_says_much_the_same_without_keras(write_bundle, tmp_path):
+    folder = write_bundle(tmp_path / "bundle", int8=True)
+    images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8) // np.array(
+        [1, 2, 9], np.uint8
+    ).reshape(3, 1, 1, 1)
+    np.save(tmp_path / "images.npy", images)
+    done = subprocess.run(
+        [sys.executable, "-c", INT8, folder, tmp_path / "images.npy"],
+        env={**os.environ, "PYTHONPATH": "src"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    plain = Engine(folder).inspect(images)
+    for found, expected in zip(
+        json.loads(done.stdout), (plain.probabilities, plain.distances, plain.maps), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+def test_the_same_model_gives_the_same_int8_bytes(write_bundle, tmp_path):
+    first, second = (write_bundle(tmp_path / name, int8=True) for name in ("first", "second"))
+    assert ModelBundle.read(first).int8_sha256
+    assert (first / INT8_FILE).stat().st_size < 100_000
+    weights = [
+        Engine(folder, int8=True).probabilities(np.full((1, 32, 32, 3), 99, np.uint8)) for folder in (first, second)
+    ]
+    np.testing.assert_array_equal(*weights)
+
+
+def test_int8_is_accepted_by_the_record_of_this_model_alone(write_bundle, tmp_path):
+    bundle = ModelBundle.read(write_bundle(tmp_path, int8=True))
+    record = {"model_sha256": bundle.model_sha256, "int8_sha256": bundle.int8_sha256, "accepted": True}
+    assert not bundle.accepts_int8(None)
+    assert not bundle.accepts_int8(tmp_path)
+    for change, accepted in (({}, True), ({"accepted": False}, False), ({"int8_sha256": "0"}, False)):
+        save_json(tmp_path / INT8_RECORD, record | change)
+        assert bundle.accepts_int8(tmp_path) is accepted
+    (tmp_path / INT8_RECORD).write_text("[")
+    assert not bundle.accepts_int8(tmp_path)
+
+
+def _torn_int8(folder, write):
+    write(folder, int8=True)
+    (folder / INT8_FILE).write_bytes(b"PK")
+
+
+def _torn_reference(folder, write):
+    write(folder)
+    (folder / "reference.npz").write_bytes(b"PK")
 
 
 def _not_keras(folder, write):
@@ -82,8 +149,10 @@ def _not_keras(folder, write):
         (lambda folder, write: write(folder, image_size=(16, 48, 3)), "can't be run"),
         (lambda folder, write: write(folder, positive_class="other"), "positive_class"),
         (_not_keras, "can't be run"),
+        (_torn_int8, "model_int8.zip isn't the one"),
+        (_torn_reference, "reference.npz isn't the one"),
     ],
-    ids=["other model", "outputs", "nan", "size", "positive", "no archive"],
+    ids=["other model", "outputs", "nan", "size", "positive", "no archive", "torn int8", "torn reference"],
 )
 def test_refuses_what_cannot_serve(make, message, write_bundle, tmp_path):
     make(tmp_path, write_bundle)

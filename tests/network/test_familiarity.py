@@ -51,6 +51,7 @@ def test_activation_map_is_the_gradient_of_the_score(keras, head):
     """Where the map's weights are what TensorFlow's gradient says, each place's evidence is right."""
     import tensorflow as tf
 
+    keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 3))
     feature = keras.layers.Conv2D(5, 3, padding="same", activation="relu", name="feature")(image)
     model = add_head(keras.Model(image, feature), "feature", head, 0.2, 3, 7)

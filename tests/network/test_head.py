@@ -31,14 +31,18 @@ def test_every_head_gives_probabilities_and_its_seed_decides(backbone, head, cla
 
 
 @pytest.mark.parametrize(
-    ("head", "same_anywhere", "same_when_two"),
+    ("head", "same_anywhere", "strongest_stays"),
     [("conv_max", True, True), ("average", True, False), ("flatten", False, False)],
 )
-def test_heads_differ_in_what_they_look_at(backbone, head, same_anywhere, same_when_two):
+def test_heads_differ_in_what_they_look_at(keras, backbone, head, same_anywhere, strongest_stays):
     """A spot on black: moved by four cells, and with a second one like it far away."""
     model = add_head(backbone, "features", head, 0.0, 2, 0)
     spots = np.zeros((3, 16, 16, 3), np.float32)
     spots[0, 4, 4] = spots[1, 4, 12] = spots[2, 4, 4] = spots[2, 12, 12] = (9, 3, 6)
     here, there, both = np.asarray(model(spots))
     assert np.allclose(here, there, atol=1e-6) == same_anywhere
-    assert np.allclose(here, both, atol=1e-6) == same_when_two
+    assert not np.allclose(here, both, atol=1e-6)
+    assert ("head_max" in [layer.name for layer in model.layers]) == strongest_stays
+    if strongest_stays:
+        one, _, two = np.asarray(keras.Model(model.input, model.get_layer("head_max").output)(spots))
+        assert np.allclose(one, two, atol=1e-6)

@@ -62,3 +62,12 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path, place):
     (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError, match=r"can't be written .*log_file in config\.yaml"):
         configure_logging(tmp_path / place)
+
+
+def test_a_server_whose_log_cannot_be_written_tells_the_terminal_everything(log_file, tmp_path, capsys):
+    (tmp_path / "logs").touch()
+    configure_logging(log_file, or_terminal=True)
+    assert run_and_report(lambda: stop(KeyError("what")), "stage", log_file) == 1
+    said = capsys.readouterr().err
+    assert " ERROR cnnClassifier: stage: KeyError" in said
+    assert "Traceback" in said

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -6,8 +7,14 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+
+from cnnClassifier.assessment.metrics import Outcome, scores
+from cnnClassifier.assessment.notct import familiarity
+from cnnClassifier.entity.bundle import ModelBundle
+from cnnClassifier.utils.common import save_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +32,8 @@ def workplace(tmp_path_factory):
         folder = tmp_path_factory.mktemp("workplace")
         config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
         config["training"]["bundle_dir"] = str(bundle_dir)
+        config["evaluation"]["root_dir"] = str(Path(bundle_dir).parent / "evaluation")
+        config["data_validation"]["report_path"] = str(Path(bundle_dir).parent / "data/data_report.json")
         config["serving"]["max_upload_bytes"] = 200_000
         (folder / "config").mkdir()
         (folder / "config/config.yaml").write_text(yaml.safe_dump(config))
@@ -39,11 +48,18 @@ def running(app_command, workplace):
     """Run app.py on a free port; yield its URL, first line and process."""
 
     @contextmanager
-    def run(bundle_dir):
+    def run(bundle_dir, **environment):
         command = [*app_command, "--port", "0"]
+        folder = workplace(bundle_dir)
         with subprocess.Popen(
-            command, cwd=workplace(bundle_dir), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         ) as process:
+            process.folder = folder
             try:
                 line = process.stdout.readline()
                 yield line.split()[1], line, process
@@ -54,15 +70,52 @@ def running(app_command, workplace):
 
 
 @pytest.fixture(scope="session")
-def server(running, tiny_bundle):
+def ready(running):
+    """Run app.py as `running` does; yield its URL once it is ready."""
+
+    @contextmanager
+    def run(bundle_dir, **environment):
+        with running(bundle_dir, **environment) as (url, _, _):
+            for _ in range(300):
+                try:
+                    urllib.request.urlopen(f"{url}/readyz")
+                    break
+                except urllib.error.URLError:
+                    time.sleep(0.1)
+            else:
+                pytest.fail("the server didn't become ready")
+            yield url
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def server(ready, tiny_bundle):
     """Return the URL of a server that is ready."""
-    with running(tiny_bundle) as (url, _, _):
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{url}/readyz")
-                break
-            except urllib.error.URLError:
-                time.sleep(0.1)
-        else:
-            pytest.fail("the server didn't become ready")
+    with ready(tiny_bundle) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def evaluated(write_bundle, tmp_path_factory):
+    """Write a bundle that finds white pictures unfamiliar; beside it what evaluation and data validation leave."""
+    root = tmp_path_factory.mktemp("evaluated")
+    write_bundle(root / "bundle", unfamiliar_limit=0.4)
+    (root / "bundle/history.csv").write_text("epoch,loss,val_loss\n1,0.9,1.0\n2,0.5,0.625\n")
+    bundle = ModelBundle.read(root / "bundle")
+    labels, sure = np.array([0, 0, 0, 1, 1, 1]), np.array([0.9, 0.8, 0.2, 0.1, 0.3, 0.2])
+    outcome = Outcome.of(labels, np.stack([sure, 1 - sure], 1), [*"aabccd"], 0, bundle.threshold)
+    found = {
+        "model_sha256": bundle.model_sha256,
+        **scores(outcome, bundle.classes, bundle.operating_points, draws=20, seed=0),
+        "unfamiliar": familiarity(np.zeros(6), ["noise"], np.ones(1), 0.4),
+        "warnings": ["Mind the <gap>."],
+        "gates": [{"name": "max_ece", "met": False, "sentence": "It is too large."}],
+    }
+    for folder, name, content in (("evaluation", "MODEL_CARD", "the card"), ("data", "data_report", "the data")):
+        (root / folder).mkdir()
+        page = f"<!doctype html><html lang=en><title>{content}</title><style>p {{ color: red }}</style><p>{content}"
+        (root / folder / f"{name}.html").write_text(page)
+    save_json(root / "evaluation/scores.json", found)
+    save_json(root / "data/data_report.json", {"manifest_sha256": bundle.manifest_sha256})
+    return root

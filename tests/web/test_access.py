@@ -83,7 +83,7 @@ def test_a_person_signs_in_and_out_without_the_page_seeing_the_token(make_app, t
     client = make_app().test_client()
     form = client.get("/model", headers=PAGE)
     assert (form.status_code, form.mimetype) == (401, "text/html")
-    assert '<form class="card" method="post" action="/session"' in form.text
+    assert re.search('<form [^>]*method="post" action="/session"', form.text)
     assert '<input type="hidden" name="next" value="/model">' in form.text
     wrong = client.post("/session", data={"token": "x", "next": "/model"}, headers=PAGE)
     assert (wrong.status_code, "isn&#39;t known" in wrong.text, "Set-Cookie" in wrong.headers) == (401, True, False)
@@ -94,7 +94,8 @@ def test_a_person_signs_in_and_out_without_the_page_seeing_the_token(make_app, t
     assert "Secure" not in cookie
     assert not any(token in cookie for token in tokens[0].values())
     kept = client.get_cookie("session").value
-    assert client.get("/", headers=PAGE).status_code == 200
+    page = client.get("/", headers=PAGE)
+    assert (page.status_code, '<form method="post" action="/session/end">' in page.text) == (200, True)
     assert client.post("/train").json["error"]["code"] == "bearer_needed"
     assert client.post("/session/end").status_code == 303
     assert client.get_cookie("session") is None
@@ -133,7 +134,10 @@ def test_each_client_has_a_rate_of_its_own(make_app, tokens):
     ask = {name: bearer(token) for name, token in tokens[0].items()}
     assert [client.get("/model", headers=ask["reader"]).status_code == 429 for _ in range(3)] == [False, False, True]
     limited = client.get("/model", headers=ask["reader"])
-    assert (limited.json["error"]["code"], int(limited.headers["Retry-After"]) > 0) == ("too_many_requests", True)
+    assert (limited.json["error"]["code"], 1 <= int(limited.headers["Retry-After"]) <= 61) == (
+        "too_many_requests",
+        True,
+    )
     assert client.get("/model", headers=ask["trainer"]).status_code == 503
     assert {client.get("/livez").status_code for _ in range(5)} == {200}
     anyone = make_app("", rate_limit="2/minute").test_client()
@@ -174,7 +178,7 @@ def test_other_sites_may_not_send(make_app, headers, refused):
         ("evil.test", False),
         ("localhost.evil.test:8080", False),
         ("[::1", False),
-        ("", False),
+        ("", True),
     ],
 )
 def test_on_loopback_only_names_of_this_machine_lead_in(make_app, host, known):

@@ -18,16 +18,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Each prediction takes as long as the file `hold` is there.
 HELD = """
-import sys, time
+import json, sys, time
 from pathlib import Path
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.pipeline import prediction
 from cnnClassifier.utils.log import configure_logging
+from cnnClassifier.web import channels
 from cnnClassifier.web.application import create_app
 from cnnClassifier.web.model_host import ModelHost
 from cnnClassifier.web.server import bind, serve, url_of
 
-bundle, folder, at_once, queue_length, timeout = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
+bundle, folder = map(Path, sys.argv[1:3])
+constants, settings = map(json.loads, sys.argv[3:])
+vars(channels).update(constants)
 decode = prediction.decode
 
 def slowly(*arguments):
@@ -37,9 +40,7 @@ def slowly(*arguments):
 
 prediction.decode = slowly
 configure_logging(folder / "log")
-config = ServingConfig(
-    bundle, "127.0.0.1", 0, 3_000_000, 10**6, at_once=at_once, queue_length=queue_length, request_timeout_s=timeout
-)
+config = ServingConfig(bundle, "127.0.0.1", 0, 3_000_000, 10**6, **settings)
 host = ModelHost(bundle, config.max_pixels)
 host.predictor(wait=True)
 listener = bind(config.host, config.port)
@@ -53,9 +54,10 @@ def held(tiny_bundle, tmp_path):
     """Start a server whose predictions wait for `release`."""
     started = []
 
-    def start(at_once=1, queue_length=1, timeout=60):
+    def start(constants=None, **settings):
         (tmp_path / "hold").touch()
-        command = [sys.executable, "-c", HELD, tiny_bundle, tmp_path, *map(str, (at_once, queue_length, timeout))]
+        settings = {"at_once": 1, "queue_length": 1, "request_timeout_s": 60} | settings
+        command = [sys.executable, "-c", HELD, tiny_bundle, tmp_path, json.dumps(constants or {}), json.dumps(settings)]
         process = subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": "src"}, stdout=subprocess.PIPE, text=True)
         started.append(process)
         process.url = process.stdout.readline().strip().replace("localhost", "127.0.0.1")
@@ -121,7 +123,7 @@ def test_a_full_queue_refuses_at_once_and_health_still_answers(held, picture):
 
 @pytest.mark.slow
 def test_who_waits_too_long_is_told_so(held, picture):
-    server = held(timeout=1)
+    server = held(request_timeout_s=1)
     with send(server.url, picture()):
         reach(server.url, (1, 0))
         status, headers, content = post(server.url, picture())
@@ -210,3 +212,50 @@ def test_nothing_of_a_large_upload_is_written_to_a_disk(held):
         server.release()
         assert [one.result()[2]["error"]["code"] for one in sent] == ["not_an_image"] * 2
     assert not [path for path in opened if "/tmp/" in path and "log" not in path]
+
+
+def answer_on(connection):
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]), head, json.loads(body)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [b"POST /pre", b"POST /predict HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc"])
+def test_a_request_that_does_not_arrive_is_given_up(held, sent):
+    server = held({"RECEIVE_S": 1.0})
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(sent)
+        status, head, content = answer_on(connection)
+    assert (status, content["error"]["code"]) == (408, "request_timeout")
+    assert f"X-Request-Id: {content['request_id']}".encode() in head
+
+
+@pytest.mark.slow
+def test_uploads_that_would_fill_the_memory_are_refused(held):
+    server = held({"HELD_BYTES": 0}, queue_length=40)  # then four of the largest bodies are the most: 32 MB
+    body = b"x" * 2_900_000
+    taken = [send(server.url, body) for _ in range(10)]
+    reach(server.url, (1, 9))
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as late:
+        late.sendall(b"POST /predict HTTP/1.1\r\nContent-Length: 6000000\r\n\r\n" + b"x" * 6_000_000)
+        status, head, content = answer_on(late)
+    assert (status, content["error"]["code"], b"Retry-After: 5" in head) == (503, "busy", True)
+    server.release()
+    for connection in taken:
+        assert connection.recv(100).startswith(b"HTTP/1.1 422")
+        connection.close()
+
+
+@pytest.mark.slow
+def test_a_trusted_proxy_says_who_asks_and_nobody_else_does(held):
+    for proxy, address in (("127.0.0.1", "203.0.113.9"), (None, "127.0.0.1")):
+        server = held(trusted_proxy=proxy)
+        request = urllib.request.Request(f"{server.url}/nothing", b"", {"X-Forwarded-For": "203.0.113.9"})
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(request)
+        assert f"client=address:{address} " in server.log.read_text().splitlines()[-1]

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -9,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from cnnClassifier.web.tokens import find, read_tokens
 
 
 def post(url, data, **headers):
@@ -49,6 +52,51 @@ def test_what_cannot_start_says_so_in_one_line(app_command, workplace, tmp_path,
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert code == 2 or len(done.stderr.splitlines()) == 1
+
+
+def test_a_new_token_is_shown_once_with_its_entry(app_command, tmp_path):
+    command = [*app_command, "--new-token", "ci", "--may-train"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    _, token, _, entry = (line.strip() for line in done.stdout.splitlines())
+    assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
+    assert find(read_tokens(entry), token).rights == {"predict", "train"}
+    command[-2] = "no name"
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, "token name 'no name'" in done.stderr) == (1, "", True)
+
+
+def test_a_malformed_entry_stops_the_start(app_command, workplace, tmp_path):
+    done = subprocess.run(
+        [*app_command, "--port", "0"],
+        cwd=workplace(tmp_path),
+        env={**os.environ, "API_TOKENS": "letmein"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: environment: API_TOKENS: entry 1: expected name:sha256")
+    assert "letmein" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("host", "tokens", "warned"), [("0.0.0.0", "", True), ("0.0.0.0", "a:" + "0" * 64, False), ("127.0.0.1", "", False)]
+)
+def test_open_to_everyone_is_warned_of(app_command, workplace, tmp_path, host, tokens, warned):
+    environment = {**os.environ, "API_TOKENS": tokens, "HOST": host, "PORT": "0"}
+    with subprocess.Popen(
+        app_command,
+        cwd=workplace(tmp_path / "none"),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.readline()
+        process.terminate()
+        said = process.stderr.read()
+    assert ("warning: whoever reaches 0.0.0.0" in said) is warned
 
 
 @pytest.mark.slow

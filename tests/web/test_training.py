@@ -1,9 +1,11 @@
 import os
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
+import yaml
 
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.web.application import create_app
@@ -41,8 +43,8 @@ def make_client(tmp_path):
     return make
 
 
-def ended(jobs, identifier):
-    for _ in range(500):
+def ended(jobs, identifier, seconds=20):
+    for _ in range(seconds * 50):
         job = jobs.get(identifier)
         if job.state != "running":
             return job
@@ -119,3 +121,16 @@ def test_the_tail_is_short_however_long_the_log(make_jobs):
     job = ended(jobs, jobs.start().id)
     tail = jobs.tail(job.id)
     assert (job.state, len(tail), tail[-1][:9]) == ("succeeded", 100, "line 4999")
+
+
+@pytest.mark.slow
+def test_a_job_runs_the_stages_of_dvc_with_the_servers_own_python(tmp_path):
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    stage = "python -c \"import sys; print('run by', sys.prefix); open('model', 'w').write('new')\""
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": {"cmd": stage, "outs": ["model"]}}}))
+    jobs = Jobs(tmp_path, tmp_path / "jobs")
+    job = ended(jobs, jobs.start().id, 120)
+    tail = jobs.tail(job.id)
+    assert (job.state, job.exit_code) == ("succeeded", 0), tail
+    assert f"run by {sys.prefix}" in tail
+    assert (tmp_path / "model").read_text() == "new"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from cnnClassifier.dataset.audit import FileFacts, byte_copies, conflicts, group_files, near_copies, read_files
+from cnnClassifier.dataset.audit import FileFacts, byte_copies, conflicts, group_files, join, near_copies, read_files
 from cnnClassifier.dataset.layout import image_files
 from cnnClassifier.dataset.report import CONFLICT, COPY, GIVEN, Audited, build_report
 from cnnClassifier.dataset.report_page import render_page
@@ -53,7 +53,7 @@ class DataValidation:
         found = near_copies([facts[place] for place in unique], config.near_copy_bits, config.near_copy_correlation)
         same = [(unique[first], unique[second]) for first, second in found]
         same += [(copy, kept) for copy, kept in copies.items() if not facts[copy].fault]
-        pictures = group_files(facts, None, same)
+        pictures = join([fact.path for fact in facts], same)
         if config.conflicts == "stop":
             _refuse_conflicts(facts, same)
         reasons = _reasons(facts, copies, pictures)

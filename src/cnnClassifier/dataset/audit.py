@@ -16,6 +16,7 @@ from PIL import Image
 from cnnClassifier.dataset.alignment import aligned_correlation, details
 from cnnClassifier.dataset.marks import NO_MARKS, Marks, find_marks, shared_marks
 from cnnClassifier.imaging.decode import Decoded, Reading, decode
+from cnnClassifier.imaging.dicomheader import read_pseudonym
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
 
@@ -36,6 +37,7 @@ _BORDER = 0.05  # of each side
 _FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF", "dcm": "DICOM"}
 _AS_IT_IS = Reading()
 _AT_ONCE = 1024  # thumbnails compared in one go
+_PAIR = np.dtype([("likeness", np.float32), ("first", np.int32), ("other", np.int32)])
 _ALIGNED, _WORTH = 3, 0.7  # pairs that are aligned for one file at the most, and how alike their outlines must be
 
 
@@ -58,6 +60,7 @@ class FileFacts:
         grey: mean and standard deviation, 0-255.
         border: mean, standard deviation, 5th and 95th percentile of the outer 5 % at top, bottom, left and right.
         marks: details by which crops are found.
+        patient: of DICOM a pseudonym (see `read_pseudonym`); else empty.
     """
 
     path: str
@@ -74,6 +77,7 @@ class FileFacts:
     grey: tuple[float, ...] = ()
     border: tuple[float, ...] = ()
     marks: Marks = NO_MARKS
+    patient: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -117,6 +121,7 @@ def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side:
     digest = hashlib.sha256(data).hexdigest()
     try:
         image = decode(data, max_pixels, reading)
+        patient = read_pseudonym(data) if image.format == "DICOM" else ""
     except ImageError as error:
         return left_out(f"{error.code}: {error}")
     height, width = image.pixels.shape[:2]
@@ -139,6 +144,7 @@ def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side:
         grey=(float(pixels.mean()), float(pixels.std())),
         border=_border(pixels),
         marks=find_marks(grey),
+        patient=patient,
     )
 
 
@@ -203,11 +209,23 @@ def near_copies(facts: Sequence[FileFacts], bits: int, correlation: float) -> li
         Pairs of places in `facts`, the lower first, sorted: each a pair of near-copies, and all of them together
         connect whatever near-copies connect.
     """
+    linked = _Linked(len(facts))
+    doubtful = _link_alike(facts, linked, bits, correlation)
+    _link_aligned(facts, linked, doubtful, correlation)
+    _link_crops(facts, linked, correlation)
+    return sorted(linked.links)
+
+
+def _link_alike(facts: Sequence[FileFacts], linked: "_Linked", bits: int, correlation: float) -> np.ndarray:
+    """Link what has like hashes and like thumbnails.
+
+    Returns:
+        For each file the few with like hashes that come nearest: (pairs,), of the fields likeness, first and other.
+    """
     hashes = np.array([fact.phash for fact in facts], np.uint64)
     outlines = _outlines(facts)
     content = np.asarray(outlines.any(1))  # what is blank correlates with nothing
-    linked = _Linked(len(facts))
-    doubtful: list[tuple[float, int, int]] = []
+    doubtful = bytearray()
     edges = np.linspace(0, 64, bits + 2).astype(int)
     earlier: list[np.uint64] = []  # pieces; who shares one of them was compared there
     for low, high in itertools.pairwise(edges):
@@ -227,22 +245,35 @@ def near_copies(facts: Sequence[FileFacts], bits: int, correlation: float) -> li
                 for other in _alike(facts, first, rest[likeness >= correlation - 1e-5], correlation):
                     linked.link(first, other)
                 nearest = np.argsort(-likeness, kind="stable")[:_ALIGNED]
-                doubtful += [(float(likeness[n]), first, int(rest[n])) for n in nearest if likeness[n] >= _WORTH]
+                nearest = nearest[likeness[nearest] >= _WORTH]
+                pairs = np.empty(len(nearest), _PAIR)
+                pairs["likeness"], pairs["first"], pairs["other"] = likeness[nearest], first, rest[nearest]
+                doubtful += pairs.tobytes()
         earlier.append(piece)
+    return np.frombuffer(doubtful, _PAIR)
+
+
+def _link_aligned(facts: Sequence[FileFacts], linked: "_Linked", doubtful: np.ndarray, correlation: float) -> None:
+    """Link what has like hashes and, once aligned, like thumbnails: the likeliest first, a few tries for each file."""
     tried: Counter[int] = Counter()
-    for _, first, other in sorted(doubtful, key=lambda pair: (-pair[0], pair[1:])):
+    for place in np.lexsort((doubtful["other"], doubtful["first"], -doubtful["likeness"])):
+        _, first, other = doubtful[place].item()
         if tried[first] < _ALIGNED and linked.part[first] != linked.part[other]:
             tried[first] += 1
             if aligned_correlation(facts[first].thumbnail, facts[other].thumbnail) >= correlation:
                 linked.link(first, other)
-    _link_crops(facts, linked, correlation)
-    return sorted(linked.links)
 
 
 def _link_crops(facts: Sequence[FileFacts], linked: "_Linked", correlation: float) -> None:
+    """Link pictures that share details; of those that are connected already the one with the most speaks for all."""
+    best: dict[int, int] = {}
+    for place, part in enumerate(linked.part.tolist()):
+        if part not in best or len(facts[place].marks.codes) > len(facts[best[part]].marks.codes):
+            best[part] = place
+    chosen = sorted(best.values())
     tried: Counter[int] = Counter()
-    for shared in shared_marks([fact.marks for fact in facts], linked.part):
-        pair = shared.first, shared.other
+    for shared in shared_marks([facts[place].marks for place in chosen]):
+        pair = chosen[shared.first], chosen[shared.other]
         if min(tried[place] for place in pair) < _ALIGNED and linked.part[pair[0]] != linked.part[pair[1]]:
             tried.update(pair)
             one, other = (facts[place].thumbnail for place in pair)
@@ -294,6 +325,8 @@ def _outlines(facts: Sequence[FileFacts]) -> np.ndarray:
 
 def _alike(facts: Sequence[FileFacts], first: int, others: np.ndarray, correlation: float) -> Iterator[int]:
     """Yield those of `others` whose thumbnails' details correlate with those of `first` by `correlation` or more."""
+    if len(others) == 0:
+        return
     one = details(facts[first].thumbnail).ravel()
     one /= np.linalg.norm(one)
     for start in range(0, len(others), _AT_ONCE):
@@ -307,17 +340,22 @@ def _centred(fact: FileFacts) -> np.ndarray:
 
 
 def group_files(facts: Sequence[FileFacts], pattern: str | None, pairs: Sequence[tuple[int, int]]) -> list[str]:
-    """Name the group of each file: what the pattern takes from its name, joined with near-copies.
+    """Name the group of each file, joined with near-copies: what the pattern takes from its name, or whose it is.
 
     Args:
         facts: the files.
-        pattern: a regular expression with a group `group`, tried on the file's name; no match: each file its own.
+        pattern: a regular expression with a group `group`, tried on the file's name; no match: the patient's pseudonym
+            that DICOM tells, else each file its own.
         pairs: files that belong together whatever they are called.
 
     Returns:
         For each file the name of its group: the first of the names that were joined.
     """
-    names = [_group_name(Path(fact.path), pattern) for fact in facts]
+    return join([_group_name(Path(fact.path), pattern) or fact.patient or fact.path for fact in facts], pairs)
+
+
+def join(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:
+    """Return for each name the first of those that pairs of places connect it with."""
     parent: dict[str, str] = {name: name for name in names}
 
     def root(name: str) -> str:
@@ -334,8 +372,7 @@ def group_files(facts: Sequence[FileFacts], pattern: str | None, pairs: Sequence
 
 def _group_name(path: Path, pattern: str | None) -> str:
     match = re.search(pattern, path.name) if pattern else None
-    name = (match["group"] or "").strip() if match else ""
-    return name or path.as_posix()
+    return (match["group"] or "").strip() if match else ""
 
 
 def conflicts(facts: Sequence[FileFacts], same: Callable[[FileFacts], str]) -> list[list[FileFacts]]:

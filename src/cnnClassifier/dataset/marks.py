@@ -1,7 +1,5 @@
 """Find the pictures that share details: a crop shares them with the picture that it was cut from."""
 
-import itertools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +15,8 @@ _LONG = 12  # edges, along which a place isn't sure, have a larger tr²/det of t
 _MOST = 80  # marks of a picture
 _REACH, _PATCH = 5, 8  # a patch reaches so many sizes from its middle; samples of its sides
 _BITS = 48  # of a code: the signs of a patch's lowest frequencies
-_ORDERS, _NEXT, _APART = 8, 6, 8  # ways to sort the codes, neighbours looked at in each, bits that may differ
+_ORDERS, _NEXT, _APART = 16, 6, 8  # ways to sort the codes, neighbours looked at in each, bits that may differ
+_KEPT = 2  # like codes kept of each
 _LEAST = 5  # marks that must agree on scale and shift
 _NEAR, _ALIKE = 0.1, 0.35  # how far they may be off: of the sides' half, and as a logarithm of the scale
 _PARTNERS = 6  # pictures looked at for each
@@ -124,59 +123,74 @@ def _of_three(which: np.ufunc, layers: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(which(which(layers[:-2], layers[1:-1]), layers[2:]), 0, axis)
 
 
-def shared_marks(marks: Sequence[Marks], part: np.ndarray) -> list[Shared]:
+def shared_marks(marks: Sequence[Marks]) -> list[Shared]:
     """Find the pictures of which several details look alike and lie alike, but for scale and shift.
 
-    The codes are sorted in a few ways and only neighbours compared (Charikar 2002), and of each picture's partners only
-    those with the most details alike are looked at: time and memory grow as sorting does.
+    The codes are sorted in a few ways and only neighbours compared (Charikar 2002); of each code only the most alike
+    are kept, and of each picture's partners only those with the most details alike are looked at: time grows as sorting
+    does, and memory by 10 bytes a mark and what 8 bytes for each pair of like marks take.
 
     Args:
         marks: of each picture.
-        part: of each picture; pictures of one part aren't compared.
 
     Returns:
         Those with the most marks in common first.
     """
-    owner = np.repeat(np.arange(len(marks)), [len(its.codes) for its in marks])
+    owner = np.repeat(np.arange(len(marks), dtype=np.int32), [len(its.codes) for its in marks])
     if len(owner) == 0:
         return []
     places = np.concatenate([its.places for its in marks])
     found = []
-    for alike in _partners(owner, _like_codes(np.concatenate([its.codes for its in marks]), part[owner])):
-        first, other = alike // len(owner), alike % len(owner)
+    for first, other in _partners(owner, _like_codes(np.concatenate([its.codes for its in marks]), owner)):
         count, place = _agreeing(places[first].astype(float), places[other].astype(float))
         if count >= _LEAST:
             found.append(Shared(int(owner[first[0]]), int(owner[other[0]]), count, place))
     return sorted(found, key=lambda shared: (-shared.marks, shared.first, shared.other))
 
 
-def _like_codes(codes: np.ndarray, part: np.ndarray) -> np.ndarray:
+def _like_codes(codes: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """Return pairs of like codes as `lower place * number of codes + higher place`, sorted."""
-    found = np.empty(0, np.int64)
+    nearest = np.zeros((len(codes), _KEPT), np.int32)
+    apart = np.full((len(codes), _KEPT), _APART + 1, np.uint8)
     for turn in range(0, _BITS, _BITS // _ORDERS):
         keys = (codes << np.uint64(turn)) & np.uint64(2**_BITS - 1) | codes >> np.uint64(_BITS - turn)
-        order = np.argsort(keys, kind="stable")
+        order = np.argsort(keys, kind="stable").astype(np.int32)
+        ordered, its_owner = codes[order], owner[order]
         for step in range(1, _NEXT + 1):
-            one, other = order[:-step], order[step:]
-            like = (np.bitwise_count(codes[one] ^ codes[other]) <= _APART) & (part[one] != part[other])
-            one, other = one[like], other[like]
-            found = np.append(found, np.minimum(one, other) * len(codes) + np.maximum(one, other))
-        found = np.unique(found)
-    return found
+            bits = np.bitwise_count(ordered[:-step] ^ ordered[step:])
+            like = np.flatnonzero((bits <= _APART) & (its_owner[:-step] != its_owner[step:]))
+            one, other, bits = order[like], order[like + step], bits[like]
+            for here, there in ((one, other), (other, one)):
+                _keep(nearest, apart, here, there, bits)
+    mark, kept = np.nonzero(apart <= _APART)
+    other = nearest[mark, kept]
+    return np.unique(np.minimum(mark, other) * len(codes) + np.maximum(mark, other))
 
 
-def _partners(owner: np.ndarray, alike: np.ndarray) -> Iterator[np.ndarray]:
+def _keep(nearest: np.ndarray, apart: np.ndarray, here: np.ndarray, there: np.ndarray, bits: np.ndarray) -> None:
+    """Let each code in `here`, which are different ones, keep its partner where it is nearer than the furthest kept."""
+    worst = apart[here].argmax(1)
+    known = ((nearest[here] == there[:, None]) & (apart[here] <= _APART)).any(1)
+    new = np.flatnonzero((bits < apart[here, worst]) & ~known)
+    nearest[here[new], worst[new]] = there[new]
+    apart[here[new], worst[new]] = bits[new]
+
+
+def _partners(owner: np.ndarray, alike: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the like codes of two pictures, of those that have the most of them."""
-    first, other = owner[alike // len(owner)], owner[alike % len(owner)]
-    order = np.lexsort((other, first))
-    bounds = [0, *(np.flatnonzero(np.diff(first[order]) | np.diff(other[order])) + 1), len(order)]
-    runs = [(start, stop) for start, stop in itertools.pairwise(bounds) if stop - start >= _LEAST]
-    seen: Counter[int] = Counter()
-    for start, stop in sorted(runs, key=lambda run: run[0] - run[1]):
-        pair = int(first[order[start]]), int(other[order[start]])
-        if min(seen[picture] for picture in pair) < _PARTNERS:
-            seen.update(pair)
-            yield alike[order[start:stop]]
+    pairs = owner[alike // len(owner)].astype(np.int64) << 32 | owner[alike % len(owner)]
+    order = np.argsort(pairs, kind="stable")
+    starts = np.flatnonzero(np.diff(pairs[order], prepend=-1))
+    lengths = np.diff(starts, append=len(order))
+    enough = np.flatnonzero(lengths >= _LEAST)
+    tried = np.zeros(int(owner[-1]) + 1, np.uint8)
+    for run in enough[np.argsort(-lengths[enough], kind="stable")]:
+        here = alike[order[starts[run] : starts[run] + lengths[run]]]
+        first, other = here // len(owner), here % len(owner)
+        pair = owner[[first[0], other[0]]]
+        if tried[pair].min() < _PARTNERS:
+            tried[pair] = np.minimum(tried[pair] + 1, _PARTNERS)
+            yield first, other
 
 
 def _agreeing(first: np.ndarray, other: np.ndarray) -> tuple[int, np.ndarray]:

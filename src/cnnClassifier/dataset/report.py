@@ -248,7 +248,16 @@ def _content_findings(report: dict[str, Any]) -> Iterator[Finding]:
 
 def _group_findings(audited: Audited, config: DataValidationConfig, report: dict[str, Any]) -> Iterator[Finding]:
     pattern = config.group_pattern
-    if not pattern or not any(re.search(pattern, PurePosixPath(fact.path).name) for fact in audited.facts):
+    unnamed = [f for f in audited.facts if not (pattern and re.search(pattern, PurePosixPath(f.path).name))]
+    told = sum(bool(fact.patient) for fact in unnamed)
+    if told:
+        yield Finding(
+            "note",
+            f"{_count(told, 'DICOM file')} whose name doesn't match group_pattern: grouped by a hash of the patient's "
+            "ID in the header, or of the study's or series' UID.",
+            "The manifest holds that pseudonym, which who has the IDs can resolve: keep it like the images.",
+        )
+    if len(unnamed) == len(audited.facts) and told < report["files"] - len(report["faults"]):
         why = "matches no file's name" if pattern else "isn't set"
         yield Finding(
             "warning",

@@ -186,8 +186,6 @@ class ServingConfig:
 
     Attributes:
         bundle_dir: where training leaves its bundle.
-        model_cache: where a model of the registry is kept.
-        model_poll_s: seconds from one look at the registry to the next.
         host: address to listen on.
         port: port to listen on; 0 for any.
         max_upload_bytes: of one image file.
@@ -204,11 +202,11 @@ class ServingConfig:
         int8: whether to calculate in int8 where the evaluation accepted that.
         report_path: data_report.json of the data that it was trained on, likewise.
         show_reports: whether the pages on model and data, which show pictures of the data, may be looked at.
+        model_cache: where a model of the registry is kept.
+        model_poll_s: seconds from one look at the registry to the next.
     """
 
     bundle_dir: Path
-    model_cache: Path
-    model_poll_s: float
     host: str
     port: int
     max_upload_bytes: int
@@ -225,6 +223,8 @@ class ServingConfig:
     int8: bool = True
     report_path: Path | None = None
     show_reports: bool = False
+    model_cache: Path = Path(".cache/models")
+    model_poll_s: float = 10.0
 
 
 @dataclass(frozen=True)

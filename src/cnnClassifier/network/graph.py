@@ -50,19 +50,27 @@ def graph_of(model: "keras.Model", feature_layer: str) -> tuple["openvino.Model"
 
 
 def quantise(graph: "openvino.Model", images: Sequence[np.ndarray]) -> "openvino.Model":
-    """Return a graph that calculates in int8 up to the feature layer; the head, a fiftieth of the work, stays as it is.
+    """Return a graph whose first four fifths of convolutions calculate in int8.
+
+    The others and the head stay as they are: what is lost there isn't averaged out any more. For VGG16, that halves
+    the difference of the probabilities and leaves three quarters of the work to int8.
 
     Args:
         graph: from `graph_of`.
         images: uint8, (height, width, 3): what the ranges are taken from.
     """
     import nncf
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
     probabilities, features, activations = (_upstream(result) for result in graph.get_results())
-    head = sorted(
+    head = [
         name for name, kind in (probabilities | activations).items() if name not in features and kind not in _PASSIVE
-    )
+    ]
+    order = [node.get_friendly_name() for node in graph.get_ordered_ops()]
+    convolutions = [name for name in order if features.get(name, "").endswith("Convolution")]
+    last = convolutions[len(convolutions) - len(convolutions) // 5 :]
     data = nncf.Dataset([image[np.newaxis].astype(np.float32) for image in images])
     with contextlib.redirect_stdout(io.StringIO()):  # of its own progress bars
         return nncf.quantize(
@@ -70,7 +78,11 @@ def quantise(graph: "openvino.Model", images: Sequence[np.ndarray]) -> "openvino
             data,
             subset_size=len(images),
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=head),
+            ignored_scope=nncf.IgnoredScope(names=sorted({*head, *last})),
+            # A lesion is a few cells that answer strongly: to clip the strongest, as is usual, would cut it off.
+            advanced_parameters=AdvancedQuantizationParameters(
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+            ),
         )
 
 

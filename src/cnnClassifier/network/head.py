@@ -14,9 +14,11 @@ def add_head(
 ) -> "keras.Model":
     """Put a softmax head on a layer of the backbone; what the backbone has after that layer is dropped.
 
-    A lesion is a few cells of the feature map. `conv_max` looks at each cell and its neighbours and keeps the strongest
-    answer, so that one cell is enough; `average` (global average pooling, Lin et al. 2013) suits what fills the
-    picture; `flatten` is the head of most tutorials, and the one with the most weights to overfit.
+    A lesion is a few cells of the feature map. `conv_max` looks at each cell and its neighbours and takes the mean
+    of the strongest answer and of all answers: one cell is enough, and what fills the picture counts as well. It
+    drops whole channels (Tompson et al. 2015), as neighbours in a map say much the same; `average` (global average
+    pooling, Lin et al. 2013) suits what fills the picture; `flatten` is the head of most tutorials, and the one
+    with the most weights to overfit.
 
     Args:
         backbone: a functional model with a layer `feature_layer` whose output is (n, h, w, channels).
@@ -36,10 +38,12 @@ def add_head(
     x = backbone.get_layer(feature_layer).output
     if head == "conv_max":
         x = layers.BatchNormalization(name=NORM_LAYER)(x)
-        x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
+        x = layers.SpatialDropout2D(dropout, seed=seed, name="head_dropout")(x)
         x = layers.Conv2D(64, 1, activation="relu", name="head_mix")(x)
         x = layers.Conv2D(32, 3, padding="same", activation="relu", name=MAP_LAYER)(x)
-        x = layers.GlobalMaxPooling2D(name="head_pool")(x)
+        strongest = layers.GlobalMaxPooling2D(name="head_max")(x)
+        mean = layers.GlobalAveragePooling2D(name="head_mean")(x)
+        x = layers.Average(name="head_pool")([strongest, mean])
     else:
         pool = layers.GlobalAveragePooling2D if head == "average" else layers.Flatten
         x = pool(name="head_pool")(x)

@@ -10,30 +10,40 @@ from cnnClassifier.utils.errors import ConfigError, UserError
 logger = logging.getLogger("cnnClassifier")
 
 
-def configure_logging(log_file: Path) -> None:
+def configure_logging(log_file: Path, or_terminal: bool = False) -> None:
     """Send log records to stderr (messages alone) and to `log_file` (with time, level and traceback).
+
+    Args:
+        log_file: its folder is made if need be.
+        or_terminal: where the file can't be written, as in a read-only container, stderr takes its place.
 
     Raises:
         ConfigError: the file can't be written.
     """
+    full = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(_OneLine("%(message)s"))
     terminal.setLevel(logging.INFO)
+    handlers: list[logging.Handler] = [terminal]
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(log_file, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(
-            f"{log_file}: can't be written ({error.strerror}); name another log_file in config.yaml"
-        ) from None
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        if not or_terminal:
+            raise ConfigError(
+                f"{log_file}: can't be written ({error.strerror}); name another log_file in config.yaml"
+            ) from None
+        terminal.setFormatter(full)
+    else:
+        file.setFormatter(full)
+        handlers.append(file)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    logger.addHandler(terminal)
-    logger.addHandler(file)
+    for handler in handlers:
+        logger.addHandler(handler)
 
 
 def run_and_report(work: Callable[[], None], name: str, log_file: Path) -> int:

@@ -1,10 +1,12 @@
 """Who may do what: tokens, the sign-in page, a rate for each client, and no help for other sites."""
 
+import math
+import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, g, make_response, redirect, render_template, request
-from flask_limiter import ApplicationLimit, Limiter
+from flask_limiter import ApplicationLimit, Limiter, RequestLimit
 from limits import parse
 
 from cnnClassifier.entity.config_entity import ServingConfig
@@ -41,6 +43,7 @@ class Access:
             app=app,
             application_limits=[ApplicationLimit(config.rate_limit)] if config.rate_limit else [],
             storage_uri="memory://",
+            on_breach=_refuse_too_many,
         )
         self._limiter.request_filter(lambda: request.endpoint in _UNLIMITED)
         app.before_request(self._admit)
@@ -69,7 +72,8 @@ class Access:
         raise RequestError(401, "bad_token", "this token isn't known here", {"WWW-Authenticate": "Bearer"})
 
     def _admit(self) -> Response | None:
-        if self._loopback and not _is_local(request.host):
+        host = request.headers.get("Host")  # which every browser sends
+        if self._loopback and host and not _is_local(host):
             raise RequestError(421, "unknown_host", "this server answers to localhost; see --host to open it to others")
         if request.method not in ("GET", "HEAD", "OPTIONS"):
             self._refuse_other_sites()
@@ -119,7 +123,7 @@ class Access:
             return response
 
         @routes.post("/session/end")
-        @routes.delete("/session")
+        @routes.delete("/session", endpoint="end_session")
         def sign_out() -> Response:
             if g.session:
                 self._sessions.close(g.session)
@@ -147,6 +151,12 @@ def need_training_right(by_header: bool = False) -> None:
         raise RequestError(403, "bearer_needed", "send the token itself: Authorization: Bearer …")
     if TRAIN not in g.token.rights:
         raise RequestError(403, "no_right", f"the token {g.token.name} may not train")
+
+
+def _refuse_too_many(breached: RequestLimit) -> Response:
+    wait = max(1, math.ceil(breached.reset_at - time.time()))
+    message = f"more than {breached.limit}; try again in {wait} s"
+    raise RequestError(429, "too_many_requests", message, {"Retry-After": str(wait)})
 
 
 def _is_local(host: str) -> bool:

@@ -109,8 +109,13 @@ def preview_of(pixels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def card_of(bundle: ModelBundle) -> dict[str, Any]:
-    """Return what /model tells."""
+def facts_of(bundle: ModelBundle, scores: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what /model tells.
+
+    Args:
+        bundle: the model.
+        scores: content of its scores.json, where that is at hand.
+    """
     return {
         "model": bundle.model_id,
         "model_sha256": bundle.model_sha256,
@@ -123,5 +128,11 @@ def card_of(bundle: ModelBundle) -> dict[str, Any]:
         "synthetic": bundle.synthetic,
         # The kind alone: an address or a path of the training data is nobody's business here.
         "data_source": "phantom" if bundle.synthetic else "images",
+        "metrics": scores and {name: _figure(scores, name) for name in scores["counts"]},
         "disclaimer": DISCLAIMER,
     }
+
+
+def _figure(scores: dict[str, Any], name: str) -> dict[str, Any]:
+    images, groups = scores["counts"][name]
+    return {"value": scores[name], "interval": scores["intervals"].get(name), "images": images, "groups": groups}

@@ -10,6 +10,7 @@ from flask_cors import CORS
 
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.web.access import Access
+from cnnClassifier.web.docs import make_docs
 from cnnClassifier.web.jobs import Jobs
 from cnnClassifier.web.metrics import Metrics
 from cnnClassifier.web.model_host import ModelHost
@@ -56,6 +57,7 @@ def create_app(
     app.register_blueprint(make_routes(host, config, turns, metrics))
     app.register_blueprint(make_pages(host, config))
     app.register_blueprint(make_training_routes(jobs))
+    app.register_blueprint(make_docs(config, secured=bool(tokens)))
     if config.cors_origins:
         CORS(app, origins=list(config.cors_origins), expose_headers=[ID_HEADER, "Retry-After"])
     return app

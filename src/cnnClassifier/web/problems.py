@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 
 from flask import Flask, Response, g, jsonify
-from flask_limiter import RateLimitExceeded
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from cnnClassifier.utils.errors import ImageError
@@ -38,7 +37,6 @@ def register_problems(app: Flask) -> None:
     app.register_error_handler(RequestError, lambda e: _answer(e.status, e.code, str(e), e.headers))
     app.register_error_handler(ImageError, lambda e: _answer(413 if e.code == "too_large" else 422, e.code, str(e)))
     app.register_error_handler(ModelUnavailableError, _unavailable)
-    app.register_error_handler(RateLimitExceeded, _too_often)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unexpected)
 
@@ -53,13 +51,6 @@ def _answer(status: int, code: str, message: str, headers: Mapping[str, str] | N
 
 def _unavailable(error: ModelUnavailableError) -> Response:
     return _answer(503, error.code, str(error), {"Retry-After": "1" if error.code == "loading" else "5"})
-
-
-def _too_often(error: RateLimitExceeded) -> Response:
-    limit = error.limit.limit
-    # The window is a fixed one; how much of it is left costs another look into the store, and this is an upper bound.
-    wait = min(limit.get_expiry(), 60)
-    return _answer(429, "too_many_requests", f"more than {limit}; try again later", {"Retry-After": str(wait)})
 
 
 def _http(error: HTTPException) -> Response:

@@ -22,7 +22,6 @@ HEADERS = {
     # Not no-referrer: with it browsers say `Origin: null` even where the site's own form is sent.
     "Referrer-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
@@ -44,6 +43,8 @@ def register_record(app: Flask, metrics: Metrics) -> None:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers[ID_HEADER] = g.request_id
+        if request.is_secure:  # over plain HTTP browsers ignore it, and complain
+            response.headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
         if response.headers.get("Access-Control-Allow-Origin"):
             response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         if request.endpoint != "static":

@@ -6,7 +6,8 @@ from flask import Blueprint, Response, g, jsonify, render_template, request
 
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.notices import DISCLAIMER
-from cnnClassifier.web.answers import answer_all, card_of
+from cnnClassifier.web.answers import answer_all, facts_of
+from cnnClassifier.web.evaluated import scores_of
 from cnnClassifier.web.metrics import Metrics
 from cnnClassifier.web.model_host import ModelHost
 from cnnClassifier.web.turns import Turns, checker
@@ -33,7 +34,8 @@ def make_routes(host: ModelHost, config: ServingConfig, turns: Turns, metrics: M
 
     @routes.get("/model")
     def model() -> Response:
-        return jsonify(card_of(host.predictor(wait=True).bundle))
+        bundle = host.predictor(wait=True).bundle
+        return jsonify(facts_of(bundle, scores_of(bundle, config.evaluation_dir)))
 
     @routes.get("/metrics")
     def prometheus() -> Response:

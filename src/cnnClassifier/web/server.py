@@ -1,7 +1,6 @@
 """Serve the app with waitress: one process, several threads, no development server."""
 
 import errno
-import json
 import logging
 import signal
 import socket
@@ -12,43 +11,18 @@ from typing import Any
 
 from flask import Flask
 from waitress import wasyncore
-from waitress.channel import HTTPChannel
 from waitress.server import create_server
-from waitress.task import ErrorTask
 
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.utils.errors import ConfigError
 from cnnClassifier.utils.log import logger
-from cnnClassifier.web.problems import content_of
-from cnnClassifier.web.record import HEADERS, ID_HEADER, new_id
+from cnnClassifier.web import channels
 
 # For what needn't wait for a turn: the page, health, metrics, refusals.
 _SPARE_THREADS = 6
+_CONNECTIONS = 400
 _GRACE_S = 0.2
 _DRAIN_S = 7.0
-
-
-class _JsonErrorTask(ErrorTask):
-    """Say in JSON what waitress refuses before the app sees it."""
-
-    def execute(self) -> None:
-        error = self.request.error
-        code = "too_large" if error.code == 413 else error.reason.lower().replace(" ", "_")
-        identifier = new_id()
-        # waitress says in `body` what it couldn't read; of other errors of its own nobody else learns anything.
-        message = error.reason if error.code >= 500 else f"{error.reason}: {error.body}"
-        content = content_of(code, message) | {"request_id": identifier}
-        body = json.dumps(content).encode()
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers += [("Content-Type", "application/json"), (ID_HEADER, identifier), *HEADERS.items()]
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
-        logger.info("method=- path=- status=%d request=%s code=%s", error.code, identifier, code)
-
-
-class _Channel(HTTPChannel):
-    error_task_class = _JsonErrorTask
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -108,9 +82,11 @@ def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> None:
         outbuf_overflow=1 << 30,
         # Read on while a request is worked on: that is how a client is noticed that goes away.
         channel_request_lookahead=1,
+        connection_limit=_CONNECTIONS,
+        asyncore_use_poll=True,
         **proxy,
     )
-    server.channel_class = _Channel
+    server.channel_class = channels.Channel
     stopping: list[int] = []
 
     def stop(number: int, _: object) -> None:
@@ -121,8 +97,10 @@ def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    most_bytes = max(channels.HELD_BYTES, 4 * body)
     while not stopping:
         _turn(server)
+        channels.tend(server.active_channels.values(), most_bytes)
     _drain(server)
 
 
@@ -140,12 +118,8 @@ def _drain(server: Any) -> None:
     server.del_channel()
     server.socket.close()
     until = time.monotonic() + _DRAIN_S
-    while time.monotonic() < until and any(_is_busy(channel) for channel in list(server.active_channels.values())):
+    while time.monotonic() < until and any(channel.is_busy for channel in server.active_channels.values()):
         _turn(server)
-    left = sum(map(_is_busy, server.active_channels.values()))
+    left = sum(channel.is_busy for channel in server.active_channels.values())
     if left:
         logger.warning("stopped with %d requests unanswered", left)
-
-
-def _is_busy(channel: Any) -> bool:
-    return bool(channel.requests or channel.total_outbufs_len or channel.request is not None)
