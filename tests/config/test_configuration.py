@@ -338,6 +338,7 @@ def test_a_space_is_lists_and_ranges_and_null_is_not_searched(files, tmp_path):
         ("LEARNING_RATE", {"low": 0.1, "hi": 1}, "null, or a list"),
         ("LEARNING_RATE", {"low": "0.1", "high": 1}, "null, or a list"),
         ("DROPOUT", {"low": 0.0, "high": 0.5, "log": True}, "null, or a list"),
+        ("DROPOUT", {"high": 0.5}, "null, or a list"),
         ("DROPOUT", {"low": 0.1, "high": 0.5, "log": True, "step": 0.1}, "null, or a list"),
         ("DROPOUT", {"low": 0.1, "high": 0.5, "step": 1}, "null, or a list"),
         ("DROPOUT", [], "null, or a list of different values"),

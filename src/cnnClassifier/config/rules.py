@@ -104,11 +104,11 @@ def span(rule: Rule) -> Rule:
 
 
 def _is_range(value: dict[str, Any], rule: Rule) -> bool:
-    known = {"low": 0, "high": 0, "log": False, "step": 1e-9} | value
-    low, high, log, step = known.values()
+    if not {"low", "high"} <= set(value) <= {"low", "high", "log", "step"}:
+        return False
+    low, high, log, step = value["low"], value["high"], value.get("log", False), value.get("step", 1e-9)
     return (
-        len(known) == 4
-        and all(_is_number(v, int, float) for v in (low, high, step))
+        all(_is_number(v, int, float) for v in (low, high, step))
         and isinstance(log, bool)
         and rule.holds(low)
         and rule.holds(high)
