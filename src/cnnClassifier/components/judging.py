@@ -20,7 +20,7 @@ from cnnClassifier.network.backbones import feature_layer_of, freeze_boundary
 from cnnClassifier.network.features import FeatureCache, Features, choose_precision, split_at
 from cnnClassifier.network.files import load_model
 from cnnClassifier.network.fit import make_deterministic, snapshot
-from cnnClassifier.network.head import add_head
+from cnnClassifier.network.head import add_head, head_alone
 from cnnClassifier.network.quiet import import_tensorflow
 from cnnClassifier.tracking.tracker import untracked
 from cnnClassifier.utils.errors import ConfigError
@@ -145,12 +145,9 @@ class Judge:
         return tail
 
     def _new_tail(self, backbone: str, block: str | None, head: str, dropout: float) -> "keras.Model":
-        import keras
-
         prepare = self._config.prepare
         if block is None:
-            maps = keras.Input(self._features[backbone, block].shape, name="maps")
-            return add_head(keras.Model(maps, maps), "maps", head, dropout, prepare.class_count, prepare.seed)
+            return head_alone(self._features[backbone, block].shape, head, dropout, prepare.class_count, prepare.seed)
         base, layer = self._base(backbone)
         model = add_head(base, layer, head, dropout, prepare.class_count, prepare.seed)
         return split_at(model, freeze_boundary(backbone, layer, block, model))[1]

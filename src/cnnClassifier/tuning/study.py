@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
@@ -192,7 +192,7 @@ def _storage(url: str) -> BaseStorage:
     if scheme in ("journal", "sqlite"):
         create_directories(Path(path).parent)
     if scheme == "journal":
-        return JournalStorage(JournalFileBackend(path))
+        return JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))  # links want rights on Windows
     if scheme != "sqlite":
         return RDBStorage(url)
     # Optuna reads before it writes: a transaction that doesn't lock from the start lets two take the same trial.
