@@ -16,7 +16,7 @@ setup(
     package_data={
         "cnnClassifier.assessment": ["*.j2"],
         "cnnClassifier.dataset": ["report_page.html"],
-        "cnnClassifier.tuning": ["page.html"],
+        "cnnClassifier.tuning": ["report_page.html"],
     },
     python_requires=">=3.11",
 )

@@ -20,7 +20,7 @@ def render_page(report: dict[str, Any]) -> str:
     """
     import jinja2
 
-    template = files("cnnClassifier.tuning").joinpath("page.html").read_text(encoding="utf-8")
+    template = files("cnnClassifier.tuning").joinpath("report_page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
