@@ -9,8 +9,8 @@ from optuna.trial import TrialState, create_trial
 
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.entity.notices import DISCLAIMER
-from cnnClassifier.tuning.report_page import render_page
 from cnnClassifier.tuning.report import build_report
+from cnnClassifier.tuning.report_page import render_page
 from cnnClassifier.tuning.sampling import distributions
 
 ROOT = Path(__file__).resolve().parents[2]

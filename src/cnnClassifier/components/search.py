@@ -16,8 +16,8 @@ from cnnClassifier.entity.notices import is_synthetic
 from cnnClassifier.tracking.datasets import log_splits
 from cnnClassifier.tracking.tracker import Tracker, track
 from cnnClassifier.tuning.edit import difference, with_values
-from cnnClassifier.tuning.report_page import render_page
 from cnnClassifier.tuning.report import build_report
+from cnnClassifier.tuning.report_page import render_page
 from cnnClassifier.tuning.study import SharedStudy
 from cnnClassifier.utils.common import create_directories, replacing, sha256_of
 from cnnClassifier.utils.log import logger
