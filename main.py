@@ -1,4 +1,4 @@
-"""Run the pipeline without DVC, all stages or a part; search parameters; show scores; put a model into production; send runs."""
+"""Run the pipeline without DVC, all stages or a part; search; show scores; put a model into production; send runs."""
 
 import argparse
 import importlib

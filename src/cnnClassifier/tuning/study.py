@@ -184,7 +184,8 @@ def _open(url: str) -> BaseStorage:
             failure = error
             time.sleep(attempt)  # two that make the tables at once: the second finds them made
     place = re.sub(r"(?<=://)[^/]*@", "", url)
-    raise SearchError(f"search.storage: {place} can't be opened: {' '.join(str(failure).split())[:200]}")
+    mend = "; pip install psycopg2-binary" if isinstance(failure, ImportError) else ""
+    raise SearchError(f"search.storage: {place} can't be opened: {' '.join(str(failure).split())[:200]}{mend}")
 
 
 def _storage(url: str) -> BaseStorage:
