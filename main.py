@@ -1,4 +1,4 @@
-"""Run the pipeline without DVC, all or a part; show its scores, compare models; put one into production; send runs."""
+"""Run the pipeline without DVC, all or a part; search; show, compare, promote and send what came out."""
 
 import argparse
 import importlib
@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": ("compare", "main"),
     "promote": ("production", "promote"),
     "rollback": ("production", "rollback"),
+    "search": ("search", "main"),
     "sync": ("sync", "main"),
 }
 _RUN = (
@@ -39,6 +40,9 @@ def main() -> int:
     parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="compare: what to call the two")
     parser.add_argument("--force", action="store_true", help="promote: although gates aren't met; needs --reason")
     parser.add_argument("--reason", default="", metavar="TEXT", help="promote, rollback: recorded with the model")
+    parser.add_argument("--n-trials", type=int, metavar="N", help="search: trials in all (default: search.yaml's)")
+    parser.add_argument("--timeout", type=float, metavar="S", help="search: begin no trial after S seconds")
+    parser.add_argument("--apply", action="store_true", help="search: write the best values into params.yaml")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--from", dest="first", choices=STAGES, metavar="STAGE", help=f"start at: {', '.join(STAGES)}")
     part.add_argument("--only", choices=STAGES, metavar="STAGE", help="run one stage")
@@ -48,6 +52,8 @@ def main() -> int:
     least, most = {"promote": (0, 1), "compare": (1, 2)}.get(arguments.command, (0, 0))
     if not least <= len(arguments.RUN) <= most:
         parser.error(f"{arguments.command} takes {f'{least} or {most}' if most else 'no'} RUN")
+    if min(arguments.n_trials or 1, arguments.timeout or 1) <= 0 or arguments.n_trials == 0:
+        parser.error("--n-trials and --timeout: expected more than 0")
     options = {
         "compare": {
             "sides": arguments.RUN,
@@ -57,6 +63,7 @@ def main() -> int:
         },
         "promote": {"run": next(iter(arguments.RUN), None), "force": arguments.force, "reason": arguments.reason},
         "rollback": {"reason": arguments.reason},
+        "search": {"trials": arguments.n_trials, "timeout_s": arguments.timeout, "apply": arguments.apply},
     }.get(arguments.command, {})
 
     sys.path.insert(0, str(ROOT / "src"))

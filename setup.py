@@ -13,6 +13,10 @@ setup(
     license="MIT",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"cnnClassifier.assessment": ["*.j2", "*.html"], "cnnClassifier.dataset": ["report_page.html"]},
+    package_data={
+        "cnnClassifier.assessment": ["*.j2", "*.html"],
+        "cnnClassifier.dataset": ["report_page.html"],
+        "cnnClassifier.tuning": ["report_page.html"],
+    },
     python_requires=">=3.11",
 )

@@ -33,7 +33,8 @@ LAYERS = {
     "network": {"entity", "utils"},
     "assessment": {"entity", "utils"},
     "tracking": {"entity", "utils"},
-    "components": {"assessment", "dataset", "entity", "imaging", "network", "tracking", "utils"},
+    "tuning": {"entity", "utils"},
+    "components": {"assessment", "dataset", "entity", "imaging", "network", "tracking", "tuning", "utils"},
     "pipeline": {"assessment", "components", "config", "entity", "imaging", "network", "tracking", "utils"},
     "web": {"entity", "pipeline", "utils"},
 }

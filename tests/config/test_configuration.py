@@ -1,5 +1,6 @@
 import copy
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -9,6 +10,8 @@ import pytest
 import yaml
 
 from cnnClassifier.config.configuration import ConfigurationManager
+from cnnClassifier.config.schema import SEARCHED
+from cnnClassifier.entity.config_entity import Between, Choice
 from cnnClassifier.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +26,7 @@ STAGES = (
     "training",
     "evaluation",
     "crossvalidation",
+    "search",
     "serving",
 )
 
@@ -58,6 +62,9 @@ OTHER = {
         "training.cache_dir": "elsewhere",
         "training.int8": False,
         "crossvalidation.root_dir": "elsewhere",
+        "search.root_dir": "elsewhere",
+        "search.storage": "journal:///elsewhere.log",
+        "search.grace_s": 5,
         "evaluation.root_dir": "elsewhere",
         "evaluation.mlflow_uri": "http://127.0.0.1:5000",
         "evaluation.experiment": "another",
@@ -126,7 +133,7 @@ OTHER = {
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
-    for name in ("MLFLOW_TRACKING_URI", "HOST", "PORT"):
+    for name in ("MLFLOW_TRACKING_URI", "SEARCH_STORAGE", "HOST", "PORT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -135,6 +142,7 @@ def files(tmp_path):
     """Write both files, with changes by dotted key, and return their paths."""
 
     def write(which=None, changes=None, removed=None):
+        shutil.copy(ROOT / "config/search.yaml", tmp_path)
         paths = {}
         for name, shipped in SHIPPED.items():
             content = copy.deepcopy(shipped)
@@ -167,6 +175,7 @@ def shown(manager):
     entities = {stage: getattr(manager, stage)() for stage in STAGES}
     tracking = replace(entities["evaluation"].tracking, params={})
     entities["evaluation"] = replace(entities["evaluation"], tracking=tracking)
+    entities["search"] = replace(entities["search"], params={})
     return {"log_file": manager.log_file, **{stage: asdict(entity) for stage, entity in entities.items()}}
 
 
@@ -192,6 +201,11 @@ def test_the_environment_goes_before_the_file(files, monkeypatch):
     assert manager.tracking().params == SHIPPED["params"]
     for name, value in {"MLFLOW_TRACKING_URI": "http://there", "HOST": "0.0.0.0", "PORT": "81"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SEARCH_STORAGE", "postgresql://me:secret@there/studies")
+    assert manager.search().storage == "postgresql://me:secret@there/studies"
+    monkeypatch.setenv("SEARCH_STORAGE", "study.db")
+    with pytest.raises(ConfigError, match=r"SEARCH_STORAGE: expected sqlite:///PATH, journal:///PATH or postgresql"):
+        manager.search()
     assert (manager.tracking().uri, manager.serving().host, manager.serving().port) == (
         "http://there",
         "0.0.0.0",
@@ -281,6 +295,81 @@ def test_a_missing_key_is_named(files, which, key):
     with pytest.raises(ConfigError) as caught:
         ConfigurationManager(*paths)
     assert str(caught.value).startswith(f"{paths[which == 'params']}: {key}: missing; expected ")
+
+
+def search_file(path, **changes):
+    """Write search.yaml with changes by key, those of the space by theirs."""
+    content = yaml.safe_load((ROOT / "config/search.yaml").read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        (content if key in content else content["space"])[key] = value
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def test_a_space_is_lists_and_ranges_and_null_is_not_searched(files, tmp_path):
+    manager = ConfigurationManager(*files())
+    search_file(
+        tmp_path / "search.yaml",
+        LEARNING_RATE={"low": 0.001, "high": 1, "log": True},
+        BATCH_SIZE={"low": 4, "high": 12, "step": 4},
+        FINE_TUNE_FROM=[None, "block4"],
+        VIEWS=None,
+    )
+    space = manager.search().space
+    assert space.keys() == {"LEARNING_RATE", "BATCH_SIZE", "HEAD", "DROPOUT", "FINE_TUNE_FROM"}
+    assert space["LEARNING_RATE"] == Between(0.001, 1, True, None, False)
+    assert space["BATCH_SIZE"] == Between(4, 12, False, 4, True)
+    assert space["FINE_TUNE_FROM"] == Choice((None, "block4"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("trials", 0, "expected a whole number from 1 to 1000000, found 0"),
+        ("metric", "f1", "expected one of loss, roc_auc, balanced_accuracy, found 'f1'"),
+        ("folds", 6, "expected at most FOLDS: 5 in params.yaml, found 6"),
+        ("SPLIT", [0.5], "unknown key; expected one of BACKBONE, FINE_TUNE_FROM"),
+        (
+            "LEARNING_RATE",
+            0.1,
+            "null, or a list of different values, or {low, high} with log: true or a step, each a number",
+        ),
+        ("LEARNING_RATE", {"low": 0.1, "high": 0.1}, "null, or a list"),
+        ("LEARNING_RATE", {"low": 0, "high": 0.1}, "null, or a list"),
+        ("LEARNING_RATE", {"low": 0.1, "hi": 1}, "null, or a list"),
+        ("LEARNING_RATE", {"low": "0.1", "high": 1}, "null, or a list"),
+        ("DROPOUT", {"low": 0.0, "high": 0.5, "log": True}, "null, or a list"),
+        ("DROPOUT", {"high": 0.5}, "null, or a list"),
+        ("DROPOUT", {"low": 0.1, "high": 0.5, "log": True, "step": 0.1}, "null, or a list"),
+        ("DROPOUT", {"low": 0.1, "high": 0.5, "step": 1}, "null, or a list"),
+        ("DROPOUT", [], "null, or a list of different values"),
+        ("DROPOUT", [0.1, 0.1], "null, or a list of different values"),
+        ("DROPOUT", [0.1, 1.5], "null, or a list of different values"),
+        ("BATCH_SIZE", {"low": 4, "high": 8, "step": 0.5}, "each a whole number from 1 to 4096"),
+        (
+            "HEAD",
+            ["dense"],
+            "a list of different values, each one of conv_max, average, flatten, found ['dense']",
+        ),
+        ("HEAD", {"low": 1, "high": 2}, "null, or a list of different values, each one of conv_max"),
+    ],
+)
+def test_a_wrong_space_is_named(files, tmp_path, key, value, expected):
+    manager = ConfigurationManager(*files())
+    search_file(tmp_path / "search.yaml", **{key: value})
+    with pytest.raises(ConfigError) as caught:
+        manager.search()
+    message = str(caught.value)
+    place = key if key.islower() else f"space.{key}"
+    assert message.startswith(f"{tmp_path / 'search.yaml'}: {place}: ")
+    assert expected in message
+
+
+def test_a_space_has_what_has_an_effect(files, tmp_path):
+    manager = ConfigurationManager(*files("params", {"AUGMENTATION": False}))
+    assert "VIEWS" not in manager.search().space
+    search_file(tmp_path / "search.yaml", space=dict.fromkeys(SEARCHED))
+    with pytest.raises(ConfigError, match="space: expected something to try; every key is null"):
+        manager.search()
 
 
 @pytest.mark.parametrize(

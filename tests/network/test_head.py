@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cnnClassifier.config import schema
-from cnnClassifier.network.head import add_head
+from cnnClassifier.network.head import add_head, head_alone
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,14 @@ def test_every_head_gives_probabilities_and_its_seed_decides(backbone, head, cla
     again, other = (add_head(backbone, "features", head, 0.4, classes, seed) for seed in (3, 4))
     assert np.array_equal(shown, again(IMAGES))
     assert not np.allclose(shown, other(IMAGES))
+
+
+@pytest.mark.parametrize("head", schema.HEADS)
+def test_a_head_alone_begins_as_one_on_a_backbone(keras, backbone, head):
+    whole, alone = add_head(backbone, "features", head, 0.4, 2, 3), head_alone((8, 8, 3), head, 0.4, 2, 3)
+    maps = keras.Model(backbone.input, backbone.get_layer("features").output)(IMAGES)
+    assert np.array_equal(whole(IMAGES), alone(maps))
+    assert alone.layers[1].name == whole.layers[2].name
 
 
 @pytest.mark.parametrize(

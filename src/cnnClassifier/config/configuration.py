@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cnnClassifier.config.rules import Rule
-from cnnClassifier.config.schema import CONFIG, PARAMS
+from cnnClassifier.config.rules import Rule, is_whole
+from cnnClassifier.config.schema import CONFIG, PARAMS, SEARCH, STORAGE
 from cnnClassifier.entity.config_entity import (
     AugmentationConfig,
+    Between,
+    Choice,
     CrossValidationConfig,
     DataIngestionConfig,
     DataValidationConfig,
@@ -15,6 +17,7 @@ from cnnClassifier.entity.config_entity import (
     FitConfig,
     GatesConfig,
     PrepareBaseModelConfig,
+    SearchConfig,
     ServingConfig,
     TrackingConfig,
     TrainingConfig,
@@ -38,6 +41,7 @@ class ConfigurationManager:
     """
 
     def __init__(self, config_path: Path = CONFIG_PATH, params_path: Path = PARAMS_PATH) -> None:
+        self._params_path, self._search_path = params_path, config_path.with_name("search.yaml")
         self.config = read_yaml(config_path)
         self.params = read_yaml(params_path)
         _check(self.config, CONFIG, config_path)
@@ -162,6 +166,41 @@ class ConfigurationManager:
             seeds=tuple(self.params.FOLD_SEEDS),
         )
 
+    def search(self) -> SearchConfig:
+        """Return what the command search needs: search.yaml lies beside config.yaml, SEARCH_STORAGE goes before that.
+
+        Raises:
+            ConfigError: search.yaml holds what it should not.
+        """
+        section, path = self.config.search, self._search_path
+        wanted = read_yaml(path)
+        _check(wanted, SEARCH, path)
+        if wanted.folds > self.params.FOLDS:
+            raise ConfigError(
+                f"{path}: folds: expected at most FOLDS: {self.params.FOLDS} in params.yaml, found {wanted.folds}"
+            )
+        space = {key: _span(key, value) for key, value in wanted.to_dict()["space"].items() if value is not None}
+        if not self.params.AUGMENTATION:
+            space.pop("VIEWS", None)  # there is one
+        if not space:
+            raise ConfigError(f"{path}: space: expected something to try; every key is null")
+        storage = os.environ.get("SEARCH_STORAGE") or section.storage
+        _check({"SEARCH_STORAGE": storage}, {"SEARCH_STORAGE": STORAGE}, Path("environment"))
+        return SearchConfig(
+            crossvalidation=self.crossvalidation(),
+            prepare=self.prepare_base_model(),
+            params=self.params.to_dict(),
+            params_path=self._params_path,
+            space=space,
+            trials=wanted.trials,
+            metric=wanted.metric,
+            folds=wanted.folds,
+            epochs=wanted.epochs,
+            storage=storage,
+            root_dir=Path(section.root_dir),
+            grace_s=section.grace_s,
+        )
+
     def tracking(self) -> TrackingConfig:
         """Return where runs go; MLFLOW_TRACKING_URI goes before the file."""
         section = self.config.evaluation
@@ -243,6 +282,14 @@ def _check(content: dict[str, Any], schema: dict[str, Any], path: Path, prefix: 
             _check(value, rule, path, f"{prefix}{key}.")
         else:
             raise ConfigError(f"{path}: {prefix}{key}: expected a section: {', '.join(rule)}, found {_shown(value)}")
+
+
+def _span(key: str, value: Any) -> Choice | Between:
+    if isinstance(value, list):
+        return Choice(tuple(value))
+    rule = PARAMS[key]
+    whole = isinstance(rule, Rule) and is_whole(rule)
+    return Between(value["low"], value["high"], value.get("log", False), value.get("step"), whole)
 
 
 def _shown(value: Any) -> str:

@@ -91,6 +91,48 @@ def mapping(rule: Rule) -> Rule:
     )
 
 
+def span(rule: Rule) -> Rule:
+    """Expect null, a list of different values that meet `rule`, or the lowest and highest of many numbers."""
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, list):
+            return bool(value) and all(map(rule.holds, value)) and all(v not in value[:n] for n, v in enumerate(value))
+        return value is None or (isinstance(value, dict) and _is_range(value, rule))
+
+    ends = ", or {low, high} with log: true or a step" if rule.holds(1) and not rule.holds(True) else ""
+    return Rule(f"null, or a list of different values{ends}, each {rule.expectation}", holds)
+
+
+def _is_range(value: dict[str, Any], rule: Rule) -> bool:
+    if not {"low", "high"} <= set(value) <= {"low", "high", "log", "step"}:
+        return False
+    low, high, log, step = value["low"], value["high"], value.get("log", False), value.get("step", 1e-9)
+    return (
+        all(_is_number(v, int, float) for v in (low, high, step))
+        and isinstance(log, bool)
+        and rule.holds(low)
+        and rule.holds(high)
+        and low < high
+        and 0 < step <= high - low
+        and not (log and ("step" in value or low <= 0))
+        and not (is_whole(rule) and "step" in value and not isinstance(step, int))
+    )
+
+
+def is_whole(rule: Rule) -> bool:
+    """Tell whether a rule for numbers takes whole ones alone."""
+    return not any(rule.holds(value) for value in (0.5, 1.5, 1e-7))
+
+
+def storage() -> Rule:
+    """Expect the URL of a database or of a journal file."""
+    wanted = r"(sqlite:///.+|journal:///.+|postgresql(\+\w+)?://.+)"
+    return Rule(
+        "sqlite:///PATH, journal:///PATH or postgresql://…",
+        lambda v: isinstance(v, str) and bool(re.fullmatch(wanted, v)),
+    )
+
+
 def shares() -> Rule:
     """Expect the shares of train, validation and test: three numbers above 0 that sum to 1."""
 

@@ -1,4 +1,4 @@
-"""Every key of config.yaml and params.yaml, and what it may hold."""
+"""Every key of config.yaml, params.yaml and search.yaml, and what it may hold."""
 
 from cnnClassifier.config.rules import (
     Rule,
@@ -14,6 +14,8 @@ from cnnClassifier.config.rules import (
     rate,
     sha256,
     shares,
+    span,
+    storage,
     text,
     window,
 )
@@ -23,6 +25,7 @@ BACKBONES = ("VGG16", "VGG19", "ResNet50", "DenseNet121", "MobileNetV2", "Effici
 HEADS = ("conv_max", "average", "flatten")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _MOST_PIXELS = 178_956_970  # Pillow refuses more, whatever it's told
+STORAGE = storage()
 
 CONFIG: dict[str, Rule | dict[str, Rule]] = {
     "log_file": text(),
@@ -58,6 +61,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
     },
     "training": {"bundle_dir": text(), "cache_dir": text(), "int8": flag()},
     "crossvalidation": {"root_dir": text()},
+    "search": {"root_dir": text(), "storage": STORAGE, "grace_s": number(1, 86400)},
     "evaluation": {
         "root_dir": text(),
         "mlflow_uri": text(),
@@ -127,4 +131,13 @@ PARAMS: dict[str, Rule | dict[str, Rule]] = {
     "SHEAR_RANGE": number(0, 89),
     "ZOOM_RANGE": number(0, 0.9),
     "HORIZONTAL_FLIP": flag(),
+}
+
+SEARCHED = ("LEARNING_RATE", "BATCH_SIZE", "HEAD", "DROPOUT", "VIEWS", "FINE_TUNE_FROM", "BACKBONE")
+SEARCH: dict[str, Rule | dict[str, Rule]] = {
+    "trials": integer(1, 10**6),
+    "metric": choice("loss", "roc_auc", "balanced_accuracy"),
+    "folds": integer(1, 100),
+    "epochs": integer(1, 10000),
+    "space": {key: span(rule) for key, rule in PARAMS.items() if key in SEARCHED and isinstance(rule, Rule)},
 }

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -224,3 +225,62 @@ class ServingConfig:
     show_reports: bool = False
     model_cache: Path = Path(".cache/models")
     model_poll_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A parameter that is one of `values`."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Between:
+    """A number from `low` to `high`, both included.
+
+    Attributes:
+        low: smallest.
+        high: largest.
+        log: whether it is drawn on a logarithmic scale.
+        step: from one value to the next; None: any number, of `whole` ones each.
+        whole: whether it is a whole number.
+    """
+
+    low: float
+    high: float
+    log: bool
+    step: float | None
+    whole: bool
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What `search` needs.
+
+    Attributes:
+        crossvalidation: all of training, and the folds.
+        prepare: how a model is prepared, for other backbones.
+        params: all of params.yaml.
+        params_path: of params.yaml.
+        space: what is tried of each searched parameter.
+        trials: how many, in all.
+        metric: what decides, of the held-out images: `loss`, `roc_auc` or `balanced_accuracy`.
+        folds: that a trial is judged in.
+        epochs: at the most.
+        storage: URL of the study.
+        root_dir: for the report and the changes.
+        grace_s: seconds without a sign of life until a trial is taken over.
+    """
+
+    crossvalidation: CrossValidationConfig
+    prepare: PrepareBaseModelConfig
+    params: dict[str, Any]
+    params_path: Path
+    space: dict[str, Choice | Between]
+    trials: int
+    metric: str
+    folds: int
+    epochs: int
+    storage: str
+    root_dir: Path
+    grace_s: float

@@ -51,3 +51,22 @@ def add_head(
         x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
     outputs = layers.Dense(class_count, activation="softmax", name="probabilities")(x)
     return keras.Model(backbone.input, outputs, name="classifier")
+
+
+def head_alone(shape: tuple[int, int, int], head: str, dropout: float, class_count: int, seed: int) -> "keras.Model":
+    """Return the head of `add_head` without a backbone, with the same first weights.
+
+    Args:
+        shape: of one feature map, (h, w, channels).
+        head: as in `add_head`.
+        dropout: as in `add_head`.
+        class_count: as in `add_head`.
+        seed: as in `add_head`.
+
+    Returns:
+        A model from feature maps to probabilities, (n, class_count).
+    """
+    import keras
+
+    maps = keras.Input(shape, name="maps")
+    return add_head(keras.Model(maps, maps), "maps", head, dropout, class_count, seed)

@@ -20,6 +20,7 @@ def import_tensorflow() -> None:
         try:
             import tensorflow as tf
 
+            tf.get_logger().setLevel(logging.ERROR)  # it warns of many models in one process, such as a search's
             tf.config.list_physical_devices()
             tf.cast(tf.constant([0], tf.float16), tf.float32)
         finally:

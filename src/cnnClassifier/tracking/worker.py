@@ -64,8 +64,9 @@ class Worker:
         return {"what": "receipt", "run_id": self._store.run_ids[0], "see": self._store.where_to_see(0)}
 
     def close(self) -> None:
-        """End the run, unless it has said how it ended; what the local store has of it needs no sending any more."""
-        self.take([{"what": "finish", "run": 0, "status": "KILLED"}])
+        """End all runs that haven't said how they ended; what the local store has of it needs no sending any more."""
+        runs = [event["run"] for event in self._journal if event["what"] == "open"]
+        self.take([{"what": "finish", "run": run, "status": "KILLED"} for run in reversed(runs)])
         opening = next((event for event in self._journal if event["what"] == "open"), {})
         if self._gave_up or not self._store or not opening.get("resume") or not is_remote(self._uri):
             return
