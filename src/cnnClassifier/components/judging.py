@@ -116,7 +116,7 @@ class Judge:
 
     def _compute(self, trunk: "keras.Model") -> Features:
         training = self._config.crossvalidation.training
-        precision = choose_precision(trunk, training.precision, training.cache_dir)
+        precision = choose_precision(training.precision)
         cache = FeatureCache(training.cache_dir, trunk, precision)
         augmentation = replace(training.augmentation, views=self._views)
         items = [(entry, view) for entry in self._entries for view in views_of(entry.sha256, augmentation)]
