@@ -1,4 +1,5 @@
 import io
+import logging
 import os
 
 import numpy as np
@@ -17,6 +18,15 @@ from tests.mlflow_server import mlflow_server
 def pytest_collection_modifyitems(items):
     """Run the fast tests first."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture
+def dvc_repo(monkeypatch):
+    """DVC's Repo class; its log, set up when it was imported, would go to a stream of that moment's test."""
+    from dvc.repo import Repo
+
+    monkeypatch.setattr(logging.getLogger("dvc"), "handlers", [])
+    return Repo
 
 
 @pytest.fixture(scope="session")

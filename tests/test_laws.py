@@ -255,10 +255,9 @@ RERUN = {
 }
 
 
-def test_dvc_sees_a_key_change_for_the_stages_that_list_it(dvc, tmp_path, monkeypatch):
+def test_dvc_sees_a_key_change_for_the_stages_that_list_it(dvc, dvc_repo, tmp_path, monkeypatch):
     import networkx
     from dvc.dependency.param import ParamsDependency
-    from dvc.repo import Repo
 
     monkeypatch.chdir(tmp_path)
     for path in [path for stage in dvc.values() for path in (*stage["deps"], *(next(iter(o)) for o in stage["outs"]))]:
@@ -272,10 +271,10 @@ def test_dvc_sees_a_key_change_for_the_stages_that_list_it(dvc, tmp_path, monkey
 
     for which, content in SHIPPED.items():
         write(which, content)
-    Repo.init(no_scm=True)
-    with Repo() as repo:
+    dvc_repo.init(no_scm=True)
+    with dvc_repo() as repo:
         repo.commit(force=True)
-    with Repo() as repo:
+    with dvc_repo() as repo:
         watching = [
             (stage, dep) for stage in repo.index.stages for dep in stage.deps if isinstance(dep, ParamsDependency)
         ]

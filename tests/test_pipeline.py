@@ -138,7 +138,12 @@ def test_the_pipeline_is_one_run_on_a_server(clone, tracking_server, hidden, tmp
         assert {"synthetic", "manifest_sha256", "dvc_lock_sha256", "gates_not_met"} < found.data.tags.keys()
         splits = sorted(tag.value for used in found.inputs.dataset_inputs for tag in used.tags)
         assert splits == ["test", "train", "validation"]
-        got = download_artifacts(run_id=found.info.run_id, artifact_path="model/model.keras", dst_path=str(tmp_path))
+        got = download_artifacts(
+            run_id=found.info.run_id,
+            artifact_path="model/model.keras",
+            dst_path=str(tmp_path),
+            tracking_uri=server.uri,  # what other tests set in this process goes before the environment
+        )
         assert Path(got).read_bytes() == (clone / "artifacts/training/model.keras").read_bytes()
 
 

@@ -28,12 +28,10 @@ def git(*words):
 
 
 @pytest.fixture
-def repository(place):
+def repository(place, dvc_repo):
     """A DVC repository; returns a function that makes an evaluation and says so in dvc.lock."""
-    from dvc.repo import Repo
-
     git("init", "-q")
-    with Repo.init() as repo:
+    with dvc_repo.init() as repo:
         repo.config["core"] |= {"analytics": False}
     Path("dvc.yaml").write_text(STAGES)
 
@@ -42,7 +40,7 @@ def repository(place):
         ROOT_DIR.mkdir(parents=True, exist_ok=True)
         Path("artifacts/training").write_text(f"a model after {epochs} epochs")
         (ROOT_DIR / "scores.json").write_text(text)
-        with Repo() as repo:
+        with dvc_repo() as repo:
             repo.commit(target, force=True)
         git("add", "dvc.lock")
         git("commit", "-q", "-m", text)
@@ -59,13 +57,11 @@ def find(what, config, scratch="scratch"):
     return find_evaluation(what, ROOT_DIR, config, Path(scratch))
 
 
-def test_finds_folders_and_revisions_from_cache_or_remote(place, local, repository):
-    from dvc.repo import Repo
-
+def test_finds_folders_and_revisions_from_cache_or_remote(place, local, repository, dvc_repo):
     repository("first", 2)
     git("tag", "v1")
     Path(".dvc/config").write_text("[core]\n remote = store\n['remote \"store\"']\n url = ../store\n")
-    with Repo() as repo:
+    with dvc_repo() as repo:
         repo.push()
     shutil.rmtree(".dvc/cache/files")
     repository("second", 3)

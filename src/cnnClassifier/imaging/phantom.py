@@ -151,6 +151,7 @@ def write_phantom(folder: Path, options: PhantomOptions, workers: int = -1) -> i
 
     from cnnClassifier.utils.progress import progress
 
+    folder = Path(folder).absolute()  # workers that live on may stand elsewhere
     with_lesion = lesion_patients(options)
     for name in (LESION_CLASS, NORMAL_CLASS):
         (folder / name).mkdir(parents=True, exist_ok=True)
