@@ -60,11 +60,12 @@ def _serve(chosen: argparse.Namespace) -> None:
     from cnnClassifier.web.application import create_app
     from cnnClassifier.web.jobs import Jobs
     from cnnClassifier.web.model_host import ModelHost
-    from cnnClassifier.web.server import bind, is_public, serve, url_of
+    from cnnClassifier.web.server import bind, is_public, serve, share_memory, url_of
     from cnnClassifier.web.tokens import VARIABLE, read_tokens
 
     # Until serve() takes over: as a container's first process it would not be heard otherwise.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    share_memory()
     manager = ConfigurationManager(chosen.config, chosen.params)
     config = manager.serving()
     given = {name: value for name in ("host", "port") if (value := getattr(chosen, name)) is not None}

@@ -1,5 +1,7 @@
 """Serve the app with waitress: one process, several threads, no development server."""
 
+import contextlib
+import ctypes
 import errno
 import logging
 import signal
@@ -23,6 +25,16 @@ _SPARE_THREADS = 6
 _CONNECTIONS = 400
 _GRACE_S = 0.2
 _DRAIN_S = 7.0
+_M_ARENA_MAX = -8  # of malloc.h
+
+
+def share_memory() -> None:
+    """Let all threads to come allocate from two arenas, where the C library is glibc; elsewhere nothing is done.
+
+    It gives each of dozens of threads an arena of its own, which keeps what pictures took there: 120 MB more.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def bind(host: str, port: int) -> socket.socket:
