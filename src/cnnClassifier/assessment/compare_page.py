@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from importlib.resources import files
 
 import numpy as np
 from sklearn import metrics
@@ -10,6 +9,7 @@ from sklearn import metrics
 from cnnClassifier.assessment.compare import SMALLER_IS_BETTER, Comparison, Difference, Disagreement, Evaluated
 from cnnClassifier.assessment.metrics import NAMES
 from cnnClassifier.entity.notices import DISCLAIMER, SYNTHETIC
+from cnnClassifier.utils.page import fill_page
 
 _WIDTH = 79
 _FEW, _MANY = 10, 100  # disagreements that are shown: on a terminal and in a pull request, on the page
@@ -82,13 +82,9 @@ def as_markdown(found: Comparison) -> str:
 
 def as_page(found: Comparison) -> str:
     """Write the comparison as an HTML page: no script, no network, no other file."""
-    import jinja2
-
-    template = files("cnnClassifier.assessment").joinpath("compare_page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.from_string(template).render(
+    return fill_page(
+        "cnnClassifier.assessment",
+        "compare_page.html",
         found=found,
         verdict=verdict(found),
         called=_called(found) if found.paired else "",

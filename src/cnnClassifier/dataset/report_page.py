@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.manifest import SPLITS
 from cnnClassifier.entity.notices import DISCLAIMER
 from cnnClassifier.imaging.decode import Reading, decode
+from cnnClassifier.utils.page import fill_page
 
 _SETS, _PICTURES, _ROWS, _POINTS = 12, 8, 50, 1500  # that are shown of each kind, so that the page stays small
 _SIDE = 200  # pixels of a picture's longer side
@@ -29,14 +29,9 @@ def render_page(audited: Audited, report: dict[str, Any], config: DataValidation
         report: as `build_report` returned it.
         config: where the pictures are, and the limits that the page names.
     """
-    import jinja2
-
-    template = files("cnnClassifier.dataset").joinpath("report_page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-
-    return environment.from_string(template).render(
+    return fill_page(
+        "cnnClassifier.dataset",
+        "report_page.html",
         report=report,
         config=config,
         classes=audited.manifest.classes,

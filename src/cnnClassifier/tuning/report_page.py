@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from importlib.resources import files
 from statistics import median
 from typing import Any
 
 from cnnClassifier.entity.notices import DISCLAIMER
+from cnnClassifier.utils.page import fill_page
 
 _NAMES = {"loss": "log loss", "roc_auc": "ROC AUC", "balanced_accuracy": "balanced accuracy"}
 _WORST = 3.0  # as many times as far from the best as the median: what is worse is drawn at the edge
@@ -18,18 +18,14 @@ def render_page(report: dict[str, Any]) -> str:
     Args:
         report: from `build_report`, with `changes` where there is a best trial.
     """
-    import jinja2
-
-    template = files("cnnClassifier.tuning").joinpath("report_page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
     heights = _heights([trial["value"] for trial in report["trials"]], report["minimise"])
     points = [
         {**trial, "y": y, "is_best": trial["number"] == report.get("best", {}).get("number")}
         for trial, y in zip(report["trials"], heights, strict=True)
     ]
-    return environment.from_string(template).render(
+    return fill_page(
+        "cnnClassifier.tuning",
+        "report_page.html",
         report=report,
         names=_NAMES,
         disclaimer=DISCLAIMER,
