@@ -85,10 +85,10 @@ def test_a_trial_judges_what_training_fits_whatever_was_judged_before(place):
     labels, groups = manifest.labels(entries), np.array([entry.group for entry in entries])
     _, tail, _, cache = open_model(training)
     items = [(entry, view) for entry in entries for view in views_of(entry.sha256, training.augmentation)]
-    runner = FoldRunner(config.crossvalidation, tail, image_features(cache, items, training), labels, 0)
+    runner = FoldRunner(config.crossvalidation, tail, image_features(cache, items, training), labels, groups, 0)
     for fold, parts in zip(first, grouped_folds(labels, groups, 4, training.fit.seed), strict=False):
-        probabilities, _ = runner.run(*parts, untracked())
-        own = np.take_along_axis(probabilities, labels[parts[2]][:, None], 1)
+        outcome = runner.run(*parts, untracked())
+        own = np.take_along_axis(outcome.probabilities, labels[parts[2]][:, None], 1)
         assert fold["loss"] == pytest.approx(float(-np.log(own).mean()), abs=1e-5)
 
 

@@ -16,9 +16,9 @@ from cnnClassifier.entity.notices import is_synthetic
 from cnnClassifier.imaging.augment import views_of
 from cnnClassifier.network.features import Features
 from cnnClassifier.network.fit import fit, predict, snapshot
-from cnnClassifier.tracking.datasets import log_splits
+from cnnClassifier.tracking.datasets import data_tags, log_splits
 from cnnClassifier.tracking.tracker import Tracker, track
-from cnnClassifier.utils.common import replacing, save_json, sha256_of, write_csv
+from cnnClassifier.utils.common import replacing, save_json, write_csv
 from cnnClassifier.utils.errors import ManifestError
 from cnnClassifier.utils.log import logger
 
@@ -48,8 +48,7 @@ class CrossValidation:
         """
         training = self.config.training
         manifest = Manifest.read(training.manifest_path)
-        synthetic = is_synthetic(training.source_URL)
-        tags = {"manifest_sha256": sha256_of(training.manifest_path), "synthetic": str(synthetic)}
+        tags = data_tags(training.manifest_path, training.source_URL)
         with track(self.tracking, f"{training.backbone} in {self.config.folds} folds", tags) as tracker:
             log_splits(tracker, manifest, training.source_URL, *SPLITS)
             return self._run(manifest, tracker)
@@ -63,21 +62,21 @@ class CrossValidation:
         _, tail, _, cache = open_model(training)
         items = [(entry, view) for entry in entries for view in views_of(entry.sha256, training.augmentation)]
         features = image_features(cache, items, training)
-        every_fold = FoldRunner(config, tail, features, labels, positive)
+        every_fold = FoldRunner(config, tail, features, labels, groups, positive)
         folds, rows = [], []
         for seed in config.seeds:
             parts = grouped_folds(labels, groups, config.folds, seed)
             for number, (fitted, stopped, held_out) in enumerate(parts, 1):
                 run = tracker.child(f"seed {seed}, fold {number}")
-                probabilities, threshold = every_fold.run(fitted, stopped, held_out, run)
-                outcome = Outcome.of(labels[held_out], probabilities, groups[held_out], positive, threshold)
+                outcome = every_fold.run(fitted, stopped, held_out, run)
                 result = figures(outcome)
                 run.metrics({name: value for name, value in result.items() if isinstance(value, float)})
                 run.finish()
                 folds.append({"seed": seed, "fold": number, "n": len(held_out), **result})
+                probabilities = outcome.probabilities.round(6).tolist()
                 rows += [
                     (seed, number, entries[i].path, entries[i].group, entries[i].label, manifest.classes[call], *row)
-                    for i, call, row in zip(held_out, outcome.called, probabilities.round(6).tolist(), strict=True)
+                    for i, call, row in zip(held_out, outcome.called, probabilities, strict=True)
                 ]
                 logger.info(
                     "seed %d, fold %d of %d: balanced accuracy %.3f, ROC AUC %.3f on %d images",
@@ -103,15 +102,19 @@ class FoldRunner:
     """Fit the tail anew for each fold: compiled once, brought back to its first weights every time."""
 
     def __init__(
-        self, config: CrossValidationConfig, tail: "keras.Model", features: Features, labels: np.ndarray, positive: int
+        self,
+        config: CrossValidationConfig,
+        tail: "keras.Model",
+        features: Features,
+        labels: np.ndarray,
+        groups: np.ndarray,
+        positive: int,
     ) -> None:
         self._config, self._tail, self._features = config, tail, features
-        self._labels, self._positive = labels, positive
+        self._labels, self._groups, self._positive = labels, groups, positive
         self._restore = snapshot(tail)
 
-    def run(
-        self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray, tracker: Tracker
-    ) -> tuple[np.ndarray, float]:
+    def run(self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray, tracker: Tracker) -> Outcome:
         """Fit, calibrate, and judge the held-out images.
 
         Args:
@@ -121,7 +124,7 @@ class FoldRunner:
             tracker: takes each epoch's figures.
 
         Returns:
-            Calibrated probabilities of the held-out images, (n, classes), and the threshold.
+            Calibrated predictions of the held-out images, decided by the threshold.
         """
         training, tail, labels = self._config.training, self._tail, self._labels
         views = training.augmentation.views
@@ -139,7 +142,10 @@ class FoldRunner:
             on_epoch=tracker.metrics,
         )
         decision = decide_on_validation(labels[stopped], predict(tail, as_is[stopped]), self._positive, None)
-        return temper(predict(tail, as_is[held_out]), decision["temperature"]), decision["threshold"]
+        probabilities = temper(predict(tail, as_is[held_out]), decision["temperature"])
+        return Outcome.of(
+            labels[held_out], probabilities, self._groups[held_out], self._positive, decision["threshold"]
+        )
 
 
 def grouped_folds(

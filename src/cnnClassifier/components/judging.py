@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnClassifier.assessment.metrics import Outcome, figures
+from cnnClassifier.assessment.metrics import figures
 from cnnClassifier.components.crossvalidation import FoldRunner, check_groups, grouped_folds
 from cnnClassifier.components.preparation import image_features, positive_class
 from cnnClassifier.components.prepare_base_model import PrepareBaseModel
@@ -88,14 +88,12 @@ class Judge:
         of_each_image = np.arange(len(self._entries))[:, None] * self._views + np.arange(views)
         features = self._features[backbone, block][of_each_image.ravel()]
         tail = self._tail(backbone, block, known["HEAD"], known["DROPOUT"])
-        runner = FoldRunner(replace(config, training=recipe), tail, features, self._labels, self._positive)
+        runner = FoldRunner(
+            replace(config, training=recipe), tail, features, self._labels, self._groups, self._positive
+        )
         parts = grouped_folds(self._labels, self._groups, config.folds, training.fit.seed)
-        for _, (fitted, stopped, held_out) in zip(range(self._config.folds), parts, strict=False):
-            probabilities, threshold = runner.run(fitted, stopped, held_out, untracked())
-            outcome = Outcome.of(
-                self._labels[held_out], probabilities, self._groups[held_out], self._positive, threshold
-            )
-            found = figures(outcome)
+        for _, fold in zip(range(self._config.folds), parts, strict=False):
+            found = figures(runner.run(*fold, untracked()))
             yield {name: found[name] for name in FIGURES}
 
     def _tried(self, key: str) -> tuple[Any, ...]:

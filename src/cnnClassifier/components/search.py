@@ -12,8 +12,7 @@ from optuna.trial import Trial
 from cnnClassifier.components.judging import FIGURES, SPLITS, Judge, prepared_as
 from cnnClassifier.entity.config_entity import SearchConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Manifest
-from cnnClassifier.entity.notices import is_synthetic
-from cnnClassifier.tracking.datasets import log_splits
+from cnnClassifier.tracking.datasets import data_tags, log_splits
 from cnnClassifier.tracking.tracker import Tracker, track
 from cnnClassifier.tuning.edit import difference, with_values
 from cnnClassifier.tuning.report import build_report
@@ -71,11 +70,7 @@ class Search:
         logger.info("study %s has %d of %d trials", name, done, most)
         if done < most:
             until = time.monotonic() + (timeout_s or math.inf)
-            tags = {
-                "search": name,
-                "manifest_sha256": sha256_of(training.manifest_path),
-                "synthetic": str(is_synthetic(training.source_URL)),
-            }
+            tags = {"search": name, **data_tags(training.manifest_path, training.source_URL)}
             with track(self.tracking, f"search {name}", tags, resume={"search": name}) as tracker:
                 log_splits(tracker, manifest, training.source_URL, *SPLITS)
                 self._search(study, Judge(config, manifest), most, until, tracker)

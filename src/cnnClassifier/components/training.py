@@ -15,7 +15,7 @@ from cnnClassifier.network.familiarity import fit_reference
 from cnnClassifier.network.files import save_model
 from cnnClassifier.network.fit import fit, pooled_features, predict
 from cnnClassifier.network.graph import graph_of, quantise, save_graph
-from cnnClassifier.tracking.datasets import log_splits
+from cnnClassifier.tracking.datasets import data_tags, log_splits
 from cnnClassifier.tracking.tracker import TRAINED, Tracker, track
 from cnnClassifier.utils.common import replacing, sha256_of, write_csv
 from cnnClassifier.utils.log import logger
@@ -47,8 +47,7 @@ class Training:
             ManifestError: a split is empty or a class is missing from it.
         """
         manifest = Manifest.read(self.config.manifest_path)
-        synthetic = is_synthetic(self.config.source_URL)
-        tags = {"manifest_sha256": sha256_of(self.config.manifest_path), "synthetic": str(synthetic)}
+        tags = data_tags(self.config.manifest_path, self.config.source_URL)
         with track(self.tracking, self.config.backbone, tags, patience_s=_PATIENCE_S) as tracker:
             log_splits(tracker, manifest, self.config.source_URL, "train", "validation")
             bundle = self._train(manifest, tracker)

@@ -2,9 +2,17 @@
 
 import hashlib
 from collections import Counter
+from pathlib import Path
 
 from cnnClassifier.entity.manifest import Manifest
+from cnnClassifier.entity.notices import is_synthetic
 from cnnClassifier.tracking.tracker import Tracker
+from cnnClassifier.utils.common import sha256_of
+
+
+def data_tags(manifest_path: Path, source: str) -> dict[str, str]:
+    """Return the tags that say which data a run is of, and whether they are the phantom's."""
+    return {"manifest_sha256": sha256_of(manifest_path), "synthetic": str(is_synthetic(source))}
 
 
 def log_splits(tracker: Tracker, manifest: Manifest, source: str, *splits: str) -> None:
