@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnClassifier.entity.bundle import ModelBundle
-from cnnClassifier.web.evaluated import history_of, scores_of
+from cnnClassifier.web.evaluated import figure_of, history_of, scores_of
 
 _WIDTH, _HEIGHT = 600, 220  # of a chart, in the SVG's own units
 # What each figure is called, what it says, and whether more is better; those that the scores lack are left out.
@@ -53,16 +53,7 @@ def _evaluation(bundle: ModelBundle, scores: dict[str, Any]) -> dict[str, Any]:
 
 def _figure(scores: dict[str, Any], name: str) -> dict[str, Any]:
     label, meaning, upwards = _FIGURES[name]
-    images, groups = scores["counts"][name]
-    return {
-        "label": label,
-        "meaning": meaning,
-        "upwards": upwards,
-        "value": scores[name],
-        "interval": scores["intervals"].get(name),
-        "images": images,
-        "groups": groups,
-    }
+    return {"label": label, "meaning": meaning, "upwards": upwards, **figure_of(scores, name)}
 
 
 def _confusion(bundle: ModelBundle, scores: dict[str, Any]) -> list[dict[str, Any]]:

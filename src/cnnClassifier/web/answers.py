@@ -15,6 +15,7 @@ from cnnClassifier.entity.notices import DISCLAIMER
 from cnnClassifier.entity.prediction import Prediction
 from cnnClassifier.pipeline.prediction import Predictor
 from cnnClassifier.utils.errors import ImageError
+from cnnClassifier.web.evaluated import figure_of
 from cnnClassifier.web.options import Options
 from cnnClassifier.web.problems import RequestError, content_of
 from cnnClassifier.web.uploads import Upload
@@ -128,11 +129,6 @@ def facts_of(bundle: ModelBundle, scores: dict[str, Any] | None) -> dict[str, An
         "synthetic": bundle.synthetic,
         # The kind alone: an address or a path of the training data is nobody's business here.
         "data_source": "phantom" if bundle.synthetic else "images",
-        "metrics": scores and {name: _figure(scores, name) for name in scores["counts"]},
+        "metrics": scores and {name: figure_of(scores, name) for name in scores["counts"]},
         "disclaimer": DISCLAIMER,
     }
-
-
-def _figure(scores: dict[str, Any], name: str) -> dict[str, Any]:
-    images, groups = scores["counts"][name]
-    return {"value": scores[name], "interval": scores["intervals"].get(name), "images": images, "groups": groups}

@@ -16,6 +16,12 @@ def scores_of(bundle: ModelBundle, evaluation_dir: Path | None) -> dict[str, Any
     return found if found.get("model_sha256") == bundle.model_sha256 else None
 
 
+def figure_of(scores: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a figure's value, its interval, and how many images and groups it is of."""
+    images, groups = scores["counts"][name]
+    return {"value": scores[name], "interval": scores["intervals"].get(name), "images": images, "groups": groups}
+
+
 def card_of(bundle: ModelBundle, evaluation_dir: Path | None) -> Path | None:
     """Return the model card, which stands beside the scores."""
     if evaluation_dir is None or scores_of(bundle, evaluation_dir) is None:
