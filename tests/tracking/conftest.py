@@ -1,3 +1,4 @@
+import logging
 import os
 
 import pytest
@@ -40,3 +41,11 @@ def local(place, made_store):
 def server(tracking_server):
     """Return the running MLflow server."""
     return tracking_server
+
+
+@pytest.fixture
+def said(caplog, monkeypatch):
+    """What goes to the terminal."""
+    monkeypatch.setattr(logging.getLogger("cnnClassifier"), "propagate", True)
+    caplog.set_level(logging.INFO, "cnnClassifier")
+    return caplog

@@ -50,14 +50,6 @@ print(answer.to_json(orient="records"))
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    """What goes to the terminal."""
-    monkeypatch.setattr(logging.getLogger("cnnClassifier"), "propagate", True)
-    caplog.set_level(logging.INFO, "cnnClassifier")
-    return caplog
-
-
-@pytest.fixture
 def enter(place, monkeypatch):
     """Log in to a server, and return what writes there."""
     # The same file by its whole path: in one process MLflow keeps a store for each address.

@@ -17,14 +17,6 @@ from tests.mlflow_server import free_port
 SRC = Path(__file__).resolve().parents[2] / "src"
 
 
-@pytest.fixture
-def said(caplog, monkeypatch):
-    """What goes to the terminal."""
-    monkeypatch.setattr(logging.getLogger("cnnClassifier"), "propagate", True)
-    caplog.set_level(logging.INFO, "cnnClassifier")
-    return caplog
-
-
 def runs():
     from mlflow import MlflowClient
 
