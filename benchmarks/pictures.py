@@ -4,17 +4,15 @@ Needs a trained bundle (`make pipeline`) and Chromium.
 """
 
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from benchmarks.serving import free_port, wait_until_ready
 from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
 
 DOCS = Path("docs")
@@ -28,7 +26,7 @@ def main() -> None:
         write_phantom(folder, parse_phantom("phantom:patients=8,slices=1,size=256,seed=5"))
         ill, well = (sorted((folder / label).glob("*.png")) for label in ("adenocarcinoma", "normal"))
         sheet(ill[:4] + well[:4]).save(DOCS / "phantom.png", optimize=True)
-        page(ill[0], DOCS / "page.png")
+    page(DOCS / "page.png")
 
 
 def sheet(files: list[Path]) -> Image.Image:
@@ -39,19 +37,12 @@ def sheet(files: list[Path]) -> Image.Image:
     return picture
 
 
-def page(file: Path, target: Path) -> None:
-    """Start the server, predict one picture in Chromium, and take a screenshot."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def page(target: Path) -> None:
+    """Start the server, let it look at its first example in Chromium, and take a screenshot."""
+    port = free_port()
     server = subprocess.Popen([sys.executable, "app.py", "--port", str(port)])
     try:
-        for _ in range(150):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz")
-                break
-            except OSError:
-                time.sleep(0.2)
+        wait_until_ready(f"http://127.0.0.1:{port}/readyz", server)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
                 executable_path=shutil.which("chromium"),
@@ -59,11 +50,10 @@ def page(file: Path, target: Path) -> None:
             )
             shown = browser.new_page(viewport={"width": 1200, "height": 760})
             shown.goto(f"http://127.0.0.1:{port}/")
-            shown.set_input_files("#file", file)
-            shown.click("#predict")
-            shown.wait_for_selector("#answer:not([hidden])")
+            shown.locator("#example-list button").first.click()
+            shown.locator("#cards [data-state=done]").wait_for()
             shown.wait_for_timeout(800)
-            shown.screenshot(path=target)
+            shown.screenshot(path=target, full_page=True)
             browser.close()
     finally:
         server.terminate()
