@@ -1,6 +1,7 @@
 """The scripts and the workflow's steps against a `docker` and an `aws` that keep state: what docs/aws.md promises."""
 
 import fcntl
+import http.client
 import json
 import os
 import signal
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,7 +124,7 @@ def watched(world):
         while not done.wait(0.01):
             try:
                 seen.append(world.answers())
-            except (urllib.error.URLError, ConnectionError):
+            except (OSError, http.client.HTTPException):  # refused, or cut off within the answer
                 seen.append(None)
 
     client = threading.Thread(target=ask)
