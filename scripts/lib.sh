@@ -16,6 +16,16 @@ READY_TIMEOUT=${READY_TIMEOUT:-120}
 LOCK_WAIT=${LOCK_WAIT:-900}
 ENV_FILE=${ENV_FILE:-/etc/$NAME.env}
 
+# Told to stop, a script exits as on an error: what it traps on exit runs to its end, however often it is told. Where EXIT
+# alone is trapped, a signal that comes while bash starts a command may end it within the trap.
+stopped() {
+  trap '' HUP INT TERM
+  exit "$1"
+}
+trap 'stopped 129' HUP
+trap 'stopped 130' INT
+trap 'stopped 143' TERM
+
 # shellcheck disable=SC2034 # used where this is sourced
 # Whatever runs the app: nothing to write to but memory, no capability, logs that don't fill the disk.
 CONTAINER=(--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges
@@ -95,7 +105,7 @@ lock() {
 recover() {
   remove "$NAME-candidate"
   if [ -z "$(running "$NAME")" ]; then # killed between two renames, or there never was one
-    if [ "$(running "$NAME-next")" = true ] && ready "$PORT"; then docker rename "$NAME-next" "$NAME"; fi
+    if [ "$(running "$NAME-next")" = true ] && wait_ready "$NAME-next" "$PORT"; then docker rename "$NAME-next" "$NAME"; fi
     if [ "$(running "$NAME-previous")" = true ]; then
       docker rename "$NAME-previous" "$NAME"
       [ -z "$(running "$NAME-next")" ] || docker rename "$NAME-next" "$NAME-previous"

@@ -2,7 +2,8 @@
 
 A container that runs is a real process on the real port, so that what the scripts ask of it is asked for real.
 Run as `standin.py docker …` or `standin.py aws …`; STANDIN names the state's folder. STANDIN_MAY lists the IAM actions
-that the caller has; what needs another one is refused as AWS would.
+that the caller has; what needs another one is refused as AWS would. A version with the fault `fails_on_the_port` isn't
+ready there, as long as the folder has no file `enough`; then it crashes.
 """
 
 import fcntl
@@ -153,6 +154,12 @@ def alive(box):
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
+def end(box, number):
+    os.kill(box["pid"], number)
+    while alive(box):
+        time.sleep(0.01)
+
+
 def container(content, name):
     if name not in content["containers"]:
         raise Refused(f"No such container: {name}")
@@ -189,8 +196,8 @@ def start(content, options, rest):
     box |= {"starts": box["starts"] + 1, "log": str(HOME / f"{number}.log"), "ended": str(HOME / f"{number}.code")}
     made = content["images"][box["image"]]
     fault = made["fault"]
-    if fault == "fails_on_the_port" and box["address"] != "127.0.0.1":
-        fault = "never_ready"
+    if fault == "fails_on_the_port" and box["address"] == "127.0.0.1":
+        fault = ""
     command = [sys.executable, "-I", "-S", __file__, "serve", str(box["port"])]
     with Path(box["log"]).open("w") as log:
         process = subprocess.Popen(
@@ -210,12 +217,7 @@ def start(content, options, rest):
 def stop(content, options, rest):
     box = container(content, rest[0])
     if alive(box):
-        os.kill(box["pid"], signal.SIGTERM)
-        for _ in range(1000):
-            if not alive(box):
-                return
-            time.sleep(0.01)
-        os.kill(box["pid"], signal.SIGKILL)
+        end(box, signal.SIGTERM)  # unlike Docker's its patience has no end: a busy machine is no fault
 
 
 def run(content, options, rest):
@@ -226,9 +228,7 @@ def run(content, options, rest):
 def remove(content, options, rest):
     box = container(content, rest[0])
     if alive(box):
-        os.kill(box["pid"], signal.SIGKILL)
-        while alive(box):
-            time.sleep(0.01)
+        end(box, signal.SIGKILL)
     del content["containers"][rest[0]]
 
 
@@ -339,7 +339,7 @@ def serve(port, fault, revision, ended):
             self.wfile.write(body)
 
         def do_GET(self):
-            self.answer(503 if fault == "never_ready" else 200, {"revision": revision})
+            self.answer(503 if fault in ("never_ready", "fails_on_the_port") else 200, {"revision": revision})
 
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -348,12 +348,17 @@ def serve(port, fault, revision, ended):
         def log_message(self, *words):
             pass
 
-    def end(*_):
+    def leave(*_):
         Path(ended).write_text("1" if fault == "stops_badly" else "0")
         os._exit(0)
 
-    server = ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
-    signal.signal(signal.SIGTERM, end)
+    class Server(ThreadingHTTPServer):
+        def service_actions(self):  # between requests, and twice a second
+            if fault == "fails_on_the_port" and (HOME / "enough").exists():
+                os._exit(1)
+
+    server = Server(("127.0.0.1", int(port)), Handler)
+    signal.signal(signal.SIGTERM, leave)
     print("this version is", revision, fault, file=sys.stderr, flush=True)
     print(server.server_port, flush=True)
     server.serve_forever()

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,24 +17,20 @@ import pytest
 import yaml
 
 from tests.deploy import policies, standin
+from tests.waiting import PATIENCE_S, reserved_port, until
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/chest-ct"
 pytestmark = pytest.mark.slow
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
 class World:
     """A machine with Docker, AWS behind it, and a name of its own for its containers."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, port, side_port):
         self.folder = folder
         self.place = ROOT
-        self.port = free_port()
+        self.port = port
         self.name = f"test-{folder.name}-{os.getpid()}"
         tools = folder / "tools"
         tools.mkdir()
@@ -52,8 +47,8 @@ class World:
             "ECR_REPOSITORY_NAME": "chest-ct",
             "NAME": self.name,
             "PORT": str(self.port),
-            "SIDE_PORT": str(free_port()),
-            "READY_TIMEOUT": "30",
+            "SIDE_PORT": str(side_port),
+            "READY_TIMEOUT": str(PATIENCE_S),
             "ENV_FILE": str(folder / "settings.env"),
         }
 
@@ -69,8 +64,11 @@ class World:
         )
 
     def run(self, *words, code=0, **options):
-        process = self.start(*words, **options)
-        out, err = process.communicate(timeout=120)
+        return self.end(self.start(*words, **options), code)
+
+    @staticmethod
+    def end(process, code=0):
+        out, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == code, out + err
         return err
 
@@ -111,17 +109,22 @@ class World:
         return {tag.rpartition(":")[2] for tag in self.state["tags"] if tag.startswith(f"{REGISTRY}:")} - {"latest"}
 
     def answers(self):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=PATIENCE_S) as answer:
             return json.load(answer)["revision"]
 
 
 @contextmanager
 def watched(world):
-    """Ask the page again and again; yield the versions that answer, None where nobody does."""
+    """Ask the page again and again; yield the versions that answer, None where nobody does.
+
+    The first answer is there at the beginning, and one that was asked for after the block at the end.
+    """
     seen, done = [], threading.Event()
 
     def ask():
-        while not done.wait(0.01):
+        last = False
+        while not last:
+            last = done.wait(0.01)
             try:
                 seen.append(world.answers())
             except (OSError, http.client.HTTPException):  # refused, or cut off within the answer
@@ -130,6 +133,7 @@ def watched(world):
     client = threading.Thread(target=ask)
     client.start()
     try:
+        until(lambda: seen)
         yield seen
     finally:
         done.set()
@@ -138,12 +142,13 @@ def watched(world):
 
 @pytest.fixture
 def world(tmp_path):
-    made = World(tmp_path)
-    yield made
-    if (tmp_path / "state.json").exists():
-        for box in made.state["containers"].values():
-            if World.runs(box):
-                os.kill(box["pid"], signal.SIGKILL)
+    with reserved_port() as port, reserved_port() as side_port:
+        made = World(tmp_path, port, side_port)
+        yield made
+        if (tmp_path / "state.json").exists():
+            for box in made.state["containers"].values():
+                if World.runs(box):
+                    os.kill(box["pid"], signal.SIGKILL)
     Path(f"/tmp/{made.name}.lock").unlink(missing_ok=True)
 
 
@@ -196,7 +201,12 @@ def test_a_broken_version_leaves_the_old_one_serving(two_versions, fault):
     before = two_versions.containers()
     two_versions.publish("broken", fault)
     with watched(two_versions) as seen:
-        said = two_versions.deploy("broken", code=1, READY_TIMEOUT="4")
+        patience = {"READY_TIMEOUT": "2"} if fault == "never_ready" else {}
+        process = two_versions.start("scripts/deploy", "broken", **patience)
+        if fault == "fails_on_the_port":
+            until(lambda: None in seen)
+            (two_versions.folder / "enough").touch()
+        said = two_versions.end(process, code=1)
     assert set(seen) == ({"two"} if fault != "fails_on_the_port" else {"two", None})
     assert "this version" in said  # its log
     assert "error: " in said.splitlines()[-1]
@@ -211,7 +221,9 @@ def test_a_broken_version_leaves_the_old_one_serving(two_versions, fault):
 @pytest.mark.parametrize("fault", ["never_ready", "crashes", "fails_on_the_port"])
 def test_a_broken_first_version_leaves_nothing(world, fault):
     world.publish("broken", fault)
-    world.deploy("broken", code=1, READY_TIMEOUT="2")
+    (world.folder / "enough").touch()
+    patience = {"READY_TIMEOUT": "2"} if fault == "never_ready" else {}
+    world.deploy("broken", code=1, **patience)
     assert world.containers() == {}
 
 
@@ -252,12 +264,19 @@ def test_rollback_without_a_version_before_changes_nothing(world):
     assert world.containers() == {"serving": ("one", world.port)}
 
 
-def test_rollback_to_a_version_that_is_broken_by_now_returns(two_versions):
+@pytest.mark.parametrize("end", ["crashes", "is given up"])
+def test_rollback_to_a_version_that_is_broken_by_now_returns(two_versions, end):
     state = two_versions.state
-    state["images"][state["containers"][f"{two_versions.name}-previous"]["image"]]["fault"] = "never_ready"
+    state["images"][state["containers"][f"{two_versions.name}-previous"]["image"]]["fault"] = "fails_on_the_port"
     (two_versions.folder / "state.json").write_text(json.dumps(state))
     before = two_versions.containers()
-    assert "the present one serves on" in two_versions.run("scripts/rollback", code=1, READY_TIMEOUT="4")
+    process = two_versions.start("scripts/rollback")
+    until(lambda: two_versions.containers()["previous"][1])
+    if end == "crashes":
+        (two_versions.folder / "enough").touch()
+    else:
+        os.killpg(process.pid, signal.SIGTERM)
+    assert "the present one serves on" in two_versions.end(process, code=1)
     assert two_versions.containers() == before
     assert two_versions.answers() == "two"
 
@@ -267,8 +286,8 @@ def test_two_deploys_at_once_run_one_after_the_other(world):
         world.publish(version)
     world.deploy("one")
     together = {version: world.start("scripts/deploy", version) for version in ("two", "three")}
-    said = {version: process.communicate(timeout=120)[1] for version, process in together.items()}
-    assert {version: process.returncode for version, process in together.items()} == {"two": 0, "three": 0}, said
+    for process in together.values():
+        world.end(process)
     serving, previous = (world.containers()[role] for role in ("serving", "previous"))
     assert {serving[0], previous[0]} == {"two", "three"}
     assert (serving[1], previous[1]) == (world.port, None)
@@ -287,13 +306,10 @@ def test_a_deploy_that_waits_too_long_gives_up(two_versions):
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_deploy_killed_in_the_switch_is_undone(two_versions, how):
     two_versions.publish("broken", "fails_on_the_port")
-    process = two_versions.start("scripts/deploy", "broken", READY_TIMEOUT="60")
-    for _ in range(2000):
-        if two_versions.containers().get("next", (0, None))[1]:
-            break
-        time.sleep(0.01)
+    process = two_versions.start("scripts/deploy", "broken")
+    until(lambda: two_versions.containers().get("next", (0, None))[1])
     os.killpg(process.pid, how)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     if how == signal.SIGKILL:
         assert two_versions.containers()["serving"] == ("two", None)  # nobody was left to undo it
         assert "serves already" in two_versions.deploy("two")
@@ -386,7 +402,8 @@ def test_the_workflows_steps_build_test_push_and_deploy(bundled):
 def test_the_smoke_test_stops_an_image_that_is_broken(bundled, fault, said):
     world, commit = bundled
     world.run("scripts/build-image", commit, STANDIN_FAULT=fault)
-    assert said in world.run("scripts/smoke-test", f"chest-ct:{commit}", code=1, READY_TIMEOUT="4")
+    patience = {"READY_TIMEOUT": "2"} if fault == "never_ready" else {}
+    assert said in world.run("scripts/smoke-test", f"chest-ct:{commit}", code=1, **patience)
     assert world.containers() == {}
 
 

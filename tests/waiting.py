@@ -1,0 +1,34 @@
+"""Waiting for what is bound to come: patience only guards against waiting for ever, however busy the machine is."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import pytest
+
+PATIENCE_S = 300
+Found = TypeVar("Found")
+
+
+def until(condition: Callable[[], Found], every_s: float = 0.02) -> Found:
+    """Ask again and again; return the first answer that is true."""
+    end = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        if time.monotonic() > end:
+            pytest.fail(f"it didn't come to that within {PATIENCE_S} s; at the end: {found!r}")
+        time.sleep(every_s)
+    return found
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yield a port where nobody listens and which nobody is given.
+
+    Whoever asks for it by number and sets SO_REUSEADDR, as servers do, may listen there all the same.
+    """
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]
