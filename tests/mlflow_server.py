@@ -5,18 +5,16 @@ import http.client
 import os
 import re
 import secrets
-import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from tests.waiting import PATIENCE_S, reserved_port, wait_for
 
 PREFIX = "/me/repo.mlflow"
 LACKING = re.compile(r"/mlflow/(logged-models|registered-models|model-versions)")
@@ -36,17 +34,17 @@ class Server:
             "MLFLOW_TRACKING_URI": self.uri,
             "MLFLOW_TRACKING_USERNAME": self.user,
             "MLFLOW_TRACKING_PASSWORD": self.password,
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PATIENCE_S),  # what is slow here is this machine
         }
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @contextmanager
 def mlflow_server(folder) -> Iterator[Server]:
-    port = free_port()
+    with reserved_port() as port:
+        yield from _serve(folder, port)
+
+
+def _serve(folder, port) -> Iterator[Server]:
     server = Server(f"http://127.0.0.1:{port}{PREFIX}")
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--static-prefix", PREFIX]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -67,24 +65,10 @@ def mlflow_server(folder) -> Iterator[Server]:
         subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log) as process,
     ):
         try:
-            _wait(f"http://127.0.0.1:{port}/health", process)
+            wait_for(f"http://127.0.0.1:{port}/health", process, refusal=True)
             yield server
         finally:
             process.terminate()
-
-
-def _wait(url, process):
-    for _ in range(480):
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-        except urllib.error.HTTPError:
-            return
-        except OSError:
-            assert process.poll() is None, "the server ended"
-            time.sleep(0.25)
-        else:
-            return
-    raise AssertionError("the server did not start")
 
 
 @contextmanager
@@ -98,7 +82,7 @@ def without(pattern: re.Pattern[str], server: Server) -> Iterator[Server]:
             if pattern.search(self.path):
                 self.answer(404, {"Content-Type": "text/plain"}, b"404 page not found")
                 return
-            connection = http.client.HTTPConnection(behind.hostname, behind.port, timeout=60)
+            connection = http.client.HTTPConnection(behind.hostname, behind.port, timeout=PATIENCE_S)
             headers = {key: value for key, value in self.headers.items() if key.lower() != "host"}
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()

@@ -6,10 +6,8 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.mlflow_server import LACKING, without
+from tests.waiting import PATIENCE_S, reserved_port, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["data_ingestion", "data_validation", "prepare_base_model", "training", "evaluation"]
@@ -104,12 +103,11 @@ def test_a_learning_rate_reruns_the_head_alone(clone):
 
 
 def test_a_dead_tracking_server_costs_nothing(clone):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        uri = f"http://someone:secret@127.0.0.1:{free.getsockname()[1]}"
     scores = clone / "artifacts/evaluation/scores.json"
     before = scores.read_bytes()
-    done = run(clone, "python", "main.py", "--only", "evaluation", MLFLOW_TRACKING_URI=uri)
+    with reserved_port() as nobodys:
+        uri = f"http://someone:secret@127.0.0.1:{nobodys}"
+        done = run(clone, "python", "main.py", "--only", "evaluation", MLFLOW_TRACKING_URI=uri)
     assert "NOT LOGGED TO MLFLOW'S SERVER" in done.stderr
     assert "python main.py sync" in done.stderr
     assert "secret" not in done.stderr
@@ -173,24 +171,24 @@ def test_an_unmet_gate_stops_the_pipeline_and_loses_nothing(clone):
 @contextmanager
 def serving(folder):
     """Run app.py in a folder; yield a function from a picture's bytes to its answer."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=folder, stdout=log, stderr=log)
 
     def ask(data):
         body = json.dumps({"image": base64.b64encode(data).decode()}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{url}/predict", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)[0]
 
-    try:
-        wait_until_ready(port)
-        yield ask
-    finally:
-        server.terminate()
-        server.wait(20)
+    command = [sys.executable, "app.py", "--port", "0"]
+    with (
+        (folder / "server.log").open("w") as log,
+        subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True) as server,
+    ):
+        try:
+            url = server.stdout.readline().split()[1]
+            wait_for(f"{url}/readyz", server)
+            yield ask
+        finally:
+            server.terminate()
 
 
 def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
@@ -261,17 +259,6 @@ def test_every_way_gives_one_image_the_same_probabilities(clone, keras):
     assert trained == pytest.approx(evaluated, abs=0.02)  # OpenVINO takes bfloat16
 
 
-def wait_until_ready(port, patience_s=60):
-    end = time.monotonic() + patience_s
-    while time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz"):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("the server did not get ready")
-
-
 def test_main_py_runs_a_part(clone):
     done = run(clone, "python", "main.py", "--from", "training")
     assert re.findall(r"^== (\w+)$", done.stderr, flags=re.MULTILINE) == ["training", "evaluation"]
@@ -287,4 +274,6 @@ def test_notebooks_run(notebook, tmp_path, monkeypatch):
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     content = nbformat.read(ROOT / "research" / notebook, as_version=4)
-    NotebookClient(content, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(
+        content, timeout=PATIENCE_S, startup_timeout=PATIENCE_S, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()

@@ -1,7 +1,10 @@
 """Waiting for what is bound to come: patience only guards against waiting for ever, however busy the machine is."""
 
 import socket
+import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -20,6 +23,22 @@ def until(condition: Callable[[], Found], every_s: float = 0.02) -> Found:
             pytest.fail(f"it didn't come to that within {PATIENCE_S} s; at the end: {found!r}")
         time.sleep(every_s)
     return found
+
+
+def wait_for(url: str, process: subprocess.Popen, refusal: bool = False) -> None:
+    """Wait until a process answers at an address; a status of 400 or more counts only as a `refusal`."""
+
+    def answers() -> bool:
+        assert process.poll() is None, "it has ended"
+        try:
+            urllib.request.urlopen(url, timeout=PATIENCE_S).close()
+        except urllib.error.HTTPError:
+            return refusal
+        except OSError:
+            return False
+        return True
+
+    until(answers, 0.1)
 
 
 @contextmanager

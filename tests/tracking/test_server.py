@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -25,7 +24,8 @@ from cnnClassifier.tracking.registry import Registry
 from cnnClassifier.tracking.servers import TrackingError, credentials
 from cnnClassifier.tracking.sync import sync
 from cnnClassifier.tracking.tracker import track
-from tests.mlflow_server import LACKING, free_port, without
+from tests.mlflow_server import LACKING, without
+from tests.waiting import PATIENCE_S, reserved_port, until, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -143,7 +143,8 @@ def test_a_wrong_password_costs_one_line(place, server, enter, tiny_bundle, said
 def test_what_did_not_reach_the_server_is_sent_once(place, server, enter, tiny_bundle, said, local):
     (place / "scores.json").write_text("{}")
     config = enter(server, "sent-later")
-    log(replace(config, uri=f"http://127.0.0.1:{free_port()}"), tiny_bundle, place / "scores.json")
+    with reserved_port() as nobodys:
+        log(replace(config, uri=f"http://127.0.0.1:{nobodys}"), tiny_bundle, place / "scores.json")
     assert sync(config, print) == 2
     client, (run,), every = found(config)
     assert (every, run.info.status, run.data.params) == (2, "FINISHED", {"SEED": "42"})
@@ -160,7 +161,8 @@ def test_a_sending_that_was_cut_off_is_begun_anew(place, server, enter, tiny_bun
     from cnnClassifier.tracking.store import Store
 
     config = enter(server, "cut-off")
-    log(replace(config, uri=f"http://127.0.0.1:{free_port()}"), tiny_bundle, place / "mlflow.db")
+    with reserved_port() as nobodys:
+        log(replace(config, uri=f"http://127.0.0.1:{nobodys}"), tiny_bundle, place / "mlflow.db")
     with monkeypatch.context() as patch:
         patch.setattr(Store, "log_model", lambda *_: exec('raise OSError("the cable")'))
         with pytest.raises(TrackingError, match="the cable"):
@@ -176,27 +178,23 @@ def test_mlflow_serves_it(place, server, enter, tiny_bundle, picture, monkeypatc
     with track(config, "tiny", {}) as tracker:
         tracker.model(tiny_bundle)
     _, (run,), _ = found(config)
-    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"runs:/{run.info.run_id}/model"]
-    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--workers", "1", "--port"]
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # it calls uvicorn
     with (
+        reserved_port() as port,
         (place / "serve.log").open("w") as out,
-        subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True) as process,  # with its children
+        subprocess.Popen(
+            [*command, str(port)], stdout=out, stderr=out, start_new_session=True
+        ) as process,  # with its children
     ):
         try:
-            for _ in range(480):
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
-                    break
-                except OSError:
-                    assert process.poll() is None, (place / "serve.log").read_text()
-                    time.sleep(0.25)
+            wait_for(f"http://127.0.0.1:{port}/ping", process)
             body = {"dataframe_records": [{"image": base64.b64encode(picture(255)).decode()}]}
             request = urllib.request.Request(
                 f"http://127.0.0.1:{port}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
             )
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
                 (answer,) = json.load(response)["predictions"]
         finally:
             with suppress(ProcessLookupError):
@@ -263,15 +261,11 @@ def test_the_running_server_follows_promotion_and_rollback(place, server, enter,
         return done.stderr
 
     def served(url):
-        with suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=PATIENCE_S) as answer:
             return json.load(answer)["model"]
 
     def wait_for(url, model_id):
-        for _ in range(300):
-            if served(url) == model_id:
-                return
-            time.sleep(0.2)
-        raise AssertionError(f"{model_id} was not taken up, {served(url)} is served")
+        until(lambda: served(url) == model_id, 0.2)
 
     assert "version 1" in command("promote", runs[ids[0]])
     line = [

@@ -1,9 +1,6 @@
 import os
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from cnnClassifier.assessment.metrics import Outcome, scores
 from cnnClassifier.assessment.notct import familiarity
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.utils.common import save_json
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,20 +69,13 @@ def running(app_command, workplace):
 
 @pytest.fixture(scope="session")
 def ready(running):
-    """Run app.py as `running` does; yield its URL once it is ready."""
+    """Run app.py as `running` does; yield the same once it is ready."""
 
     @contextmanager
     def run(bundle_dir, **environment):
-        with running(bundle_dir, **environment) as (url, _, _):
-            for _ in range(300):
-                try:
-                    urllib.request.urlopen(f"{url}/readyz")
-                    break
-                except urllib.error.URLError:
-                    time.sleep(0.1)
-            else:
-                pytest.fail("the server didn't become ready")
-            yield url
+        with running(bundle_dir, **environment) as (url, line, process):
+            wait_for(f"{url}/readyz", process)
+            yield url, line, process
 
     return run
 
@@ -92,7 +83,7 @@ def ready(running):
 @pytest.fixture(scope="session")
 def server(ready, tiny_bundle):
     """Return the URL of a server that is ready."""
-    with ready(tiny_bundle) as url:
+    with ready(tiny_bundle) as (url, _, _):
         yield url
 
 

@@ -5,32 +5,37 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from cnnClassifier.web import server as web_server
+from tests.waiting import PATIENCE_S, until
+
 ROOT = Path(__file__).resolve().parents[2]
 
-# Each prediction takes as long as the file `hold` is there.
+# Each prediction takes as long as the file `hold` is there; once there is a file `later`, who waits has waited an hour.
 HELD = """
 import json, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.pipeline import prediction
 from cnnClassifier.utils.log import configure_logging
-from cnnClassifier.web import channels
+from cnnClassifier.web import channels, server, turns
 from cnnClassifier.web.application import create_app
 from cnnClassifier.web.model_host import ModelHost
 from cnnClassifier.web.server import bind, serve, url_of
 
 bundle, folder = map(Path, sys.argv[1:3])
 constants, settings = map(json.loads, sys.argv[3:])
-vars(channels).update(constants)
+for module in (channels, server):
+    vars(module).update({name: value for name, value in constants.items() if name in vars(module)})
+turns.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * (folder / "later").exists())
 decode = prediction.decode
 
 def slowly(*arguments):
@@ -56,12 +61,13 @@ def held(tiny_bundle, tmp_path):
 
     def start(constants=None, **settings):
         (tmp_path / "hold").touch()
-        settings = {"at_once": 1, "queue_length": 1, "request_timeout_s": 60} | settings
+        settings = {"at_once": 1, "queue_length": 1, "request_timeout_s": PATIENCE_S} | settings
         command = [sys.executable, "-c", HELD, tiny_bundle, tmp_path, json.dumps(constants or {}), json.dumps(settings)]
         process = subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": "src"}, stdout=subprocess.PIPE, text=True)
         started.append(process)
         process.url = process.stdout.readline().strip().replace("localhost", "127.0.0.1")
         process.release = (tmp_path / "hold").unlink
+        process.let_time_pass = (tmp_path / "later").touch
         process.log = tmp_path / "log"
         return process
 
@@ -75,7 +81,7 @@ def held(tiny_bundle, tmp_path):
 def post(url, data, **headers):
     request = urllib.request.Request(f"{url}/predict", data, headers={"Content-Type": "image/png", **headers})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return answer.status, answer.headers, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -90,17 +96,31 @@ def gauges(url):
 
 
 def reach(url, expected):
-    for _ in range(500):
-        if (seen := gauges(url)) == expected:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"running and waiting are {seen}, not {expected}")
+    until(lambda: gauges(url) == expected)
+
+
+def answered(server, count):
+    """Wait until so many predictions are answered and in the log; return their lines."""
+    until(lambda: server.log.read_text().count(' path="/predict" ') >= count)
+    lines = [line for line in server.log.read_text().splitlines() if ' path="/predict" ' in line]
+    assert len(lines) == count
+    return lines
+
+
+def is_closed(url):
+    """Tell whether the server takes no connections any more."""
+    host, port = url.removeprefix("http://").split(":")
+    try:
+        socket.create_connection((host, int(port))).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def send(url, body):
     """Send a request and leave its connection open."""
     host, port = url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=60)
+    connection = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
     head = f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
     connection.sendall(head.encode() + body)
     return connection
@@ -123,10 +143,13 @@ def test_a_full_queue_refuses_at_once_and_health_still_answers(held, picture):
 
 @pytest.mark.slow
 def test_who_waits_too_long_is_told_so(held, picture):
-    server = held(request_timeout_s=1)
-    with send(server.url, picture()):
+    server = held()
+    with send(server.url, picture()), ThreadPoolExecutor(1) as pool:
         reach(server.url, (1, 0))
-        status, headers, content = post(server.url, picture())
+        late = pool.submit(post, server.url, picture())
+        reach(server.url, (1, 1))
+        server.let_time_pass()
+        status, headers, content = late.result()
         assert (status, content["error"]["code"], headers["Retry-After"]) == (503, "timeout", "5")
         server.release()
 
@@ -143,7 +166,7 @@ def test_a_client_that_goes_away_frees_its_place(held, picture):
         reach(server.url, (1, 0))
         server.release()
     reach(server.url, (0, 0))
-    assert server.log.read_text().count("status=499") == 2
+    assert sum("status=499" in line for line in answered(server, 3)) == 2
 
 
 @pytest.mark.slow
@@ -154,7 +177,7 @@ def test_of_several_images_those_after_the_client_left_are_not_looked_at(held, p
         for _ in range(30)
     )
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
         length = len(body) + len(b"--b--\r\n")
         connection.sendall(
             f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: multipart/form-data; boundary=b\r\n"
@@ -163,10 +186,11 @@ def test_of_several_images_those_after_the_client_left_are_not_looked_at(held, p
             + b"--b--\r\n"
         )
         reach(server.url, (1, 0))
-    time.sleep(0.5)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b""  # the server has noticed, and closed its end as well
     server.release()
     reach(server.url, (0, 0))
-    assert "status=499" in server.log.read_text()
+    assert "status=499" in answered(server, 1)[0]
     with urllib.request.urlopen(f"{server.url}/metrics") as answer:
         assert "predictions_total{" not in answer.read().decode()
 
@@ -174,25 +198,30 @@ def test_of_several_images_those_after_the_client_left_are_not_looked_at(held, p
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_it_answers_all_that_has_begun(held, picture, number):
-    server = held(at_once=2, queue_length=64)
+    server = held({"_DRAIN_S": PATIENCE_S}, at_once=2, queue_length=64)
     with ThreadPoolExecutor(50) as pool:
         begun = [pool.submit(post, server.url, picture()) for _ in range(50)]
         reach(server.url, (2, 48))
         server.send_signal(number)
-        threading.Timer(1, server.release).start()
+        until(lambda: is_closed(server.url))
+        server.release()
         assert [one.result()[0] for one in begun] == [200] * 50
-    assert server.wait(10) == 0
+    assert server.wait(PATIENCE_S) == 0
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(server.url)
 
 
 @pytest.mark.slow
 def test_it_stops_within_ten_seconds_whatever_hangs(held, picture):
+    # Docker's patience. What the server waits for is added up, its last turn included: how long the rest takes is up to
+    # the machine, and that it ends at all is seen below.
+    (turn_s,) = web_server._turn.__defaults__
+    assert web_server._GRACE_S * 1.25 + web_server._DRAIN_S + turn_s < 9
     server = held()
     with send(server.url, picture()):
         reach(server.url, (1, 0))
         server.send_signal(signal.SIGTERM)
-        assert server.wait(10) == 0
+        assert server.wait(PATIENCE_S) == 0
     assert "1 requests unanswered" in server.log.read_text()
 
 
@@ -208,10 +237,18 @@ def test_nothing_of_a_large_upload_is_written_to_a_disk(held):
             pool.submit(post, server.url, multipart, **{"Content-Type": "multipart/form-data; boundary=b"}),
         ]
         reach(server.url, (1, 1))
-        opened = [str(link.readlink()) for link in Path(f"/proc/{server.pid}/fd").iterdir() if int(link.name) > 2]
+        opened = open_files(server.pid)
         server.release()
         assert [one.result()[2]["error"]["code"] for one in sent] == ["not_an_image"] * 2
     assert not [path for path in opened if "/tmp/" in path and "log" not in path]
+
+
+def open_files(pid):
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile, as connections are
+            found += [str(link.readlink())] if int(link.name) > 2 else []
+    return found
 
 
 def answer_on(connection):
@@ -227,7 +264,7 @@ def answer_on(connection):
 def test_a_request_that_does_not_arrive_is_given_up(held, sent):
     server = held({"RECEIVE_S": 1.0})
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
         connection.sendall(sent)
         status, head, content = answer_on(connection)
     assert (status, content["error"]["code"]) == (408, "request_timeout")
@@ -241,7 +278,7 @@ def test_uploads_that_would_fill_the_memory_are_refused(held):
     taken = [send(server.url, body) for _ in range(10)]
     reach(server.url, (1, 9))
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as late:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as late:
         late.sendall(b"POST /predict HTTP/1.1\r\nContent-Length: 6000000\r\n\r\n" + b"x" * 6_000_000)
         status, head, content = answer_on(late)
     assert (status, content["error"]["code"], b"Retry-After: 5" in head) == (503, "busy", True)

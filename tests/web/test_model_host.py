@@ -1,21 +1,15 @@
 import gc
 import shutil
 import threading
-import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from cnnClassifier.entity.bundle import INT8_RECORD
 from cnnClassifier.utils.common import replacing, save_json
 from cnnClassifier.web.model_host import ModelHost, ModelUnavailableError
-
-
-def until(condition, patience_s=60):
-    end = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end, "it didn't come about"
-        time.sleep(0.02)
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -34,6 +28,9 @@ def host(tmp_path):
     host = ModelHost(tmp_path / "training", 10**6, tmp_path / "evaluation", poll_s=0.05)
     yield host
     host.stop()
+    for thread in threading.enumerate():
+        if thread.name == "watch-model":  # what it still says is no other test's
+            thread.join()
 
 
 def serving(host):
@@ -62,16 +59,17 @@ def test_swaps_without_losing_a_request_or_keeping_the_old_model(host, place, pi
         while not done.is_set():
             answers.append(host.predictor(wait=False).predict(picture(120)).probabilities["adenocarcinoma"])
 
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    place(slope=5.0, classes=("adenocarcinoma", "other"))  # other classes are taken as well
-    until(lambda: host.predictor(wait=False).bundle.classes[1] == "other")
-    count = len(answers)
-    until(lambda: len(answers) > count + 4)
-    done.set()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask) for _ in range(2)]
+        try:
+            until(lambda: len(answers) > 4)
+            place(slope=5.0, classes=("adenocarcinoma", "other"))  # other classes are taken as well
+            until(lambda: host.predictor(wait=False).bundle.classes[1] == "other")
+            count = len(answers)
+            until(lambda: len(answers) > count + 4)
+        finally:
+            done.set()
+    assert [one.result() for one in asking] == [None, None]
     assert len({round(answer, 3) for answer in answers}) == 2
     gc.collect()
     assert old() is None
@@ -83,11 +81,16 @@ def test_refuses_a_broken_one_once_and_goes_on(host, place, tmp_path, monkeypatc
     place()
     host.start()
     kept = serving(host)
-    (tmp_path / "training/reference.npz").write_bytes(b"half")
+    (tmp_path / "half").write_bytes(b"half")
+    (tmp_path / "half").replace(
+        tmp_path / "training/reference.npz"
+    )  # in one step: else an empty one may be seen as well
     until(lambda: host.refused)
     assert "reference.npz isn't the one that model.json describes" in host.refused["reason"]
     assert host.refused["when"].endswith("+00:00")
-    time.sleep(0.3)
+    looks = []
+    monkeypatch.setattr(host, "_mark", lambda look=host._mark: (looks.append(1), look())[1])
+    until(lambda: len(looks) > 4)
     assert [line.startswith("model refused, the old one goes on: ") for line in said] == [True]
     assert host.predictor(wait=False) is kept
     shutil.rmtree(tmp_path / "training")

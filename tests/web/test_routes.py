@@ -33,7 +33,9 @@ def make_client():
 
 @pytest.fixture(scope="module")
 def client(make_client, tiny_bundle):
-    return make_client(tiny_bundle)
+    client = make_client(tiny_bundle)
+    client.get("/model")  # which loads it: no test depends on another's having done so
+    return client
 
 
 def empty_png(width, height):

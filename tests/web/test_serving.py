@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from cnnClassifier.web.tokens import find, read_tokens
+from tests.waiting import PATIENCE_S
 
 
 def post(url, data, **headers):
     request = urllib.request.Request(f"{url}/predict", data, headers={"Content-Type": "image/png", **headers})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return answer.status, [one | {"ms": 0} for one in json.load(answer)]
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -47,7 +48,7 @@ def test_what_cannot_start_says_so_in_one_line(app_command, workplace, tmp_path,
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         command = [*app_command, *(argument.format(taken=port) for argument in arguments)]
-        done = subprocess.run(command, cwd=workplace(tmp_path), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=workplace(tmp_path), capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == code
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -56,12 +57,12 @@ def test_what_cannot_start_says_so_in_one_line(app_command, workplace, tmp_path,
 
 def test_a_new_token_is_shown_once_with_its_entry(app_command, tmp_path):
     command = [*app_command, "--new-token", "ci", "--may-train"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
     _, token, _, entry = (line.strip() for line in done.stdout.splitlines())
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
     assert find(read_tokens(entry), token).rights == {"predict", "train"}
     command[-2] = "no name"
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout, "token name 'no name'" in done.stderr) == (1, "", True)
 
 
@@ -72,7 +73,7 @@ def test_a_malformed_entry_stops_the_start(app_command, workplace, tmp_path):
         env={**os.environ, "API_TOKENS": "letmein"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: environment: API_TOKENS: entry 1: expected name:sha256")
@@ -93,7 +94,8 @@ def test_open_to_everyone_is_warned_of(app_command, workplace, tmp_path, host, t
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        process.stdout.readline()
+        url = process.stdout.readline().split()[1]
+        urllib.request.urlopen(f"{url}/livez").close()  # all that it says at its start is said
         process.terminate()
         said = process.stderr.read()
     assert ("warning: whoever reaches 0.0.0.0" in said) is warned
@@ -108,7 +110,7 @@ def test_without_a_model_it_starts_and_stops(running, tmp_path):
             assert "Server" not in answer.headers
         assert post(url, b"x")[1]["error"]["code"] == "no_model"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.slow
@@ -124,8 +126,8 @@ def test_concurrent_requests_get_their_own_answers(server, picture):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
-def test_the_server_process_maps_openvino_and_no_tensorflow(running, tiny_bundle, picture):
-    with running(tiny_bundle) as (url, line, process):
+def test_the_server_process_maps_openvino_and_no_tensorflow(ready, tiny_bundle, picture):
+    with ready(tiny_bundle) as (url, line, process):
         assert "tiny, trained on synthetic images of Adenocarcinoma, Normal" in line
         assert post(url, picture())[0] == 200
         maps = Path(f"/proc/{process.pid}/maps").read_text()
@@ -156,7 +158,7 @@ def test_the_server_process_maps_openvino_and_no_tensorflow(running, tiny_bundle
 )
 def test_raw_requests_are_answered_in_json(server, sent, status, code):
     host, port = server.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
         connection.sendall(sent)
         answer = b""
         while piece := connection.recv(65536):

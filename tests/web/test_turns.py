@@ -5,18 +5,11 @@ import pytest
 
 from cnnClassifier.web.problems import RequestError
 from cnnClassifier.web.turns import Turns, checker
+from tests.waiting import PATIENCE_S, until
 
 
 def nothing():
     pass
-
-
-def until(condition):
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.01)
-    pytest.fail("it didn't come to that")
 
 
 def test_turns_come_in_order_and_one_too_many_is_refused():
@@ -25,11 +18,11 @@ def test_turns_come_in_order_and_one_too_many_is_refused():
     def work(name):
         with turns.take(nothing):
             order.append(name)
-            hold.wait(10)
+            hold.wait(PATIENCE_S)
 
     threads = []
     for name in "abc":
-        threads.append(threading.Thread(target=work, args=name))
+        threads.append(threading.Thread(target=work, args=name, daemon=True))
         threads[-1].start()
         until(lambda: turns.running + turns.waiting == len(threads))
     assert (turns.running, turns.waiting) == (1, 2)
@@ -38,12 +31,12 @@ def test_turns_come_in_order_and_one_too_many_is_refused():
     assert (caught.value.status, caught.value.code, "Retry-After" in caught.value.headers) == (503, "busy", True)
     hold.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert (order, turns.running, turns.waiting) == (["a", "b", "c"], 0, 0)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "gone", "status", "code"), [(-1, False, 503, "timeout"), (60, True, 499, "client_gone")]
+    ("seconds", "gone", "status", "code"), [(-1, False, 503, "timeout"), (PATIENCE_S, True, 499, "client_gone")]
 )
 def test_who_waits_too_long_or_leaves_gives_the_place_up(seconds, gone, status, code):
     turns = Turns(1, 1)

@@ -151,8 +151,10 @@ class Jobs:
         logger.info("job=%s state=%s exit_code=%d", ended.id, ended.state, code)
 
     def _keep(self, job: Job) -> None:
-        self._job = job
-        save_json(self._state(job.id), asdict(job))
+        try:
+            save_json(self._state(job.id), asdict(job))
+        finally:  # only now: who is told that it has ended finds that in the file as well
+            self._job = job
 
     def _log(self, identifier: str) -> Path:
         return self._log_dir / f"{identifier}.log"
