@@ -61,7 +61,7 @@ def serving(site: Site) -> Iterator[Site]:
             end = min(len(body), site.cuts.pop(0)) if site.cuts else len(body)
             for at in range(0, end, 16384):
                 if site.stall_at is not None and at >= site.stall_at:
-                    done.wait(30)
+                    done.wait()
                     return
                 block = body[at : min(at + 16384, end)]
                 self.wfile.write(block)

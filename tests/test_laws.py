@@ -14,6 +14,7 @@ import yaml
 
 from cnnClassifier.config.configuration import ConfigurationManager
 from tests.config.test_configuration import OTHER, SHIPPED
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
@@ -172,7 +173,7 @@ def test_importing_has_no_effect_and_brings_no_tensorflow(tmp_path):
     others = sorted(set().union(*(foreign(name) for name in MODULES)) - {"__future__"})
     script = IMPORT_ALL.format(foreign=others, modules=list(MODULES), watched=WATCHED, heavy=HEAVY)
     command = [sys.executable, "-B", "-c", f"import sys; sys.path.insert(0, {str(SRC)!r})\n{script}"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.iterdir()) == []

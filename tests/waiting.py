@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 
-PATIENCE_S = 300
+PATIENCE_S = 600
 Found = TypeVar("Found")
 
 

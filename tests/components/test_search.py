@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,6 +23,7 @@ from cnnClassifier.imaging.augment import views_of
 from cnnClassifier.pipeline import s1_data_ingestion, s1_data_validation, s2_prepare_base_model
 from cnnClassifier.tracking.tracker import untracked
 from cnnClassifier.utils.errors import ConfigError
+from tests.waiting import PATIENCE_S, reserved_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = {"FEATURE_LAYER": "block3_pool", "WEIGHTS": "null", "IMAGE_SIZE": "[64, 64, 3]"}
@@ -122,6 +122,12 @@ def test_other_data_or_settings_are_another_study_and_what_is_searched_is_not(pl
     assert len({name, *map(study_name, others)}) == 5
 
 
+@pytest.fixture
+def nobodys_port():
+    with reserved_port() as port:
+        yield port
+
+
 def start(folder, *words, **environment):
     return subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), "search", *words],
@@ -135,30 +141,26 @@ def start(folder, *words, **environment):
 
 def search(folder, *words, **environment):
     process = start(folder, *words, **environment)
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, said
     return said
 
 
 @pytest.mark.parametrize("storage", ["sqlite:///artifacts/search/study.db", "journal:///artifacts/search/study.log"])
-def test_two_processes_one_killed_then_apply(place, storage):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        dead = f"http://127.0.0.1:{free.getsockname()[1]}"
+def test_two_processes_one_killed_then_apply(place, nobodys_port, storage):
     text = (place / "params.yaml").read_text(encoding="utf-8")
-    doomed = start(place, SEARCH_STORAGE=storage, MLFLOW_TRACKING_URI=dead)
-    other = start(place, SEARCH_STORAGE=storage)
+    doomed = start(place, SEARCH_STORAGE=storage, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{nobodys_port}")
+    other = start(place, "--n-trials", "5", SEARCH_STORAGE=storage)  # however fast it is, it leaves one
     try:
-        for line in doomed.stderr:
-            if re.match(r"trial \d+, \d of 6 done", line):
-                break
+        assert any(re.match(r"trial \d+, \d of 6 done", line) for line in doomed.stderr)
         doomed.send_signal(signal.SIGKILL)
-        _, said = other.communicate(timeout=300)
+        _, said = other.communicate(timeout=PATIENCE_S)
         assert other.returncode == 0, said
     finally:
         doomed.kill()
         doomed.communicate()
         other.kill()
+    search(place, SEARCH_STORAGE=storage)
     page = (place / "artifacts/search/report.html").read_text(encoding="utf-8")
     rows = re.findall(r'<tr class="\w*"><td>(\d+)</td>(.*?)</tr>', page, flags=re.DOTALL)
     assert len(rows) == 6

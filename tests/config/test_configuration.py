@@ -13,6 +13,7 @@ from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.config.schema import SEARCHED
 from cnnClassifier.entity.config_entity import Between, Choice
 from cnnClassifier.utils.errors import ConfigError
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = {
@@ -401,7 +402,7 @@ def test_the_command_line_ends_in_one_line_and_code_1(files, tmp_path, option, c
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 1
     assert done.stdout == ""
@@ -423,7 +424,7 @@ def test_a_stages_own_error_is_one_line_with_the_traceback_in_the_log(files, tmp
         "--params",
         params,
     ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
     assert done.stderr == (
         "error: data_validation: artifacts/data_ingestion/data: no image inside; run data_ingestion first\n"

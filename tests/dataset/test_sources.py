@@ -14,6 +14,7 @@ from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.utils.errors import SourceError
 from tests.archives import IMAGES, tar_of, zip_of
 from tests.loopback import Site, serving
+from tests.waiting import PATIENCE_S
 
 FILE_LINK = "https://drive.google.com/file/d/1AbC-d_9/view?usp=sharing"
 FOLDER_LINK = "https://drive.google.com/drive/folders/1AbC-d_9"
@@ -31,7 +32,7 @@ def config(tmp_path):
         data_dir=tmp_path / "artifacts/data",
         max_unpacked_bytes=10**8,
         connect_timeout_s=2,
-        read_timeout_s=2,
+        read_timeout_s=PATIENCE_S,
         retries=0,
     )
 
@@ -167,7 +168,7 @@ def test_a_google_drive_file(fetch, monkeypatch, tmp_path):
     monkeypatch.setattr(gdown, "download", give)
     assert fetch(FILE_LINK) == IMAGES
     assert fetch("https://drive.google.com/uc?id=1AbC-d_9") == IMAGES
-    assert asked == [("1AbC-d_9", {"quiet": True, "resume": True, "timeout": (2, 2), "retries": 0})]
+    assert asked == [("1AbC-d_9", {"quiet": True, "resume": True, "timeout": (2, PATIENCE_S), "retries": 0})]
     assert [path.name for path in (tmp_path / "downloads").glob("[!.]*")] == ["google-drive-1AbC-d_9"]
 
 

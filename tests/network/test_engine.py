@@ -10,6 +10,7 @@ from cnnClassifier.entity.bundle import INT8_FILE, INT8_RECORD, ModelBundle
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.utils.common import save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
+from tests.waiting import PATIENCE_S
 
 # Serves predictions through the whole app and tells what it found; stdout: one JSON line.
 SERVE = """
@@ -45,7 +46,7 @@ print(json.dumps({
 def test_serves_on_openvino_from_many_threads_with_few_packages(tiny_bundle):
     environment = {**os.environ, "PYTHONPATH": "src", "KERAS_BACKEND": "tensorflow"}
     done = subprocess.run(
-        [sys.executable, "-c", SERVE, tiny_bundle], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SERVE, tiny_bundle], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -91,7 +92,7 @@ def test_int8_says_much_the_same_without_keras(write_bundle, tmp_path):
         env={**os.environ, "PYTHONPATH": "src"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     plain = Engine(folder).inspect(images)

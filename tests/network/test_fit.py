@@ -10,6 +10,7 @@ import pytest
 from cnnClassifier.entity.config_entity import FitConfig
 from cnnClassifier.network.features import Features
 from cnnClassifier.network.fit import class_weights, fit, snapshot
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = FitConfig(epochs=20, patience=20, batch_size=16, learning_rate=0.1, class_weights="balanced", seed=1)
@@ -119,6 +120,6 @@ def test_equal_runs_give_equal_weights(tmp_path):
         )
         for name in ("a.keras", "b.keras")
     ]
-    (first, error), (second, _) = (run.communicate(timeout=120) for run in runs)
+    (first, error), (second, _) = (run.communicate(timeout=PATIENCE_S) for run in runs)
     assert len(first.splitlines()) == 4, error.decode()[-2000:]
     assert first == second

@@ -3,7 +3,6 @@ import io
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import zipfile
@@ -16,6 +15,7 @@ from cnnClassifier.pipeline import model_download
 from cnnClassifier.pipeline.model_download import fetch_bundle
 from cnnClassifier.utils.errors import BundleError
 from tests.loopback import Site, serving
+from tests.waiting import PATIENCE_S, reserved_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,9 +79,7 @@ def test_anything_else_is_refused_in_one_line_without_the_signature(monkeypatch,
 
 
 def test_a_server_that_is_not_there_is_named():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    with pytest.raises(BundleError, match="can't be downloaded"):
+    with reserved_port() as port, pytest.raises(BundleError, match="can't be downloaded"):
         fetch_bundle(f"http://127.0.0.1:{port}/bundle.zip", "0")
 
 
@@ -107,5 +105,5 @@ def test_the_server_takes_a_model_from_the_web_and_leaves_nothing_behind(tiny_bu
     ):
         assert ModelBundle.read(tiny_bundle).model_id in process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert list(temporary.iterdir()) == []

@@ -9,6 +9,7 @@ import pytest
 from cnnClassifier.entity.config_entity import Between, Choice
 from cnnClassifier.tuning.sampling import size_of
 from cnnClassifier.tuning.study import SearchError, SharedStudy
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = {
@@ -42,7 +43,7 @@ def loss(params):
     return params["share"] + params.get("rate", 0) + params["size"] * (params["head"] == "a")
 
 
-def work(study, most, seconds=60.0):
+def work(study, most, seconds=PATIENCE_S):
     """Do trials until there are `most`, and return the parameters of all that are finished."""
     while True:
         with study.begin(most, time.monotonic() + seconds) as trial:
@@ -95,13 +96,18 @@ def test_what_ends_its_process_every_time_is_left_alone(opened):
     assert [trial.state.name for trial in study.study.trials] == ["FAIL", "FAIL", "FAIL", "COMPLETE"]
 
 
+# Opens the study and begins its work each when it is told to.
 WORKER = """
 import sys, time
 from tests.tuning.test_study import FIRST, SPACE, loss
 from cnnClassifier.tuning.study import SharedStudy
+print("ready", flush=True)
+sys.stdin.readline()
 study = SharedStudy(sys.argv[1], "a", True, SPACE, FIRST, 1, 3.0)
+print("open", flush=True)
+sys.stdin.readline()
 while True:
-    with study.begin(int(sys.argv[2]), time.monotonic() + 120) as trial:
+    with study.begin(int(sys.argv[2]), time.monotonic() + 3600) as trial:
         if trial is None:
             break
         print(trial.number, flush=True)
@@ -114,14 +120,27 @@ while True:
 def test_processes_at_once_do_nothing_twice_and_lose_nothing_when_one_is_killed(opened):
     def start(seconds):
         command = [sys.executable, "-c", WORKER, opened.url, "12", str(seconds)]
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
 
-    workers = [start(600), start(0.2), start(0.2)]
+    def tell(worker):
+        worker.stdin.write("go on\n")
+        worker.stdin.flush()
+
+    workers = [start(3600), start(0.2), start(0.2)]
     try:
+        assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 3
+        for worker in workers:
+            tell(worker)
+        assert [worker.stdout.readline() for worker in workers] == ["open\n"] * 3
+        tell(workers[0])
         lost = int(workers[0].stdout.readline())  # it has begun a trial that it won't finish
+        for worker in workers[1:]:
+            tell(worker)
+            int(worker.stdout.readline())
         workers[0].send_signal(signal.SIGKILL)
         for worker in workers[1:]:
-            _, said = worker.communicate(timeout=120)
+            _, said = worker.communicate(timeout=PATIENCE_S)
             assert worker.returncode == 0, said
     finally:
         for worker in workers:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -182,7 +183,7 @@ def _open(url: str) -> BaseStorage:
             return _storage(url)
         except (OptunaError, SQLAlchemyError, OSError, ImportError) as error:
             failure = error
-            time.sleep(attempt)  # two that make the tables at once: the second finds them made
+            time.sleep(attempt)  # two that make a server's tables at once: the second finds them made
     place = re.sub(r"(?<=://)[^/]*@", "", url)
     mend = "; pip install psycopg2-binary" if isinstance(failure, ImportError) else ""
     raise SearchError(f"search.storage: {place} can't be opened: {' '.join(str(failure).split())[:200]}{mend}")
@@ -196,8 +197,9 @@ def _storage(url: str) -> BaseStorage:
         return JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))  # links want rights on Windows
     if scheme != "sqlite":
         return RDBStorage(url)
+    with FileLock(f"{path.partition('?')[0]}.lock"):  # of two that make the tables at once each meets the other's
+        storage = RDBStorage(url, {"connect_args": {"timeout": _SQLITE_WAIT_S}})
     # Optuna reads before it writes: a transaction that doesn't lock from the start lets two take the same trial.
-    storage = RDBStorage(url, {"connect_args": {"timeout": _SQLITE_WAIT_S}})
     event.listen(storage.engine, "connect", _set_up_sqlite)
     event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     storage.engine.dispose()
