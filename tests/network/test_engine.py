@@ -25,7 +25,8 @@ from PIL import Image
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.web.application import create_app
 
-client = create_app(ServingConfig(Path(sys.argv[1]), "", 0, 10**6, 10**6, ())).test_client
+config = ServingConfig(Path(sys.argv[1]), "", 0, 10**6, 10**6, request_timeout_s=600)  # of which loading may take most
+client = create_app(config).test_client
 def ask(level):
     buffer = io.BytesIO()
     Image.new("L", (32, 32), level).save(buffer, "PNG")

@@ -12,7 +12,7 @@ from cnnClassifier.assessment.metrics import Outcome, scores
 from cnnClassifier.assessment.notct import familiarity
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.utils.common import save_json
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ def workplace(tmp_path_factory):
         config["training"]["bundle_dir"] = str(bundle_dir)
         config["evaluation"]["root_dir"] = str(Path(bundle_dir).parent / "evaluation")
         config["data_validation"]["report_path"] = str(Path(bundle_dir).parent / "data/data_report.json")
-        config["serving"]["max_upload_bytes"] = 200_000
+        config["serving"] |= {"max_upload_bytes": 200_000, "request_timeout_s": PATIENCE_S}
         (folder / "config").mkdir()
         (folder / "config/config.yaml").write_text(yaml.safe_dump(config))
         (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
