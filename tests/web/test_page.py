@@ -55,7 +55,7 @@ def browser():
     if not CHROMIUM.exists():
         pytest.fail(f"the page is tested in {CHROMIUM}: install the package chromium, or deselect with -m 'not slow'")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS, timeout=1000 * PATIENCE_S)
         yield browser
         browser.close()
 
