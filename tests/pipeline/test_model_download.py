@@ -1,6 +1,7 @@
 import hashlib
 import io
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -76,6 +77,20 @@ def test_anything_else_is_refused_in_one_line_without_the_signature(monkeypatch,
         fetch_bundle(f"{site.url}?signature=secret", given)
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("room", [1 << 16, 1 << 19], ids=["downloading", "unpacking"])
+def test_a_disk_without_room_is_named(tmp_path, room):
+    content = packed([("model.json", bytes(1 << 20)), ("model.keras", os.urandom(1 << 18))])
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with serving(Site(content)) as site:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, most))  # as a full disk, but for this process alone
+        try:
+            with pytest.raises(BundleError, match="can't keep the model there") as refused:
+                fetch_bundle(site.url, sha256(content))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert str(refused.value).startswith(str(tmp_path))
 
 
 def test_a_server_that_is_not_there_is_named():

@@ -53,6 +53,7 @@ def test_the_page_on_the_model_shows_its_evaluation(ask):
         "Gate max_ece not met.",
         "Mind the &lt;gap&gt;.",
         "tiny, trained on synthetic pictures",
+        "model.keras as it is",
     ):
         assert found in page, found
     for link, content in (("/about/model-card", "the card"), ("/about/data-report", "the data")):

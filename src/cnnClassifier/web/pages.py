@@ -33,12 +33,12 @@ def make_pages(host: ModelHost, config: ServingConfig) -> Blueprint:
     def about() -> str:
         notices = {"disclaimer": DISCLAIMER, "synthetic_notice": SYNTHETIC}
         try:
-            bundle = host.predictor(wait=False).bundle
+            predictor = host.predictor(wait=False)
         except ModelUnavailableError as error:
             return render_template("about.html", bundle=None, reason=str(error), **notices)
-        contents = contents_of(bundle, config.bundle_dir, config.evaluation_dir)
-        reports = {"card": card(bundle), "data_report": data_report(bundle)}
-        return render_template("about.html", **notices, **contents, **reports)
+        contents = contents_of(predictor.bundle, config.bundle_dir, config.evaluation_dir)
+        reports = {"card": card(predictor.bundle), "data_report": data_report(predictor.bundle)}
+        return render_template("about.html", engine=predictor.engine, **notices, **contents, **reports)
 
     @pages.get("/about/model-card")
     def model_card() -> Response:
