@@ -130,8 +130,8 @@ def _drain(server: Any) -> None:
     server.del_channel()
     server.socket.close()
     until = time.monotonic() + _DRAIN_S
-    while time.monotonic() < until and any(channel.is_busy for channel in server.active_channels.values()):
-        _turn(server)
+    while (rest := until - time.monotonic()) > 0 and any(one.is_busy for one in server.active_channels.values()):
+        _turn(server, min(rest, 1.0))
     left = sum(channel.is_busy for channel in server.active_channels.values())
     if left:
         logger.warning("stopped with %d requests unanswered", left)
