@@ -1,3 +1,4 @@
+import re
 import signal
 import subprocess
 import sys
@@ -156,9 +157,18 @@ def test_processes_at_once_do_nothing_twice_and_lose_nothing_when_one_is_killed(
     assert not [trial for trial in trials if trial.state.name in ("RUNNING", "WAITING")]
 
 
-def test_a_storage_that_cannot_be_opened_is_named_without_its_password(tmp_path):
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite:///{folder}/study.db", "can't be opened: "),
+        ("postgresql://me:secret@127.0.0.1:1/studies", 'wants a driver; pip install "psycopg[binary]"'),
+        ("postgresql+pg8000://me:secret@127.0.0.1:1/studies", 'wants a driver; pip install "pg8000"'),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_named_without_its_password(tmp_path, monkeypatch, url, said):
     (tmp_path / "study.db").write_text("something else" * 100)
-    for url in (f"sqlite:///{tmp_path}/study.db", "postgresql://me:secret@127.0.0.1:1/studies"):
-        with pytest.raises(SearchError, match=r"search\.storage: .* can't be opened") as caught:
-            SharedStudy(url, "a", True, SPACE, FIRST, 1, 60)
-        assert "secret" not in str(caught.value)
+    for driver in ("psycopg", "pg8000"):
+        monkeypatch.setitem(sys.modules, driver, None)  # as where it isn't installed
+    with pytest.raises(SearchError, match=re.escape(said)) as caught:
+        SharedStudy(url.format(folder=tmp_path), "a", True, SPACE, FIRST, 1, 60)
+    assert "secret" not in str(caught.value)

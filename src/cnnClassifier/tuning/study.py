@@ -178,15 +178,18 @@ class SharedStudy:
 
 
 def _open(url: str) -> BaseStorage:
+    place = re.sub(r"(?<=://)[^/]*@", "", url)
     for attempt in range(_OPENINGS):
         try:
             return _storage(url)
-        except (OptunaError, SQLAlchemyError, OSError, ImportError) as error:
+        except ImportError:
+            driver = re.match(r"\w+\+(\w+):", url)
+            wanted = driver[1] if driver else "psycopg[binary]"  # what SQLAlchemy takes where none is named
+            raise SearchError(f'search.storage: {place} wants a driver; pip install "{wanted}"') from None
+        except (OptunaError, SQLAlchemyError, OSError) as error:
             failure = error
             time.sleep(attempt)  # two that make a server's tables at once: the second finds them made
-    place = re.sub(r"(?<=://)[^/]*@", "", url)
-    mend = "; pip install psycopg2-binary" if isinstance(failure, ImportError) else ""
-    raise SearchError(f"search.storage: {place} can't be opened: {' '.join(str(failure).split())[:200]}{mend}")
+    raise SearchError(f"search.storage: {place} can't be opened: {' '.join(str(failure).split())[:200]}")
 
 
 def _storage(url: str) -> BaseStorage:
