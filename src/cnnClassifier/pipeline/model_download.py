@@ -20,6 +20,8 @@ from cnnClassifier.utils.log import logger
 MAX_BYTES = 2_000_000_000  # of the zip, and of what it unpacks to
 _TIMEOUT_S = 60.0  # without a byte
 _CHUNK = 1 << 20
+# Damaged, cut off, in a compression that zipfile lacks, encrypted (both RuntimeErrors), or what `_unpack` refuses.
+_NO_BUNDLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 
 
 def fetch_bundle(url: str, sha256: str | None) -> Path:
@@ -47,14 +49,17 @@ def fetch_bundle(url: str, sha256: str | None) -> Path:
                 raise BundleError(
                     f"{shown}: its sha256 is {found}, --model-sha256 says {sha256}; say that one if it is right"
                 )
-            _unpack(packed, folder)
+            try:
+                _unpack(packed, folder)
+            except _NO_BUNDLE as error:
+                raise BundleError(
+                    f"{shown}: not a zip of a bundle ({error}); zip the folder artifacts/training"
+                ) from None
     except OSError as error:
         raise BundleError(
             f"{tempfile.gettempdir()}: can't keep the model there ({error.strerror or error}); free some space, or set "
             "TMPDIR to a folder on another disk"
         ) from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise BundleError(f"{shown}: not a zip of a bundle ({error}); zip the folder artifacts/training") from None
     return folder
 
 
