@@ -14,7 +14,7 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     package_data={
-        "cnnClassifier.assessment": ["*.j2", "*.html"],
+        "cnnClassifier.evaluation": ["*.j2", "*.html"],
         "cnnClassifier.dataset": ["report_page.html"],
         "cnnClassifier.tuning": ["report_page.html"],
         "cnnClassifier.utils": ["page.html"],

@@ -26,10 +26,17 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 3000, 10_000, 50_000], metavar="FILES")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--side", type=int, default=512, help="of the square pictures, in pixels (default: %(default)s)"
+        "--sizes", type=int, nargs="+", default=[1000, 3000, 10_000, 50_000], metavar="FILES"
+    )
+    parser.add_argument(
+        "--side",
+        type=int,
+        default=512,
+        help="of the square pictures, in pixels (default: %(default)s)",
     )
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -40,8 +47,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         make(Path(folder), sizes[-1], arguments.side)
-        print(f"made {sizes[-1]:,} files of {arguments.side} px in {time.perf_counter() - begun:.0f} s", flush=True)
-        print(f"{'files':>8} {'reading':>10} {'near-copies':>12} {'shortcuts':>10} {'stage':>8} {'memory':>9}  growth")
+        print(
+            f"made {sizes[-1]:,} files of {arguments.side} px in {time.perf_counter() - begun:.0f} s",
+            flush=True,
+        )
+        print(
+            f"{'files':>8} {'reading':>10} {'near-copies':>12} {'shortcuts':>10} {'stage':>8} {'memory':>9}  growth"
+        )
         last = None
         for size in sizes:
             command = [sys.executable, __file__, "--child", folder, str(size)]
@@ -59,13 +71,20 @@ def make(folder: Path, count: int, side: int) -> None:
         patient, part = divmod(number, SLICES)
         if part == 0:
             outline, texture = chest(rng), rng.uniform(0, 1, (12, 12))
-        path = folder / f"{number // 1000:03}" / ("ill", "well")[patient % 2] / f"patient{patient:05}_{part:02}.jpg"
+        path = (
+            folder
+            / f"{number // 1000:03}"
+            / ("ill", "well")[patient % 2]
+            / f"patient{patient:05}_{part:02}.jpg"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         if part == SLICES - 1 and image is not None:
             image.save(path, quality=40)
             continue
         texture = texture + rng.normal(0, 0.15, texture.shape)
-        coarse = np.asarray(Image.fromarray((90 * texture).clip(0, 255).astype(np.uint8)).resize((64, 64)), float)
+        coarse = np.asarray(
+            Image.fromarray((90 * texture).clip(0, 255).astype(np.uint8)).resize((64, 64)), float
+        )
         small = Image.fromarray((outline + coarse).clip(0, 255).astype(np.uint8))
         image = small.resize((side, side), Image.Resampling.BILINEAR)
         image.save(path, quality=75)
@@ -120,7 +139,7 @@ def measure(folder: Path, count: int) -> None:
             near_copy_correlation=0.991,
             conflicts="leave_out",
             split="grouped",
-            shortcut_limit=0.75,
+            shortcut_warning_auc=0.75,
             min_side=32,
             max_pixels=50_000_000,
             dicom_window="auto",
@@ -145,7 +164,11 @@ def line(row: dict[str, Any], last: dict[str, Any] | None) -> str:
         ratio = math.log(row["files"] / last["files"])
         text += "  " + ", ".join(
             f"{name} {math.log(row[key] / last[key]) / ratio:.2f}"
-            for name, key in (("reading", "read_files"), ("near-copies", "near_copies"), ("memory", "memory"))
+            for name, key in (
+                ("reading", "read_files"),
+                ("near-copies", "near_copies"),
+                ("memory", "memory"),
+            )
         )
     return text
 

@@ -28,16 +28,24 @@ import yaml
 from benchmarks.serving import ROOT, free_port, wait_until_ready
 from cnnClassifier.entity.bundle import MODEL_FILE, ModelBundle
 from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
-from cnnClassifier.utils.common import replacing, sha256_of
+from cnnClassifier.utils.common import atomic_write, sha256_of
 
-RUBBISH = [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(64), b"GIF89a" + b"\xff" * 200, bytes(100_000)]
+RUBBISH = [
+    b"",
+    b"not an image",
+    b"\x89PNG\r\n\x1a\n" + bytes(64),
+    b"GIF89a" + b"\xff" * 200,
+    bytes(100_000),
+]
 TOLERANCE = 1e-3
 SWAPS = 3
 
 
 def main() -> None:
     """Run, print what was seen, and end with 1 where something was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--bundle", type=Path, default=Path("artifacts/training"))
@@ -52,7 +60,9 @@ def endure(folder: Path, bundle: Path, seconds: float, clients: int) -> int:
     shutil.copytree(bundle, models[0])
     make_other(models[0], models[1])
     pictures = make_pictures(folder / "pictures")
-    expected = {ModelBundle.read(model).model_sha256: alone(model, folder / "pictures") for model in models}
+    expected = {
+        ModelBundle.read(model).model_sha256: alone(model, folder / "pictures") for model in models
+    }
     served = folder / "served"
     shutil.copytree(models[0], served)
     port = free_port()
@@ -94,7 +104,9 @@ def make_other(source: Path, target: Path) -> None:
     kernel, bias = model.get_layer("probabilities").get_weights()
     model.get_layer("probabilities").set_weights([kernel, bias + np.linspace(-0.7, 0.7, len(bias))])
     model.save(target / MODEL_FILE)
-    card = replace(ModelBundle.read(source), model_sha256=sha256_of(target / MODEL_FILE), int8_sha256=None)
+    card = replace(
+        ModelBundle.read(source), model_sha256=sha256_of(target / MODEL_FILE), int8_sha256=None
+    )
     card.write(target)
 
 
@@ -107,7 +119,7 @@ def make_pictures(folder: Path) -> list[bytes]:
 def alone(model: Path, pictures: Path) -> list[dict[str, float]]:
     """Return what a model says of each picture, asked in a process of its own."""
     code = (
-        "import json, sys; from pathlib import Path; from cnnClassifier.pipeline.prediction import Predictor\n"
+        "import json, sys; from pathlib import Path; from cnnClassifier.serving.predictor import Predictor\n"
         "p = Predictor(Path(sys.argv[1]), 10**8)\n"
         "print(json.dumps([p.predict(f.read_bytes()).probabilities for f in sorted(Path(sys.argv[2]).rglob('*.png'))]))"
     )
@@ -130,11 +142,13 @@ def config_of(folder: Path, served: Path) -> Path:
 
 def swap(model: Path, served: Path) -> None:
     """Put another model in the served one's place, as training does."""
-    with replacing(served) as staged:
+    with atomic_write(served) as staged:
         shutil.copytree(model, staged)
 
 
-def ask_until(end: float, port: int, pictures: list[bytes], expected: dict, seen: Counter, seed: int) -> None:
+def ask_until(
+    end: float, port: int, pictures: list[bytes], expected: dict, seen: Counter, seed: int
+) -> None:
     """Ask again and again, and count what came back."""
     rng = random.Random(seed)
     while time.monotonic() < end:
@@ -156,8 +170,13 @@ def ask_until(end: float, port: int, pictures: list[bytes], expected: dict, seen
             seen["503 without Retry-After"] += not answer.headers["Retry-After"]
             time.sleep(min(float(answer.headers["Retry-After"] or 1), 5))
         elif answer.status == 200 and not rubbish:
-            wanted, found = expected[content[0]["model_sha256"]][number], content[0]["probabilities"]
-            seen["wrong answer"] += any(abs(found[name] - wanted[name]) > TOLERANCE for name in wanted)
+            wanted, found = (
+                expected[content[0]["model_sha256"]][number],
+                content[0]["probabilities"],
+            )
+            seen["wrong answer"] += any(
+                abs(found[name] - wanted[name]) > TOLERANCE for name in wanted
+            )
             seen[f"model {content[0]['model']}"] += 1
 
 
@@ -181,16 +200,30 @@ def report(seen: Counter[str], memory: list[tuple[float, float]], seconds: float
         if count:
             print(f"{count:8,}  {name}")
     third, last = (
-        float(np.mean([used for at, used in memory if start * seconds <= at < (start + 0.1) * seconds]))
+        float(
+            np.mean(
+                [used for at, used in memory if start * seconds <= at < (start + 0.1) * seconds]
+            )
+        )
         for start in (0.2, 0.9)
     )
     grown = last / third - 1
-    print(f"memory: {third:.0f} MB in the third tenth, {last:.0f} MB in the last ({grown:+.1%}); exit {code}")
-    bad = [name for name, count in seen.items() if count and name.split()[-1] in ("500", "502", "504")]
-    wrong = [name for name in seen if name.startswith(("no answer", "wrong", "503 without")) and seen[name]]
+    print(
+        f"memory: {third:.0f} MB in the third tenth, {last:.0f} MB in the last ({grown:+.1%}); exit {code}"
+    )
+    bad = [
+        name for name, count in seen.items() if count and name.split()[-1] in ("500", "502", "504")
+    ]
+    wrong = [
+        name
+        for name in seen
+        if name.startswith(("no answer", "wrong", "503 without")) and seen[name]
+    ]
     rubbish = [name for name in seen if name == "rubbish 200"]
     flat = grown <= 0.05
-    print("as promised" if not (bad or wrong or rubbish) and flat and code == 0 else "NOT as promised")
+    print(
+        "as promised" if not (bad or wrong or rubbish) and flat and code == 0 else "NOT as promised"
+    )
     return int(bool(bad or wrong or rubbish) or not flat or code != 0)
 
 

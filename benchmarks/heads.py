@@ -24,7 +24,13 @@ CASES: dict[str, dict[str, Any]] = {
     "block5_pool, average pooling": {"FEATURE_LAYER": "block5_pool", "HEAD": "average"},
     "flatten": {"HEAD": "flatten"},
     "no augmentation": {"AUGMENTATION": False},
-    "flips alone": {"ROTATION_RANGE": 0, "SHIFT_RANGE": 0, "SHEAR_RANGE": 0, "ZOOM_RANGE": 0, "VIEWS": 4},
+    "flips alone": {
+        "ROTATION_RANGE": 0,
+        "SHIFT_RANGE": 0,
+        "SHEAR_RANGE": 0,
+        "ZOOM_RANGE": 0,
+        "VIEWS": 4,
+    },
     "6 views": {"VIEWS": 6},
     "learning rate 0.0003": {"LEARNING_RATE": 0.0003},
     "learning rate 0.003": {"LEARNING_RATE": 0.003},
@@ -48,7 +54,10 @@ def main() -> None:
             start = time.perf_counter()
             found = crossvalidate(Path(name), CASES[case] | {"FOLD_SEEDS": arguments.seeds})
             seconds = time.perf_counter() - start
-        figures = [f"{found[key]['mean']:.3f} ± {found[key]['spread']:.3f}" for key in ("balanced_accuracy", "roc_auc")]
+        figures = [
+            f"{found[key]['mean']:.3f} ± {found[key]['spread']:.3f}"
+            for key in ("balanced_accuracy", "roc_auc")
+        ]
         rows.append((case, *figures, f"{found['loss']['mean']:.3f}", f"{seconds:.0f}"))
         print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     rows.sort(key=lambda row: row[1], reverse=True)
@@ -75,7 +84,9 @@ def crossvalidate(folder: Path, change: dict[str, Any]) -> dict[str, Any]:
             "--params",
             f"{folder}/params.yaml",
         ]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": "src"})
+        subprocess.run(
+            command, check=True, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": "src"}
+        )
     return json.loads((folder / "crossvalidation" / "scores.json").read_text(encoding="utf-8"))
 
 

@@ -24,7 +24,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_phantom(folder, parse_phantom("phantom:patients=8,slices=1,size=256,seed=5"))
-        ill, well = (sorted((folder / label).glob("*.png")) for label in ("adenocarcinoma", "normal"))
+        ill, well = (
+            sorted((folder / label).glob("*.png")) for label in ("adenocarcinoma", "normal")
+        )
         sheet(ill[:4] + well[:4]).save(DOCS / "phantom.png", optimize=True)
     page(DOCS / "page.png")
 
@@ -46,7 +48,12 @@ def page(target: Path) -> None:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
                 executable_path=shutil.which("chromium"),
-                args=["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"],
+                args=[
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--no-first-run",
+                    "--disable-background-networking",
+                ],
             )
             shown = browser.new_page(viewport={"width": 1200, "height": 760})
             shown.goto(f"http://127.0.0.1:{port}/")

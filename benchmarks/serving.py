@@ -30,7 +30,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from cnnClassifier.entity.bundle import INT8_RECORD, ModelBundle
+from cnnClassifier.entity.bundle import INT8_AGREEMENT_FILE, ModelBundle
 from cnnClassifier.utils.common import save_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,9 +41,13 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", nargs="?", type=Path, default=Path("artifacts/training"))
-    parser.add_argument("--image", type=Path, help="picture to send; default: a generated 512x512 PNG")
+    parser.add_argument(
+        "--image", type=Path, help="picture to send; default: a generated 512x512 PNG"
+    )
     chosen = parser.parse_args()
     bundle = chosen.bundle.resolve()
     if not (bundle / "model.keras").is_file():
@@ -56,7 +60,15 @@ def main():
                 continue
             config = write_config(Path(folder), bundle, int8)
             port = str(free_port())
-            command = [ROOT / "app.py", "--config", config, "--params", ROOT / "params.yaml", "--port", port]
+            command = [
+                ROOT / "app.py",
+                "--config",
+                config,
+                "--params",
+                ROOT / "params.yaml",
+                "--port",
+                port,
+            ]
             forms[form] = measure(command, port, "readyz", OURS_REQUESTS, picture, folder)
         port = str(free_port())
         command = [ROOT / "benchmarks/usual_app.py", bundle / "model.keras", port]
@@ -71,7 +83,9 @@ def main():
     columns = [cell for form in forms for cell in (form, "ratio")]
     print(f"{'':48}{'usual':>10}{''.join(f'{name:>10}' for name in columns)}")
     for title, key, scale in rows:
-        cells = "".join(f"{ours[key] * scale:10.1f}{ours[key] / usual[key]:10.2f}" for ours in forms.values())
+        cells = "".join(
+            f"{ours[key] * scale:10.1f}{ours[key] / usual[key]:10.2f}" for ours in forms.values()
+        )
         print(f"{title:48}{usual[key] * scale:10.1f}{cells}")
     print_limit(bundle, {form: ours["median"] for form, ours in forms.items()})
 
@@ -94,7 +108,9 @@ def operations(bundle):
 
     total = 0
     for layer in keras.models.load_model(bundle / "model.keras", compile=False).layers:
-        if hasattr(layer, "kernel"):  # each of its weights is used once for each place of the output
+        if hasattr(
+            layer, "kernel"
+        ):  # each of its weights is used once for each place of the output
             total += 2 * int(np.prod(layer.kernel.shape)) * int(np.prod(layer.output.shape[1:-1]))
     return total
 
@@ -114,7 +130,9 @@ def matrix_rate():
 def generated():
     pixels = np.random.default_rng(0).normal(110, 40, (64, 64)).clip(0, 255).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((512, 512), Image.Resampling.BICUBIC).convert("RGB").save(buffer, "PNG")
+    Image.fromarray(pixels).resize((512, 512), Image.Resampling.BICUBIC).convert("RGB").save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()
 
 
@@ -125,8 +143,12 @@ def write_config(folder, bundle, int8):
     config["serving"] |= {"int8": int8, "rate_limit": None}
     if int8:
         card = ModelBundle.read(bundle)
-        record = {"model_sha256": card.model_sha256, "int8_sha256": card.int8_sha256, "accepted": True}
-        save_json(folder / INT8_RECORD, record)
+        record = {
+            "model_sha256": card.model_sha256,
+            "int8_sha256": card.int8_sha256,
+            "accepted": True,
+        }
+        save_json(folder / INT8_AGREEMENT_FILE, record)
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
@@ -155,7 +177,9 @@ def measure(command, port, ready_path, count, picture, folder):
 
         def ask(_):
             begun = time.perf_counter()
-            request = urllib.request.Request(f"{url}/predict", body, {"Content-Type": "application/json"})
+            request = urllib.request.Request(
+                f"{url}/predict", body, {"Content-Type": "application/json"}
+            )
             with urllib.request.urlopen(request, timeout=300) as answer:
                 assert json.load(answer)[0]["image"]
             return time.perf_counter() - begun

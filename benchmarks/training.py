@@ -27,8 +27,14 @@ def main() -> None:
         config = yaml.safe_load(Path("config/config.yaml").read_text(encoding="utf-8"))
         params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
         config["log_file"] = str(folder / "running.log")
-        config["training"] |= {"bundle_dir": str(folder / "bundle"), "cache_dir": str(folder / "cache")}
-        config["evaluation"] |= {"root_dir": str(folder / "evaluation"), "mlflow_uri": f"sqlite:///{folder}/mlflow.db"}
+        config["training"] |= {
+            "bundle_dir": str(folder / "bundle"),
+            "cache_dir": str(folder / "cache"),
+        }
+        config["evaluation"] |= {
+            "root_dir": str(folder / "evaluation"),
+            "mlflow_uri": f"sqlite:///{folder}/mlflow.db",
+        }
         params |= {"EPOCHS": arguments.epochs, "AUGMENTATION": True}
         (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
@@ -36,11 +42,24 @@ def main() -> None:
         main_py = [sys.executable, "main.py", *files, "--only"]
         ours = run([*main_py, "training"], env=environment)
         again = run([*main_py, "training"], env=environment)
-        subprocess.run([*main_py, "evaluation"], check=True, env={**environment, "MLFLOW_TRACKING_URI": ""})
+        subprocess.run(
+            [*main_py, "evaluation"], check=True, env={**environment, "MLFLOW_TRACKING_URI": ""}
+        )
         our_scores = json.loads((folder / "evaluation" / "scores.json").read_text(encoding="utf-8"))
 
-        manifest, data = config["data_validation"]["manifest_path"], config["data_ingestion"]["data_dir"]
-        recipe = [sys.executable, "-m", "benchmarks.usual_recipe", manifest, data, "--epochs", str(arguments.epochs)]
+        manifest, data = (
+            config["data_validation"]["manifest_path"],
+            config["data_ingestion"]["data_dir"],
+        )
+        recipe = [
+            sys.executable,
+            "-m",
+            "benchmarks.usual_recipe",
+            manifest,
+            data,
+            "--epochs",
+            str(arguments.epochs),
+        ]
         answer = folder / "usual.json"
         with answer.open("w", encoding="utf-8") as file:
             usual = run(recipe, env=environment, stdout=file)

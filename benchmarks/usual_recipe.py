@@ -36,7 +36,11 @@ def main() -> None:
         rows = [row for row in csv.DictReader(file) if row["split"]]
     frames = {
         split: pd.DataFrame(
-            [(str(arguments.data_dir / r["path"]), r["class"]) for r in rows if r["split"] == split],
+            [
+                (str(arguments.data_dir / r["path"]), r["class"])
+                for r in rows
+                if r["split"] == split
+            ],
             columns=["path", "label"],
         )
         for split in ("train", "validation", "test")
@@ -52,7 +56,11 @@ def main() -> None:
         layer.trainable = False
     output = keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(base.output))
     model = keras.Model(base.input, output)
-    model.compile(keras.optimizers.SGD(arguments.learning_rate), loss="categorical_crossentropy", metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.SGD(arguments.learning_rate),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+    )
 
     plain = {"rescale": 1 / 255}
     augmented = ImageDataGenerator(
@@ -64,16 +72,30 @@ def main() -> None:
         shear_range=0.2,
         zoom_range=0.2,
     )
-    flow = {"x_col": "path", "y_col": "label", "target_size": (224, 224), "interpolation": "bilinear"}
+    flow = {
+        "x_col": "path",
+        "y_col": "label",
+        "target_size": (224, 224),
+        "interpolation": "bilinear",
+    }
 
     def batches(generator: object, split: str, shuffle: bool) -> object:
         return generator.flow_from_dataframe(
-            frames[split], batch_size=arguments.batch_size, shuffle=shuffle, **flow, class_mode="categorical"
+            frames[split],
+            batch_size=arguments.batch_size,
+            shuffle=shuffle,
+            **flow,
+            class_mode="categorical",
         )
 
     start = time.perf_counter()
     validation = batches(ImageDataGenerator(**plain), "validation", False)
-    model.fit(batches(augmented, "train", True), validation_data=validation, epochs=arguments.epochs, verbose=2)
+    model.fit(
+        batches(augmented, "train", True),
+        validation_data=validation,
+        epochs=arguments.epochs,
+        verbose=2,
+    )
     seconds = time.perf_counter() - start
     test = batches(ImageDataGenerator(**plain), "test", False)
     probabilities = model.predict(test, verbose=0)

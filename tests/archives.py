@@ -19,7 +19,9 @@ def zip_of(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> 
     return buffer.getvalue()
 
 
-def tar_of(files: dict[str, bytes], compression: str = "", more: list[tarfile.TarInfo] | None = None) -> bytes:
+def tar_of(
+    files: dict[str, bytes], compression: str = "", more: list[tarfile.TarInfo] | None = None
+) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as archive:
         for name, content in files.items():

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from cnnClassifier.entity.bundle import INT8_FILE, ModelBundle
-from cnnClassifier.network.activation import OUTPUT_LAYER, POOL_LAYER
-from cnnClassifier.network.familiarity import Reference
-from cnnClassifier.network.graph import graph_of, quantise, save_graph
-from cnnClassifier.network.head import MAP_LAYER
+from cnnClassifier.network.cam import OUTPUT_LAYER, POOL_LAYER
+from cnnClassifier.network.heads import MAP_LAYER
+from cnnClassifier.network.out_of_distribution import Reference
+from cnnClassifier.network.quantization import quantize, save_graph, to_openvino
 from cnnClassifier.utils.common import sha256_of
 from tests.mlflow_server import mlflow_server
 
@@ -47,7 +47,9 @@ def write_bundle(keras):
         layers = keras.layers
         image = keras.Input((32, 32, 3))
         x = layers.Rescaling(1 / 255)(image)
-        x = layers.Conv2D(4, 3, kernel_initializer=keras.initializers.Constant(1 / 27), name=MAP_LAYER)(x)
+        x = layers.Conv2D(
+            4, 3, kernel_initializer=keras.initializers.Constant(1 / 27), name=MAP_LAYER
+        )(x)
         x = layers.GlobalMaxPooling2D(name=POOL_LAYER)(x)
         dense = layers.Dense(outputs, activation="softmax", name=OUTPUT_LAYER)
         model = keras.Model(image, dense(x))
@@ -56,13 +58,13 @@ def write_bundle(keras):
         folder.mkdir(parents=True, exist_ok=True)
         model.save(folder / "model.keras")
         # Familiar is a picture whose brightness lies anywhere from black to white.
-        Reference(np.full(4, 0.5, np.float32), np.eye(1, 4, dtype=np.float32), np.ones(1, np.float32), 1.0).save(
-            folder / "reference.npz"
-        )
+        Reference(
+            np.full(4, 0.5, np.float32), np.eye(1, 4, dtype=np.float32), np.ones(1, np.float32), 1.0
+        ).save(folder / "reference.npz")
         if int8:
-            graph, activation = graph_of(model, MAP_LAYER)
+            graph, activation = to_openvino(model, MAP_LAYER)
             images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-            save_graph(folder / INT8_FILE, quantise(graph, images), activation)
+            save_graph(folder / INT8_FILE, quantize(graph, images), activation)
         content = {
             "classes": ("adenocarcinoma", "normal"),
             "positive_class": "adenocarcinoma",

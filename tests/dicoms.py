@@ -64,7 +64,10 @@ def before_rows(data, inserted):
 
 def element(group, number, vr, value, length=None):
     """Return a raw element in Explicit VR Little Endian with a long length field."""
-    return struct.pack("<HH2sHI", group, number, vr, 0, len(value) if length is None else length) + value
+    return (
+        struct.pack("<HH2sHI", group, number, vr, 0, len(value) if length is None else length)
+        + value
+    )
 
 
 ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)

@@ -16,7 +16,9 @@ class Site:
     content: bytes
     version: dict[str, str] = field(default_factory=lambda: {"ETag": '"one"'})
     statuses: list[int] = field(default_factory=list)  # answered first, one each
-    cuts: list[int] = field(default_factory=list)  # bytes after which each of the first connections breaks
+    cuts: list[int] = field(
+        default_factory=list
+    )  # bytes after which each of the first connections breaks
     ranges: bool = True
     heeds_if_range: bool = True
     stall_at: int | None = None  # bytes after which it goes silent
@@ -46,7 +48,9 @@ def serving(site: Site) -> Iterator[Site]:
             for name, value in site.version.items():
                 self.send_header(name, value)
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(site.content) - 1}/{len(site.content)}")
+                self.send_header(
+                    "Content-Range", f"bytes {start}-{len(site.content) - 1}/{len(site.content)}"
+                )
             self.send_header("Content-Length", str(len(site.content) - start))
             self.end_headers()
             self.send_body(site.content[start:])

@@ -46,9 +46,23 @@ def mlflow_server(folder) -> Iterator[Server]:
 
 def _serve(folder, port) -> Iterator[Server]:
     server = Server(f"http://127.0.0.1:{port}{PREFIX}")
-    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--static-prefix", PREFIX]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--app-name",
+        "basic-auth",
+        "--static-prefix",
+        PREFIX,
+    ]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/store"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+        "--artifacts-destination",
+        f"{folder}/store",
+    ]
     (folder / "auth.ini").write_text(
         f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = admin\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\nauth_cache_ttl_seconds = 600\n"
@@ -82,11 +96,17 @@ def without(pattern: re.Pattern[str], server: Server) -> Iterator[Server]:
             if pattern.search(self.path):
                 self.answer(404, {"Content-Type": "text/plain"}, b"404 page not found")
                 return
-            connection = http.client.HTTPConnection(behind.hostname, behind.port, timeout=PATIENCE_S)
+            connection = http.client.HTTPConnection(
+                behind.hostname, behind.port, timeout=PATIENCE_S
+            )
             headers = {key: value for key, value in self.headers.items() if key.lower() != "host"}
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
-            kept = {key: value for key, value in answer.getheaders() if key.lower() in ("content-type", "location")}
+            kept = {
+                key: value
+                for key, value in answer.getheaders()
+                if key.lower() in ("content-type", "location")
+            }
             self.answer(answer.status, kept, answer.read())
             connection.close()
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from cnnClassifier.assessment.metrics import Outcome, scores
-from cnnClassifier.assessment.notct import familiarity
+from cnnClassifier.evaluation.metrics import Outcome, scores
+from cnnClassifier.evaluation.ood_samples import familiarity
 
 CLASSES = ("adenocarcinoma", "large.cell_carcinoma", "normal")
 
@@ -27,7 +27,9 @@ def outcome(count=2, images=120, skill=1.5, threshold=0.4, seed=0, per_group=3):
 def full_scores(count=2, gates=(), warnings=(), synthetic=True, **options):
     """What scores.json holds."""
     made = outcome(count, **options)
-    found = familiarity(np.array([0.5, 0.9, 1.2, 0.8]), ["noise", "noise", "flat"], np.array([5.0, 0.7, 3.0]), 1.0)
+    found = familiarity(
+        np.array([0.5, 0.9, 1.2, 0.8]), ["noise", "noise", "flat"], np.array([5.0, 0.7, 3.0]), 1.0
+    )
     return scores(made, classes(count), {"default": 0.4, "sensitivity>=0.95": 0.1}, 100, 1) | {
         "synthetic": synthetic,
         "unfamiliar": found,

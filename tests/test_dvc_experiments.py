@@ -20,8 +20,14 @@ def clone(tmp_path_factory):
     """A clone after its first `dvc exp run`, with dvc.lock committed."""
     folder = copy_repository(tmp_path_factory.mktemp("experiments") / "clone")
     edit(folder / "config/config.yaml", source_URL='"phantom:patients=24,slices=1,size=64,seed=3"')
-    edit(folder / "config/config.yaml", bootstrap_draws="100")
-    edit(folder / "params.yaml", IMAGE_SIZE="[64, 64, 3]", BACKBONE="MobileNetV2", WEIGHTS="null", FEATURE_LAYER="auto")
+    edit(folder / "config/config.yaml", bootstrap_samples="100")
+    edit(
+        folder / "params.yaml",
+        IMAGE_SIZE="[64, 64, 3]",
+        BACKBONE="MobileNetV2",
+        WEIGHTS="null",
+        FEATURE_LAYER="auto",
+    )
     edit(folder / "params.yaml", AUGMENTATION="False", EPOCHS="2")
     config = folder / "config/config.yaml"
     config.write_text(re.sub(r"int8: true(  .*model_int8)", r"int8: false\1", config.read_text()))
@@ -41,11 +47,15 @@ def commit(folder, message):
 def passes(done):
     """Forward passes of the frozen layers and rows from the cache, a pair a stage that asked for them."""
     said = done.stdout + done.stderr
-    return re.findall(r"^frozen features: (\d+) forward passes, (\d+) from the cache$", said, flags=re.MULTILINE)
+    return re.findall(
+        r"^frozen features: (\d+) forward passes, (\d+) from the cache$", said, flags=re.MULTILINE
+    )
 
 
 def test_experiments_rerun_what_a_parameter_changes_and_can_be_compared(clone):
-    done = run(clone, "dvc", "exp", "run", "-n", "longer", "-S", "EPOCHS=3", "-S", "LEARNING_RATE=0.02")
+    done = run(
+        clone, "dvc", "exp", "run", "-n", "longer", "-S", "EPOCHS=3", "-S", "LEARNING_RATE=0.02"
+    )
     assert ran(done) == ["training", "evaluation"]
     assert passes(done) == [("0", "18")]
     shown = run(clone, "dvc", "exp", "show", "--csv", "--no-pager").stdout
@@ -56,12 +66,18 @@ def test_experiments_rerun_what_a_parameter_changes_and_can_be_compared(clone):
     run(clone, "dvc", "plots", "diff", "HEAD", "longer", "-o", "plots")
     assert "Training history" in (clone / "plots/index.html").read_text(encoding="utf-8")
 
-    text = run(clone, "python", "main.py", "compare", "HEAD", "longer", "--html", "comparison.html").stdout
+    text = run(
+        clone, "python", "main.py", "compare", "HEAD", "longer", "--html", "comparison.html"
+    ).stdout
     assert "Both evaluated the same 6 images in 6 groups." in text
     assert "EPOCHS: A 2, B 3" in text
     assert "longer (" in (clone / "comparison.html").read_text(encoding="utf-8")
-    markdown = run(clone, "python", "main.py", "compare", "HEAD", "--markdown", "--names", "main", "here").stdout
-    assert markdown.startswith("### main (A) and here (B)\n\n**The difference is no larger than chance. ROC AUC of ")
+    markdown = run(
+        clone, "python", "main.py", "compare", "HEAD", "--markdown", "--names", "main", "here"
+    ).stdout
+    assert markdown.startswith(
+        "### main (A) and here (B)\n\n**The difference is no larger than chance. ROC AUC of "
+    )
     run(clone, "git", "checkout", "-q", "params.yaml", "dvc.lock")
     run(clone, "dvc", "checkout")
 

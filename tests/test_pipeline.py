@@ -62,7 +62,12 @@ def clone(tmp_path_factory):
 def run(folder, *words, code=0, **environment):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, env={**os.environ, "PATH": path, **environment}, check=False
+        words,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path, **environment},
+        check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done
@@ -76,7 +81,14 @@ def test_leaves_scores_bundle_and_run(clone):
     scores = json.loads((clone / "artifacts/evaluation/scores.json").read_text())
     assert scores["synthetic"] is True
     assert scores["n"] == sum(map(sum, scores["confusion_matrix"])) > 0
-    assert {"loss", "accuracy", "balanced_accuracy", "roc_auc", "sensitivity", "specificity"} < scores.keys()
+    assert {
+        "loss",
+        "accuracy",
+        "balanced_accuracy",
+        "roc_auc",
+        "sensitivity",
+        "specificity",
+    } < scores.keys()
     bundle = {path.name for path in (clone / "artifacts/training").iterdir()}
     assert bundle == {"model.keras", "model.json", "model_int8.zip", "reference.npz", "history.csv"}
     assert (clone / "mlflow.db").exists()
@@ -114,7 +126,9 @@ def test_a_dead_tracking_server_costs_nothing(clone):
     assert scores.read_bytes() == before
 
 
-@pytest.mark.parametrize("hidden", [False, True], ids=["as it is", "without logged models and registry"])
+@pytest.mark.parametrize(
+    "hidden", [False, True], ids=["as it is", "without logged models and registry"]
+)
 def test_the_pipeline_is_one_run_on_a_server(clone, tracking_server, hidden, tmp_path, monkeypatch):
     from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
@@ -132,8 +146,15 @@ def test_the_pipeline_is_one_run_on_a_server(clone, tracking_server, hidden, tmp
         assert (found.info.status, found.data.tags["state"]) == ("FINISHED", "evaluated")
         scores = json.loads((clone / "artifacts/evaluation/scores.json").read_text())
         assert found.data.metrics["roc_auc"] == scores["roc_auc"]
-        assert [point.step for point in client.get_metric_history(found.info.run_id, "val_loss")] == [1, 2]
-        assert {"synthetic", "manifest_sha256", "dvc_lock_sha256", "gates_not_met"} < found.data.tags.keys()
+        assert [
+            point.step for point in client.get_metric_history(found.info.run_id, "val_loss")
+        ] == [1, 2]
+        assert {
+            "synthetic",
+            "manifest_sha256",
+            "dvc_lock_sha256",
+            "gates_not_met",
+        } < found.data.tags.keys()
         splits = sorted(tag.value for used in found.inputs.dataset_inputs for tag in used.tags)
         assert splits == ["test", "train", "validation"]
         got = download_artifacts(
@@ -160,10 +181,15 @@ def test_an_unmet_gate_stops_the_pipeline_and_loses_nothing(clone):
     config = (clone / "config/config.yaml").read_text()
     edit(clone / "config/config.yaml", min_images_per_class="1000", on_failure="stop")
     done = run(clone, "dvc", "repro", code=255)
-    assert "gates not met: Class adenocarcinoma has the fewest images, 12; at least 1000 are asked for." in done.stderr
+    assert (
+        "gates not met: Class adenocarcinoma has the fewest images, 12; at least 1000 are asked for."
+        in done.stderr
+    )
     assert "Traceback" not in done.stderr
     scores = json.loads((clone / "artifacts/evaluation/scores.json").read_text())
-    assert [gate["met"] for gate in scores["gates"] if gate["name"] == "min_images_per_class"] == [False]
+    assert [gate["met"] for gate in scores["gates"] if gate["name"] == "min_images_per_class"] == [
+        False
+    ]
     assert "gate min_images_per_class not met" in run(clone, "python", "main.py", "scores").stdout
     (clone / "config/config.yaml").write_text(config)
 
@@ -174,14 +200,18 @@ def serving(folder):
 
     def ask(data):
         body = json.dumps({"image": base64.b64encode(data).decode()}).encode()
-        request = urllib.request.Request(f"{url}/predict", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{url}/predict", body, {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)[0]
 
     command = [sys.executable, "app.py", "--port", "0"]
     with (
         (folder / "server.log").open("w") as log,
-        subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True) as server,
+        subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as server,
     ):
         try:
             url = server.stdout.readline().split()[1]
@@ -197,13 +227,31 @@ def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
     from cnnClassifier.utils.common import save_json, sha256_of
 
     folder = tmp_path / "clone"
-    shutil.copytree(clone, folder, ignore=shutil.ignore_patterns(".git", ".cache", "mlruns", "mlflow.db"))
-    edit(folder / "config/config.yaml", data_dir="pictures", manifest_path="data/manifest.csv", gallery="0")
+    shutil.copytree(
+        clone, folder, ignore=shutil.ignore_patterns(".git", ".cache", "mlruns", "mlflow.db")
+    )
+    edit(
+        folder / "config/config.yaml",
+        data_dir="pictures",
+        manifest_path="data/manifest.csv",
+        gallery="0",
+    )
     edit(folder / "config/config.yaml", report_path="data/report.json")
-    write_phantom(folder / "pictures", parse_phantom("phantom:patients=100,slices=1,size=128,seed=9"))
+    write_phantom(
+        folder / "pictures", parse_phantom("phantom:patients=100,slices=1,size=128,seed=9")
+    )
     entries = [
         Entry(
-            f"{path.parent.name}/{path.name}", path.parent.name, sha256_of(path), "", "", 1, "L", path.name, "test", ""
+            f"{path.parent.name}/{path.name}",
+            path.parent.name,
+            sha256_of(path),
+            "",
+            "",
+            1,
+            "L",
+            path.name,
+            "test",
+            "",
         )
         for path in sorted((folder / "pictures").rglob("*.png"))
     ]
@@ -228,7 +276,10 @@ def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
     assert [answer["class"] for answer in served] == [row["called"] for row in rows]
     for answer, row in zip(served, rows, strict=True):
         assert answer["probabilities"]["normal"] == pytest.approx(float(row["normal"]), abs=1e-3)
-    agreed = [answer["class"] == row["called"] for answer, row in zip(answers(accepted=True), rows, strict=True)]
+    agreed = [
+        answer["class"] == row["called"]
+        for answer, row in zip(answers(accepted=True), rows, strict=True)
+    ]
     assert sum(agreed) / 100 == pytest.approx(record["agreement"])
 
 
@@ -236,7 +287,7 @@ def test_every_way_gives_one_image_the_same_probabilities(clone, keras):
     """Evaluation, the server's answer, and the training framework agree on a stored image."""
     import numpy as np
 
-    from cnnClassifier.entity.bundle import ModelBundle, temper
+    from cnnClassifier.entity.bundle import ModelBundle, apply_temperature
     from cnnClassifier.imaging.prepare import prepare
 
     run(clone, "dvc", "repro")
@@ -255,7 +306,7 @@ def test_every_way_gives_one_image_the_same_probabilities(clone, keras):
     model = keras.models.load_model(clone / "artifacts/training/model.keras")
     pixels = prepare(data, (96, 96, 3), 10**7)[np.newaxis].astype(np.float32)
     temperature = ModelBundle.read(clone / "artifacts/training").temperature
-    trained = float(temper(model.predict(pixels, verbose=0), temperature)[0, 0])
+    trained = float(apply_temperature(model.predict(pixels, verbose=0), temperature)[0, 0])
     assert trained == pytest.approx(evaluated, abs=0.02)  # OpenVINO takes bfloat16
 
 
@@ -267,7 +318,9 @@ def test_main_py_runs_a_part(clone):
     assert "data_ingestion" in done.stderr
 
 
-@pytest.mark.parametrize("notebook", sorted(path.name for path in (ROOT / "research").glob("*.ipynb")))
+@pytest.mark.parametrize(
+    "notebook", sorted(path.name for path in (ROOT / "research").glob("*.ipynb"))
+)
 def test_notebooks_run(notebook, tmp_path, monkeypatch):
     import nbformat
     from nbclient import NotebookClient
@@ -275,5 +328,8 @@ def test_notebooks_run(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     content = nbformat.read(ROOT / "research" / notebook, as_version=4)
     NotebookClient(
-        content, timeout=PATIENCE_S, startup_timeout=PATIENCE_S, resources={"metadata": {"path": str(tmp_path)}}
+        content,
+        timeout=PATIENCE_S,
+        startup_timeout=PATIENCE_S,
+        resources={"metadata": {"path": str(tmp_path)}},
     ).execute()

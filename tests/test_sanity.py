@@ -45,7 +45,9 @@ def test_shuffled_labels_give_chance_and_true_ones_do_not(tmp_path):
 
     def auc():
         run("crossvalidate")
-        scores = json.loads((tmp_path / "artifacts/crossvalidation/scores.json").read_text(encoding="utf-8"))
+        scores = json.loads(
+            (tmp_path / "artifacts/crossvalidation/scores.json").read_text(encoding="utf-8")
+        )
         return scores["roc_auc"]["mean"]
 
     for stage in ("data_ingestion", "data_validation", "prepare_base_model"):
@@ -55,7 +57,9 @@ def test_shuffled_labels_give_chance_and_true_ones_do_not(tmp_path):
     path = tmp_path / "artifacts/data_validation/manifest.csv"
     entries = Manifest.read(path).entries
     shuffled = np.random.default_rng(5).permutation([entry.label for entry in entries])
-    Manifest(tuple(replace(e, label=str(label)) for e, label in zip(entries, shuffled, strict=True))).write(path)
+    Manifest(
+        tuple(replace(e, label=str(label)) for e, label in zip(entries, shuffled, strict=True))
+    ).write(path)
     chance = auc()
     assert 0.35 < chance < 0.65
     assert true > 0.75, chance

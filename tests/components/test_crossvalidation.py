@@ -30,7 +30,12 @@ def test_too_few_groups_are_named():
 
 
 def test_summary_has_mean_spread_and_each_fold():
-    summary = summarise([{"seed": 1, "fold": 1, "roc_auc": 0.8}, {"seed": 1, "fold": 2, "roc_auc": 1.0}], 10, 5, True)
+    summary = summarise(
+        [{"seed": 1, "fold": 1, "roc_auc": 0.8}, {"seed": 1, "fold": 2, "roc_auc": 1.0}],
+        10,
+        5,
+        True,
+    )
     assert summary["roc_auc"] == {
         "mean": pytest.approx(0.9),
         "spread": pytest.approx(0.1414, abs=1e-4),

@@ -39,7 +39,8 @@ def bomb():
     head = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
     body = (
-        struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data)) for tag, data in chunks
+        struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
+        for tag, data in chunks
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
@@ -72,7 +73,7 @@ def config(tmp_path):
         near_copy_correlation=0.991,
         conflicts="stop",
         split="grouped",
-        shortcut_limit=0.75,
+        shortcut_warning_auc=0.75,
         min_side=32,
         max_pixels=10_000_000,
         dicom_window="auto",
@@ -117,7 +118,9 @@ def plant(put):
 def test_planted_faults_are_counted(folder, config):
     plant(folder)
     files, report, page = run(config)
-    assert {path: entry.reason.partition(":")[0] for path, entry in files.items() if entry.reason} == {
+    assert {
+        path: entry.reason.partition(":")[0] for path, entry in files.items() if entry.reason
+    } == {
         "ill/zero.png": "empty",
         "ill/text.png": "not_an_image",
         "ill/cut.png": "corrupt",
@@ -136,7 +139,11 @@ def test_planted_faults_are_counted(folder, config):
         "misnamed": 1,
     }
     assert report["near_copies"] == {"sets": 2, "files": 5}
-    assert files["ill/01 resized.png"].group == files["ill/01 encoded.jpg"].group == files["ill/01.png"].group
+    assert (
+        files["ill/01 resized.png"].group
+        == files["ill/01 encoded.jpg"].group
+        == files["ill/01.png"].group
+    )
     assert files["well/02 cropped.png"].group == files["well/02.png"].group
     assert report["used"] == len(files) - 6 == 2 * GOOD + 10
     assert all(path in page for path in ("ill/bomb.png", "ill/01 resized.png", "ill/00 copy.png"))
@@ -164,10 +171,14 @@ def test_page_and_figures_are_the_same_twice_whatever_the_backend(folder, config
     ]
 
 
-@pytest.mark.parametrize("twin", [picture(5), picture(5).resize((120, 110))], ids=["copy", "near-copy"])
+@pytest.mark.parametrize(
+    "twin", [picture(5), picture(5).resize((120, 110))], ids=["copy", "near-copy"]
+)
 def test_one_picture_under_two_classes(folder, config, twin):
     folder("well/same.png", twin)
-    with pytest.raises(ManifestError, match=r"two classes: ill/05\.png and well/same\.png; .*leave_out"):
+    with pytest.raises(
+        ManifestError, match=r"two classes: ill/05\.png and well/same\.png; .*leave_out"
+    ):
         DataValidation(config).run()
     assert not config.manifest_path.exists()
     folder("ill/05 third.png", picture(5).resize((80, 80)))
@@ -192,11 +203,16 @@ def test_what_a_reader_must_know_is_said(folder, config):
     assert "Width, height and aspect alone: AUC" in said
     assert "Few groups to judge by: ill 3 in validation" in said
     assert report["sizes"]["unfamiliar"] == {"ill/montage.png": "400x400"}
-    assert any("well has 3.2 times as many images as ill" in finding["text"] for finding in report["findings"])
+    assert any(
+        "well has 3.2 times as many images as ill" in finding["text"]
+        for finding in report["findings"]
+    )
     assert "a&amp;b30.png" in page
     assert "a&b30.png" not in page
     assert "Synthetic" not in page
-    _, report, page = run(replace(config, source_URL="phantom:patients=9", shortcut_limit=1.0))
+    _, report, page = run(
+        replace(config, source_URL="phantom:patients=9", shortcut_warning_auc=1.0)
+    )
     assert report["synthetic"]
     assert "Synthetic pictures" in page
     assert not any("alone: AUC" in text for text in report["warnings"])
@@ -206,7 +222,11 @@ def test_what_a_reader_must_know_is_said(folder, config):
     ("name", "data", "reason"),
     [
         ("rare/only.png", picture(60), "class rare has 1 group "),
-        ("rare/broken.png", b"no picture", "class rare has no usable image: rare/broken.png: not_an_image"),
+        (
+            "rare/broken.png",
+            b"no picture",
+            "class rare has no usable image: rare/broken.png: not_an_image",
+        ),
     ],
 )
 def test_a_class_that_cannot_be_split(folder, config, name, data, reason):
@@ -229,11 +249,22 @@ def split_folder(folder, config):
 
 def test_given_split_is_kept_and_mended_in_train(split_folder, config):
     split_folder("Train/ill/leak.png", picture(9))  # a copy of test/ill/09.png
-    split_folder("Train/ill/leak2.png", picture(10).resize((120, 120)))  # a near-copy of test/ill/10.png
-    split_folder("valid/well/leak3.png", picture(111).resize((70, 70)))  # a near-copy of test/well/11.png
-    split_folder("Train/well/spare.png", picture(106).resize((90, 90)))  # a near-copy of valid/well/06.png
+    split_folder(
+        "Train/ill/leak2.png", picture(10).resize((120, 120))
+    )  # a near-copy of test/ill/10.png
+    split_folder(
+        "valid/well/leak3.png", picture(111).resize((70, 70))
+    )  # a near-copy of test/well/11.png
+    split_folder(
+        "Train/well/spare.png", picture(106).resize((90, 90))
+    )  # a near-copy of valid/well/06.png
     files, report, _ = run(replace(config, split="as_given"))
-    assert Counter(entry.split for entry in files.values()) == {"train": 12, "validation": 4, "test": 8, "": 4}
+    assert Counter(entry.split for entry in files.values()) == {
+        "train": 12,
+        "validation": 4,
+        "test": 8,
+        "": 4,
+    }
     assert {path: entry.reason for path, entry in files.items() if entry.reason} == {
         "Train/ill/leak.png": "copy of test/ill/09.png",
         "Train/ill/leak2.png": "given split: its group stands in test",
@@ -245,19 +276,27 @@ def test_given_split_is_kept_and_mended_in_train(split_folder, config):
         "test_images_with_copy_in_train": 2,
         "validation_taken_from_train": False,
     }
-    assert any("2 of 8 test images have a copy or near-copy in train" in text for text in report["warnings"])
+    assert any(
+        "2 of 8 test images have a copy or near-copy in train" in text
+        for text in report["warnings"]
+    )
 
 
 def test_given_split_without_validation_takes_it_from_train(split_folder, config):
     shutil.rmtree(config.data_dir / "valid")
     files, report, _ = run(replace(config, split="as_given"))
     assert {entry.split for path, entry in files.items() if path.startswith("test")} == {"test"}
-    assert Counter(e.split for path, e in files.items() if path.startswith("Train")) == {"train": 8, "validation": 4}
+    assert Counter(e.split for path, e in files.items() if path.startswith("Train")) == {
+        "train": 8,
+        "validation": 4,
+    }
     assert report["given_split"]["validation_taken_from_train"]
 
 
 def test_given_split_needs_folders_that_give_it(folder, config):
-    with pytest.raises(ManifestError, match=r"folders give no split; set data_validation\.split to grouped"):
+    with pytest.raises(
+        ManifestError, match=r"folders give no split; set data_validation\.split to grouped"
+    ):
         DataValidation(replace(config, split="as_given")).run()
     shutil.move(config.data_dir, config.data_dir.with_name("all"))
     shutil.move(config.data_dir.with_name("all"), config.data_dir / "train")
@@ -271,7 +310,9 @@ def test_last_good_outputs_stay_when_a_run_fails(folder, config):
     folder("well/same.png", picture(5))
     with pytest.raises(ManifestError):
         DataValidation(config).run()
-    assert {path.name: path.read_bytes() for path in config.manifest_path.parent.iterdir()} == before
+    assert {
+        path.name: path.read_bytes() for path in config.manifest_path.parent.iterdir()
+    } == before
     assert len(Manifest.read(config.manifest_path).entries) == 2 * GOOD
 
 
@@ -281,5 +322,9 @@ def test_phantom_has_no_shortcut_and_no_patient_twice(config):
     pattern = r"^(?P<group>patient\d+)_"
     files, report, _ = run(replace(config, source_URL="phantom:", group_pattern=pattern, seed=42))
     assert report["used"] == len(files) == 400
-    assert sum(report["groups"].values()) == 200  # near-copies join nothing but slices of one patient
-    assert {name for name, reach in report["shortcuts"].items() if reach["auc"] > 0.6} <= {"thumbnail"}
+    assert (
+        sum(report["groups"].values()) == 200
+    )  # near-copies join nothing but slices of one patient
+    assert {name for name, reach in report["shortcuts"].items() if reach["auc"] > 0.6} <= {
+        "thumbnail"
+    }

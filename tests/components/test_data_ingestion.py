@@ -18,8 +18,16 @@ from tests.archives import IMAGES, tar_of, zip_of
 from tests.loopback import Site, serving
 from tests.waiting import PATIENCE_S, until
 
-GOOD = {"normal/a.png": b"a" * 900, "normal/patient7/slice1.png": b"b" * 700, "adenocarcinoma/c.jpg": b"c" * 800}
-LARGE = {f"w/{label}/{n}.png": random.Random(f"{label}{n}").randbytes(100_000) for label in "ab" for n in range(5)}
+GOOD = {
+    "normal/a.png": b"a" * 900,
+    "normal/patient7/slice1.png": b"b" * 700,
+    "adenocarcinoma/c.jpg": b"c" * 800,
+}
+LARGE = {
+    f"w/{label}/{n}.png": random.Random(f"{label}{n}").randbytes(100_000)
+    for label in "ab"
+    for n in range(5)
+}
 SRC = Path(cnnClassifier.__file__).parents[1]
 OLD = {"old/before.png": b"old"}
 RUN = """
@@ -62,11 +70,17 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
 
 def output(config: DataIngestionConfig) -> dict[str, bytes]:
     folder = config.data_dir
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 def litter(config: DataIngestionConfig) -> list[Path]:
-    return [path for path in config.data_dir.parent.iterdir() if path not in (config.data_dir, _lock(config))]
+    return [
+        path
+        for path in config.data_dir.parent.iterdir()
+        if path not in (config.data_dir, _lock(config))
+    ]
 
 
 def _lock(config: DataIngestionConfig) -> Path:
@@ -82,7 +96,10 @@ def start(config: DataIngestionConfig) -> subprocess.Popen:
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "folder", "http"])
 def test_replaces_the_output_and_logs_one_line(tmp_path, config, old_output, caplog, kind):
     source = tmp_path / f"scans.{kind}"
-    with serving(Site(zip_of(IMAGES))) as site, caplog.at_level(logging.INFO, logger="cnnClassifier"):
+    with (
+        serving(Site(zip_of(IMAGES))) as site,
+        caplog.at_level(logging.INFO, logger="cnnClassifier"),
+    ):
         if kind == "folder":
             write(source, IMAGES)
         elif kind != "http":
@@ -92,16 +109,25 @@ def test_replaces_the_output_and_logs_one_line(tmp_path, config, old_output, cap
     assert output(config) == GOOD
     assert litter(config) == []
     origin = site.url if kind == "http" else source
-    assert caplog.messages == [f"data_ingestion: 3 images in 2 classes (adenocarcinoma 1, normal 2) from {origin}"]
+    assert caplog.messages == [
+        f"data_ingestion: 3 images in 2 classes (adenocarcinoma 1, normal 2) from {origin}"
+    ]
 
 
 def test_keeps_splits_and_merges_by_pattern(tmp_path, config):
     write(
-        tmp_path / "k/Data", {f"{s}/{c}/{s}.png": b"x" for s in ("train", "test") for c in ("normal", "adeno_T1", "x")}
+        tmp_path / "k/Data",
+        {f"{s}/{c}/{s}.png": b"x" for s in ("train", "test") for c in ("normal", "adeno_T1", "x")},
     )
-    config = replace(config, source_URL=str(tmp_path / "k"), class_patterns={"adeno": "ADENO*", "normal": "normal"})
+    config = replace(
+        config,
+        source_URL=str(tmp_path / "k"),
+        class_patterns={"adeno": "ADENO*", "normal": "normal"},
+    )
     DataIngestion(config).run()
-    assert sorted(output(config)) == [f"{s}/{c}/{s}.png" for s in ("test", "train") for c in ("adeno", "normal")]
+    assert sorted(output(config)) == [
+        f"{s}/{c}/{s}.png" for s in ("test", "train") for c in ("adeno", "normal")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +155,9 @@ def test_on_failure_the_last_good_output_stays(config, old_output, content, chan
 
 
 @pytest.mark.parametrize("call", ["os.replace", "shutil.copyfile", "tempfile.mkdtemp"])
-@pytest.mark.parametrize(("code", "message"), [(28, "the disk is full"), (13, "no permission"), (5, "mend that")])
+@pytest.mark.parametrize(
+    ("code", "message"), [(28, "the disk is full"), (13, "no permission"), (5, "mend that")]
+)
 def test_a_disk_that_refuses_leaves_the_last_good_output(
     tmp_path, config, old_output, monkeypatch, call, code, message
 ):
@@ -151,7 +179,11 @@ def test_a_killed_run_leaves_the_last_good_output_and_the_next_goes_on(config, o
     with serving(Site(zip_of(LARGE), stall_at=400_000)) as site:
         config = replace(config, source_URL=site.url)
         process = start(config)
-        until(lambda: [part for part in config.download_dir.glob("*.part") if part.stat().st_size > 300_000])
+        until(
+            lambda: [
+                part for part in config.download_dir.glob("*.part") if part.stat().st_size > 300_000
+            ]
+        )
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert output(config) == OLD
@@ -175,8 +207,16 @@ def test_a_run_killed_between_two_renames_is_mended(config):
 def test_two_runs_at_once_do_not_spoil_each_other(config):
     with serving(Site(zip_of(LARGE), pause_s=0.005)) as site:
         config = replace(config, source_URL=site.url)
-        other = replace(config, data_dir=config.data_dir.with_name("other"))  # the same download, another output
+        other = replace(
+            config, data_dir=config.data_dir.with_name("other")
+        )  # the same download, another output
         processes = [start(config), start(config), start(other)]
-        assert [(process.communicate()[1], process.returncode) for process in processes] == [(b"", 0)] * 3
+        assert [(process.communicate()[1], process.returncode) for process in processes] == [
+            (b"", 0)
+        ] * 3
     assert len(site.asked) == 1
-    assert output(config) == output(other) == {name.removeprefix("w/"): content for name, content in LARGE.items()}
+    assert (
+        output(config)
+        == output(other)
+        == {name.removeprefix("w/"): content for name, content in LARGE.items()}
+    )

@@ -25,7 +25,7 @@ def config(tmp_path):
         near_copy_correlation=0.965,
         conflicts="stop",
         split="grouped",
-        shortcut_limit=0.75,
+        shortcut_warning_auc=0.75,
         min_side=32,
         max_pixels=100_000,
         dicom_window="auto",
@@ -44,7 +44,10 @@ def clean():
 def test_planted_faults_come_out_as_planned(config):
     good = clean()
     copies = {"well/100 (1).png": good["well/100.png"], "well/100 (2).png": good["well/100.png"]}
-    near = {"ill/zz 0.jpg": COPIES["as JPEG"](picture(0)), "ill/patient9_99.png": COPIES["smaller"](picture(2))}
+    near = {
+        "ill/zz 0.jpg": COPIES["as JPEG"](picture(0)),
+        "ill/patient9_99.png": COPIES["smaller"](picture(2)),
+    }
     faults = {
         "ill/none.png": (b"", "empty"),
         "well/none.png": (b"", "empty"),
@@ -74,7 +77,11 @@ def test_planted_faults_come_out_as_planned(config):
     check_disjoint(manifest)
 
     report = json.loads(config.report_path.read_text())
-    assert (report["files"], report["used"], report["near_copies"]) == (49, 42, {"sets": 2, "files": 4})
+    assert (report["files"], report["used"], report["near_copies"]) == (
+        49,
+        42,
+        {"sets": 2, "files": 4},
+    )
     assert report["left_out"] == {"copies": 2, "conflicts": 0, "given_split": 0, "other": 5}
     assert report["faults"] == {path: entries[path].reason for path in faults}
     assert report["images"] == {"ill": 22, "well": 20}
@@ -86,7 +93,8 @@ def test_planted_faults_come_out_as_planned(config):
         assert shown["share"] == round(sum(shown["images"].values()) / 42, 4)
         assert abs(shown["share"] - shown["wished_share"]) < 0.06
         assert shown["groups"] == {
-            label: len({e.group for e in used if (e.split, e.label) == (split, label)}) for label in ("ill", "well")
+            label: len({e.group for e in used if (e.split, e.label) == (split, label)})
+            for label in ("ill", "well")
         }
 
 
@@ -98,14 +106,22 @@ def test_the_seed_decides_the_split_and_nothing_else(config):
     assert (config.manifest_path.read_bytes(), config.report_path.read_bytes()) == written
     other = DataValidation(replace(config, seed=2)).run()
     assert other != first
-    assert [replace(e, split="") for e in other.entries] == [replace(e, split="") for e in first.entries]
+    assert [replace(e, split="") for e in other.entries] == [
+        replace(e, split="") for e in first.entries
+    ]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"well/same.png": encoded(picture(4))}, "under two classes: ill/patient2_4.png and well/same.png; remove"),
-        (dict.fromkeys((path for path in clean() if path < "w"), b""), "class ill has no usable image: ill/.*: empty"),
+        (
+            {"well/same.png": encoded(picture(4))},
+            "under two classes: ill/patient2_4.png and well/same.png; remove",
+        ),
+        (
+            dict.fromkeys((path for path in clean() if path < "w"), b""),
+            "class ill has no usable image: ill/.*: empty",
+        ),
         (dict.fromkeys(clean(), b"text"), "class ill has no usable image: ill/.*: not_an_image"),
         ({f"few/{n}.png": picture(200 + n) for n in range(2)}, "class few has 2 groups"),
     ],
@@ -148,15 +164,27 @@ def test_dicom_files_are_audited_like_others_and_nothing_of_their_header_is_writ
     for window in ("auto", "mediastinal"):
         manifest = DataValidation(replace(config, dicom_window=window)).run()
         files[window] = {entry.path: entry for entry in manifest.entries}
-        written[window] = "".join(path.read_text(encoding="utf-8") for path in config.manifest_path.parent.iterdir())
+        written[window] = "".join(
+            path.read_text(encoding="utf-8") for path in config.manifest_path.parent.iterdir()
+        )
     found = files["auto"]
     assert sorted(found) == sorted(good | odd)
-    assert {path for path, entry in found.items() if not entry.split} == {"well/half.dcm", "well/copy.dcm"}
-    assert {entry.mode for path, entry in found.items() if path != "well/half.dcm"} == {"MONOCHROME2"}
+    assert {path for path, entry in found.items() if not entry.split} == {
+        "well/half.dcm",
+        "well/copy.dcm",
+    }
+    assert {entry.mode for path, entry in found.items() if path != "well/half.dcm"} == {
+        "MONOCHROME2"
+    }
     assert found["ill/frames.DICOM"].size == "64x64"
     unusual = json.loads(config.report_path.read_text(encoding="utf-8"))["unusual"]
-    assert {name: entry["files"] for name, entry in unusual.items()} == {"animated": 1, "misnamed": 1}
-    assert files["mediastinal"]["ill/0.dcm"].phash != found["ill/0.dcm"].phash  # the window reaches the pixels
+    assert {name: entry["files"] for name, entry in unusual.items()} == {
+        "animated": 1,
+        "misnamed": 1,
+    }
+    assert (
+        files["mediastinal"]["ill/0.dcm"].phash != found["ill/0.dcm"].phash
+    )  # the window reaches the pixels
     groups = {path: entry.group for path, entry in found.items() if entry.split}
     for label in ("ill", "well"):
         for n in range(0, 8, 2):  # of one patient

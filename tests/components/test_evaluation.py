@@ -41,7 +41,15 @@ PARAMS = {"SEED": 3, "WEIGHTS": None, "FINE_TUNE_FROM": None, "HEAD": "conv_max"
 FILES = {
     *("scores.json", "predictions.csv", "MODEL_CARD.md", "MODEL_CARD.html"),
     *("roc.csv", "pr.csv", "confusion.csv", "calibration.csv", "unfamiliar.csv"),
-    *("roc.png", "pr.png", "confusion_matrix.png", "calibration.png", "unfamiliar.png", "history.png", "errors.png"),
+    *(
+        "roc.png",
+        "pr.png",
+        "confusion_matrix.png",
+        "calibration.png",
+        "unfamiliar.png",
+        "history.png",
+        "errors.png",
+    ),
 }
 
 
@@ -66,14 +74,20 @@ def said(events, what):
     together = {}
     for event in events:
         if event["what"] == what:
-            together |= event["values"] if isinstance(event["values"], dict) else {v[0]: v[1] for v in event["values"]}
+            together |= (
+                event["values"]
+                if isinstance(event["values"], dict)
+                else {v[0]: v[1] for v in event["values"]}
+            )
     return together
 
 
 def uploaded(events):
     """The names of the files that went to each folder."""
     return {
-        event["folder"]: {Path(path).name for path in event["paths"]} for event in events if event["what"] == "files"
+        event["folder"]: {Path(path).name for path in event["paths"]}
+        for event in events
+        if event["what"] == "files"
     }
 
 
@@ -84,7 +98,9 @@ def prepared(tmp_path, write_bundle):
     def make(count=2):
         classes = ("adenocarcinoma", "normal", "other")[:count]
         images = {
-            f"{label}/patient{n // 2}_{n}.png": spot(100 * place + n, label == "adenocarcinoma" or (place, n) == (1, 0))
+            f"{label}/patient{n // 2}_{n}.png": spot(
+                100 * place + n, label == "adenocarcinoma" or (place, n) == (1, 0)
+            )
             for place, label in enumerate(classes)
             for n in range(10)
         }
@@ -111,7 +127,10 @@ def prepared(tmp_path, write_bundle):
         }
         save_json(tmp_path / "report.json", report)
         write_bundle(
-            tmp_path / "bundle", outputs=count, classes=classes, manifest_sha256=sha256_of(tmp_path / "manifest.csv")
+            tmp_path / "bundle",
+            outputs=count,
+            classes=classes,
+            manifest_sha256=sha256_of(tmp_path / "manifest.csv"),
         )
         (tmp_path / "bundle/history.csv").write_text("epoch,loss,val_loss\n1,0.9,1.0\n2,0.5,0.6\n")
         return EvaluationConfig(
@@ -121,7 +140,7 @@ def prepared(tmp_path, write_bundle):
             bundle_dir=tmp_path / "bundle",
             root_dir=tmp_path / "out",
             max_pixels=10**6,
-            bootstrap_draws=100,
+            bootstrap_samples=100,
             gallery=4,
             seed=3,
             gates=EASY,
@@ -140,7 +159,9 @@ def test_writes_everything_and_logs_it(prepared, logged, count):
     assert list(result)[: len(CONTRACT)] == CONTRACT
     assert (result["n"], result["n_groups"], result["synthetic"]) == (6 * count, 3 * count, True)
     assert result["model_sha256"] == ModelBundle.read(config.bundle_dir).model_sha256
-    assert result["confusion_matrix"][:2] == [[6, 0], [1, 5]] if count == 2 else [[6, 0, 0], [1, 5, 0]]
+    assert (
+        result["confusion_matrix"][:2] == [[6, 0], [1, 5]] if count == 2 else [[6, 0, 0], [1, 5, 0]]
+    )
     assert result["sensitivity"] == 1.0
     assert result["unfamiliar"]["n_not_ct"] >= 40
     assert "Mind the gap." in result["warnings"]
@@ -148,12 +169,20 @@ def test_writes_everything_and_logs_it(prepared, logged, count):
     assert {path.name for path in config.root_dir.iterdir()} == FILES
     with (config.root_dir / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == [e.path for e in Manifest.read(config.manifest_path).of("test")]
+    assert [row["path"] for row in rows] == [
+        e.path for e in Manifest.read(config.manifest_path).of("test")
+    ]
     (wrong,) = (row for row in rows if row["path"] == "normal/patient0_0.png")
-    assert (wrong["called"], wrong["group"], wrong["unfamiliar"]) == ("adenocarcinoma", "normal patient0", "False")
+    assert (wrong["called"], wrong["group"], wrong["unfamiliar"]) == (
+        "adenocarcinoma",
+        "normal patient0",
+        "False",
+    )
     assert float(wrong["adenocarcinoma"]) > 0.5
     page = (config.root_dir / "MODEL_CARD.html").read_text(encoding="utf-8")
-    assert page.index("normal/patient0_0.png") == min(page.index(row["path"]) for row in rows if row["path"] in page)
+    assert page.index("normal/patient0_0.png") == min(
+        page.index(row["path"]) for row in rows if row["path"] in page
+    )
     pictures = {name for name in FILES if name.endswith(".png")}
     assert uploaded(logged) == {
         "evaluation": FILES - pictures,
@@ -206,7 +235,9 @@ def test_an_unmet_gate_stops_after_all_is_written(prepared, logged):
     with pytest.raises(GateError) as caught:
         Evaluation(replace(config, gates=asked)).run()
     message = str(caught.value)
-    assert message.startswith("2 of 7 gates not met: Class adenocarcinoma has the fewest groups, 5; at least 9")
+    assert message.startswith(
+        "2 of 7 gates not met: Class adenocarcinoma has the fewest groups, 5; at least 9"
+    )
     assert "AUC 0.600" in message
     assert "\n" not in message
     assert {path.name for path in config.root_dir.iterdir()} == FILES
@@ -214,7 +245,10 @@ def test_an_unmet_gate_stops_after_all_is_written(prepared, logged):
     assert "at least 9" in said(logged, "tags")["gate.min_groups_per_class"]
     assert "NOT MET" in (config.root_dir / "MODEL_CARD.md").read_text(encoding="utf-8")
     warned = Evaluation(replace(config, gates=replace(asked, stops=False))).run()
-    assert [gate["name"] for gate in warned["gates"] if not gate["met"]] == ["min_groups_per_class", "max_shortcut_auc"]
+    assert [gate["name"] for gate in warned["gates"] if not gate["met"]] == [
+        "min_groups_per_class",
+        "max_shortcut_auc",
+    ]
 
 
 def test_no_gallery_shows_no_picture_of_the_data(prepared, logged):
@@ -228,14 +262,26 @@ def test_no_gallery_shows_no_picture_of_the_data(prepared, logged):
     ("spoil", "error", "said"),
     [
         (lambda c: c.report_path.unlink(), ManifestError, "is missing; run data_validation first"),
-        (lambda c: c.report_path.write_text("{"), ManifestError, "damaged .*; run data_validation again"),
-        (lambda c: save_json(c.report_path, {"manifest_sha256": "0"}), ManifestError, "is of another manifest"),
+        (
+            lambda c: c.report_path.write_text("{"),
+            ManifestError,
+            "damaged .*; run data_validation again",
+        ),
+        (
+            lambda c: save_json(c.report_path, {"manifest_sha256": "0"}),
+            ManifestError,
+            "is of another manifest",
+        ),
         (
             lambda c: Manifest(Manifest.read(c.manifest_path).entries[1:]).write(c.manifest_path),
             BundleError,
             "another manifest",
         ),
-        (lambda c: (c.bundle_dir / "reference.npz").unlink(), BundleError, "reference.npz is missing"),
+        (
+            lambda c: (c.bundle_dir / "reference.npz").unlink(),
+            BundleError,
+            "reference.npz is missing",
+        ),
     ],
     ids=["no report", "damaged report", "other report", "other manifest", "no reference"],
 )

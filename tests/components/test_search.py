@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from cnnClassifier.components.crossvalidation import FoldRunner, grouped_folds
-from cnnClassifier.components.judging import Judge, prepared_as
-from cnnClassifier.components.preparation import image_features, open_model
 from cnnClassifier.components.search import study_name
+from cnnClassifier.components.training_inputs import image_features, open_model
+from cnnClassifier.components.trial_evaluator import Judge, prepared_as
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.entity.config_entity import Choice
 from cnnClassifier.entity.manifest import Manifest
@@ -27,7 +27,11 @@ from tests.waiting import PATIENCE_S, reserved_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = {"FEATURE_LAYER": "block3_pool", "WEIGHTS": "null", "IMAGE_SIZE": "[64, 64, 3]"}
-SPACE = {"LEARNING_RATE": {"low": 0.0003, "high": 0.01, "log": True}, "HEAD": ["conv_max", "average"], "VIEWS": [1, 2]}
+SPACE = {
+    "LEARNING_RATE": {"low": 0.0003, "high": 0.01, "log": True},
+    "HEAD": ["conv_max", "average"],
+    "VIEWS": [1, 2],
+}
 
 pytestmark = pytest.mark.slow
 
@@ -42,11 +46,15 @@ def made(keras, tmp_path_factory):
     try:
         config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
         config["data_ingestion"]["source_URL"] = "phantom:patients=24,slices=1,size=64,seed=3"
-        config["search"]["grace_s"] = 3
+        config["search"]["stale_after_s"] = 3
         Path("config/config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-        for key, value in (PARAMS | {"EPOCHS": 2, "VIEWS": 2, "FOLDS": 4, "PRECISION": "float32"}).items():
-            text, count = re.subn(rf"^({key}:) \S+( \S+ \S+\])?", rf"\1 {value}", text, flags=re.MULTILINE)
+        for key, value in (
+            PARAMS | {"EPOCHS": 2, "VIEWS": 2, "FOLDS": 4, "PRECISION": "float32"}
+        ).items():
+            text, count = re.subn(
+                rf"^({key}:) \S+( \S+ \S+\])?", rf"\1 {value}", text, flags=re.MULTILINE
+            )
             assert count == 1, key
         Path("params.yaml").write_text(text, encoding="utf-8")
         wanted = yaml.safe_load((ROOT / "config/search.yaml").read_text(encoding="utf-8"))
@@ -84,9 +92,15 @@ def test_a_trial_judges_what_training_fits_whatever_was_judged_before(place):
     entries = [entry for entry in manifest.entries if entry.split in ("train", "validation")]
     labels, groups = manifest.labels(entries), np.array([entry.group for entry in entries])
     _, tail, _, cache = open_model(training)
-    items = [(entry, view) for entry in entries for view in views_of(entry.sha256, training.augmentation)]
-    runner = FoldRunner(config.crossvalidation, tail, image_features(cache, items, training), labels, groups, 0)
-    for fold, parts in zip(first, grouped_folds(labels, groups, 4, training.fit.seed), strict=False):
+    items = [
+        (entry, view) for entry in entries for view in views_of(entry.sha256, training.augmentation)
+    ]
+    runner = FoldRunner(
+        config.crossvalidation, tail, image_features(cache, items, training), labels, groups, 0
+    )
+    for fold, parts in zip(
+        first, grouped_folds(labels, groups, 4, training.fit.seed), strict=False
+    ):
         outcome = runner.run(*parts, untracked())
         own = np.take_along_axis(outcome.probabilities, labels[parts[2]][:, None], 1)
         assert fold["loss"] == pytest.approx(float(-np.log(own).mean()), abs=1e-5)
@@ -97,7 +111,9 @@ def test_backbones_and_blocks_each_have_features_of_their_own(place):
     manifest = Manifest.read(config.crossvalidation.training.manifest_path)
     blocks = replace(config, folds=1, space={"FINE_TUNE_FROM": Choice((None, "block3"))})
     judge = Judge(blocks, manifest)
-    values = [next(judge.folds({"FINE_TUNE_FROM": block}))["loss"] for block in (None, "block3", None)]
+    values = [
+        next(judge.folds({"FINE_TUNE_FROM": block}))["loss"] for block in (None, "block3", None)
+    ]
     assert values[0] == values[2] != values[1]
     backbones = replace(config, folds=1, space={"BACKBONE": Choice(("VGG16", "MobileNetV2"))})
     judge = Judge(backbones, manifest)
@@ -105,14 +121,19 @@ def test_backbones_and_blocks_each_have_features_of_their_own(place):
     assert next(judge.folds({"BACKBONE": "VGG16"}))["loss"] == values[0]
     assert prepared_as(backbones, "MobileNetV2").feature_layer == "auto"
     wrong = replace(config, space={"FINE_TUNE_FROM": Choice((None, "block9"))})
-    with pytest.raises(ConfigError, match=r"search\.yaml: space, with block9 and VGG16: .* from block2, block3"):
+    with pytest.raises(
+        ConfigError, match=r"search\.yaml: space, with block9 and VGG16: .* from block2, block3"
+    ):
         Judge(wrong, manifest)
 
 
 def test_other_data_or_settings_are_another_study_and_what_is_searched_is_not(place):
     config = ConfigurationManager().search()
     name = study_name(config)
-    assert study_name(replace(config, params=config.params | {"LEARNING_RATE": 1, "FOLD_SEEDS": [1]})) == name
+    assert (
+        study_name(replace(config, params=config.params | {"LEARNING_RATE": 1, "FOLD_SEEDS": [1]}))
+        == name
+    )
     others = [
         replace(config, params=config.params | {"DROPOUT": 0.5}),
         replace(config, metric="roc_auc"),
@@ -146,11 +167,17 @@ def search(folder, *words, **environment):
     return said
 
 
-@pytest.mark.parametrize("storage", ["sqlite:///artifacts/search/study.db", "journal:///artifacts/search/study.log"])
+@pytest.mark.parametrize(
+    "storage", ["sqlite:///artifacts/search/study.db", "journal:///artifacts/search/study.log"]
+)
 def test_two_processes_one_killed_then_apply(place, nobodys_port, storage):
     text = (place / "params.yaml").read_text(encoding="utf-8")
-    doomed = start(place, SEARCH_STORAGE=storage, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{nobodys_port}")
-    other = start(place, "--n-trials", "5", SEARCH_STORAGE=storage)  # however fast it is, it leaves one
+    doomed = start(
+        place, SEARCH_STORAGE=storage, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{nobodys_port}"
+    )
+    other = start(
+        place, "--n-trials", "5", SEARCH_STORAGE=storage
+    )  # however fast it is, it leaves one
     try:
         assert any(re.match(r"trial \d+, \d of 6 done", line) for line in doomed.stderr)
         doomed.send_signal(signal.SIGKILL)
@@ -174,8 +201,16 @@ def test_two_processes_one_killed_then_apply(place, nobodys_port, storage):
     assert [line.partition("#")[2] for line in applied.splitlines()] == [
         line.partition("#")[2] for line in text.splitlines()
     ]
-    best = dict(re.findall(r"^\+(\w+): (\S+)", (place / "artifacts/search/best.diff").read_text(), flags=re.MULTILINE))
-    assert yaml.safe_load(applied) == yaml.safe_load(text) | {key: yaml.safe_load(v) for key, v in best.items()}
+    best = dict(
+        re.findall(
+            r"^\+(\w+): (\S+)",
+            (place / "artifacts/search/best.diff").read_text(),
+            flags=re.MULTILINE,
+        )
+    )
+    assert yaml.safe_load(applied) == yaml.safe_load(text) | {
+        key: yaml.safe_load(v) for key, v in best.items()
+    }
     search(place, "--apply", SEARCH_STORAGE=storage)
     assert (place / "params.yaml").read_text(encoding="utf-8") == applied
     assert (place / "artifacts/search/best.diff").read_text(encoding="utf-8") == ""
@@ -186,12 +221,24 @@ def test_each_trial_is_a_child_run_and_a_longer_search_goes_on(place):
     from mlflow import MlflowClient
 
     storage = "sqlite:///artifacts/search/tracked.db"
-    search(place, "--n-trials", "2", SEARCH_STORAGE=storage, MLFLOW_TRACKING_URI="sqlite:///tracked.db")
-    search(place, "--timeout", "0.001", SEARCH_STORAGE=storage, MLFLOW_TRACKING_URI="sqlite:///tracked.db")
-    said = search(place, "--n-trials", "3", SEARCH_STORAGE=storage, MLFLOW_TRACKING_URI="sqlite:///tracked.db")
+    search(
+        place, "--n-trials", "2", SEARCH_STORAGE=storage, MLFLOW_TRACKING_URI="sqlite:///tracked.db"
+    )
+    search(
+        place,
+        "--timeout",
+        "0.001",
+        SEARCH_STORAGE=storage,
+        MLFLOW_TRACKING_URI="sqlite:///tracked.db",
+    )
+    said = search(
+        place, "--n-trials", "3", SEARCH_STORAGE=storage, MLFLOW_TRACKING_URI="sqlite:///tracked.db"
+    )
     assert "has 2 of 3 trials" in said
     client = MlflowClient("sqlite:///tracked.db")
-    (experiment,) = (e.experiment_id for e in client.search_experiments(filter_string="name = 'chest-ct'"))
+    (experiment,) = (
+        e.experiment_id for e in client.search_experiments(filter_string="name = 'chest-ct'")
+    )
     runs = client.search_runs([experiment])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if run not in parents]

@@ -51,7 +51,7 @@ OTHER = {
         "data_validation.near_copy_correlation": 1,
         "data_validation.conflicts": "leave_out",
         "data_validation.split": "as_given",
-        "data_validation.shortcut_limit": 0.5,
+        "data_validation.shortcut_warning_auc": 0.5,
         "data_validation.min_side": 1,
         "data_validation.joblib_backend": "loky",
         "data_validation.max_pixels": 1,
@@ -65,18 +65,18 @@ OTHER = {
         "crossvalidation.root_dir": "elsewhere",
         "search.root_dir": "elsewhere",
         "search.storage": "journal:///elsewhere.log",
-        "search.grace_s": 5,
+        "search.stale_after_s": 5,
         "evaluation.root_dir": "elsewhere",
         "evaluation.mlflow_uri": "http://127.0.0.1:5000",
         "evaluation.experiment": "another",
         "evaluation.registered_model": "another",
-        "evaluation.bootstrap_draws": 100,
+        "evaluation.bootstrap_samples": 100,
         "evaluation.gallery": 0,
         "gates.min_images_per_class": None,
         "gates.min_groups_per_class": 1,
         "gates.no_leakage": False,
         "gates.min_roc_auc": None,
-        "gates.min_roc_auc_low": 0,
+        "gates.min_roc_auc_lower_bound": 0,
         "gates.max_shortcut_auc": None,
         "gates.max_ece": 1,
         "gates.on_failure": "stop",
@@ -86,15 +86,15 @@ OTHER = {
         "serving.max_upload_bytes": 1,
         "serving.max_pixels": 1,
         "serving.max_images": 1,
-        "serving.at_once": 200,
-        "serving.queue_length": 0,
+        "serving.max_concurrent_requests": 200,
+        "serving.max_queued_requests": 0,
         "serving.request_timeout_s": 1,
         "serving.rate_limit": None,
         "serving.uncertain_margin": 0,
         "serving.trusted_proxy": "127.0.0.1",
         "serving.cors_origins": ["https://example.org"],
         "serving.model_cache": "elsewhere",
-        "serving.model_poll_s": 1,
+        "serving.model_poll_interval_s": 1,
         "serving.show_reports": False,
     },
     "params": {
@@ -102,7 +102,7 @@ OTHER = {
         "CLASSES": 3,
         "POSITIVE_CLASS": "normal",
         "MIN_SENSITIVITY": 0.95,
-        "FAMILIAR_SHARE": 0.9,
+        "OOD_QUANTILE": 0.9,
         "SPLIT": [0.5, 0.25, 0.25],
         "FOLDS": 3,
         "FOLD_SEEDS": [1, 2],
@@ -177,7 +177,10 @@ def shown(manager):
     tracking = replace(entities["evaluation"].tracking, params={})
     entities["evaluation"] = replace(entities["evaluation"], tracking=tracking)
     entities["search"] = replace(entities["search"], params={})
-    return {"log_file": manager.log_file, **{stage: asdict(entity) for stage, entity in entities.items()}}
+    return {
+        "log_file": manager.log_file,
+        **{stage: asdict(entity) for stage, entity in entities.items()},
+    }
 
 
 def test_every_key_has_another_value_here():
@@ -186,12 +189,16 @@ def test_every_key_has_another_value_here():
     }
 
 
-@pytest.mark.parametrize(("which", "key"), [(which, key) for which, values in OTHER.items() for key in values])
+@pytest.mark.parametrize(
+    ("which", "key"), [(which, key) for which, values in OTHER.items() for key in values]
+)
 def test_every_key_changes_something(files, which, key):
     before = shown(ConfigurationManager(*files()))
     paths = files(which, {key: OTHER[which][key]})
     if key == "INCLUDE_TOP":  # its one effect: True is refused with the reason
-        with pytest.raises(ConfigError, match=r"params\.yaml: INCLUDE_TOP: expected False; .*CLASSES"):
+        with pytest.raises(
+            ConfigError, match=r"params\.yaml: INCLUDE_TOP: expected False; .*CLASSES"
+        ):
             ConfigurationManager(*paths)
         return
     assert shown(ConfigurationManager(*paths)) != before
@@ -200,12 +207,18 @@ def test_every_key_changes_something(files, which, key):
 def test_the_environment_goes_before_the_file(files, monkeypatch):
     manager = ConfigurationManager(*files())
     assert manager.tracking().params == SHIPPED["params"]
-    for name, value in {"MLFLOW_TRACKING_URI": "http://there", "HOST": "0.0.0.0", "PORT": "81"}.items():
+    for name, value in {
+        "MLFLOW_TRACKING_URI": "http://there",
+        "HOST": "0.0.0.0",
+        "PORT": "81",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SEARCH_STORAGE", "postgresql://me:secret@there/studies")
     assert manager.search().storage == "postgresql://me:secret@there/studies"
     monkeypatch.setenv("SEARCH_STORAGE", "study.db")
-    with pytest.raises(ConfigError, match=r"SEARCH_STORAGE: expected sqlite:///PATH, journal:///PATH or postgresql"):
+    with pytest.raises(
+        ConfigError, match=r"SEARCH_STORAGE: expected sqlite:///PATH, journal:///PATH or postgresql"
+    ):
         manager.search()
     assert (manager.tracking().uri, manager.serving().host, manager.serving().port) == (
         "http://there",
@@ -252,10 +265,20 @@ def test_the_environment_goes_before_the_file(files, monkeypatch):
         ("params", "SPLIT", [0.6, 0.2, 0.1], "three numbers above 0"),
         ("params", "SPLIT", ["0.6", 0.2, 0.2], "three numbers above 0"),
         ("params", "SPLIT", 0.6, "three numbers above 0"),
-        ("params", "IMAGE_SIZE", [224, 224], "[height, width, 3], sides from 32 to 1024, found [224, 224]"),
+        (
+            "params",
+            "IMAGE_SIZE",
+            [224, 224],
+            "[height, width, 3], sides from 32 to 1024, found [224, 224]",
+        ),
         ("params", "IMAGE_SIZE", [224, 224, 1], "[height, width, 3]"),
         ("params", "IMAGE_SIZE", [31, 224, 3], "[height, width, 3]"),
-        ("params", "DICOM_WINDOW", "brain", "one of auto, lung, mediastinal, bone, or [centre, width] in HU"),
+        (
+            "params",
+            "DICOM_WINDOW",
+            "brain",
+            "one of auto, lung, mediastinal, bone, or [centre, width] in HU",
+        ),
         ("params", "DICOM_WINDOW", [40, 0], "one of auto, lung"),
         ("params", "IMAGE_SIZE", [224, True, 3], "[height, width, 3]"),
         ("config", "gates.on_failure", True, "one of stop, warn, found True"),
@@ -268,7 +291,12 @@ def test_the_environment_goes_before_the_file(files, monkeypatch):
         ("config", "data_ingestion.classes", {}, "names with values, each text, or null"),
         ("config", "data_ingestion.classes", {"a": 1}, "names with values"),
         ("config", "data_ingestion.classes", {1: "a"}, "names with values"),
-        ("config", "data_validation.group_pattern", "patient", "a regular expression with a group (?P<group>…)"),
+        (
+            "config",
+            "data_validation.group_pattern",
+            "patient",
+            "a regular expression with a group (?P<group>…)",
+        ),
         ("config", "data_validation.group_pattern", "(?P<group>", "a regular expression"),
         ("config", "data_validation.near_copy_bits", 17, "a whole number from 0 to 16"),
         ("config", "data_validation.max_pixels", 10**9, "a whole number from 1 to 178956970"),
@@ -279,7 +307,9 @@ def test_the_environment_goes_before_the_file(files, monkeypatch):
         ("config", "serving.ports", 1, "unknown key; expected one of host, port"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_key_and_what_was_expected(files, which, key, value, expected):
+def test_a_wrong_value_is_named_with_its_key_and_what_was_expected(
+    files, which, key, value, expected
+):
     paths = files(which, {key: value})
     with pytest.raises(ConfigError) as caught:
         ConfigurationManager(*paths)
@@ -290,7 +320,9 @@ def test_a_wrong_value_is_named_with_its_key_and_what_was_expected(files, which,
     assert len(message) < 600
 
 
-@pytest.mark.parametrize(("which", "key"), [(which, key) for which, content in SHIPPED.items() for key in content])
+@pytest.mark.parametrize(
+    ("which", "key"), [(which, key) for which, content in SHIPPED.items() for key in content]
+)
 def test_a_missing_key_is_named(files, which, key):
     paths = files(which, removed=key)
     with pytest.raises(ConfigError) as caught:
@@ -351,7 +383,11 @@ def test_a_space_is_lists_and_ranges_and_null_is_not_searched(files, tmp_path):
             ["dense"],
             "a list of different values, each one of conv_max, average, flatten, found ['dense']",
         ),
-        ("HEAD", {"low": 1, "high": 2}, "null, or a list of different values, each one of conv_max"),
+        (
+            "HEAD",
+            {"low": 1, "high": 2},
+            "null, or a list of different values, each one of conv_max",
+        ),
     ],
 )
 def test_a_wrong_space_is_named(files, tmp_path, key, value, expected):
@@ -377,7 +413,11 @@ def test_a_space_has_what_has_an_effect(files, tmp_path):
     ("option", "content", "said"),
     [
         ("--params", "INCLUDE_TOP: True", "INCLUDE_TOP: expected False"),
-        ("--params", "BATCH_SIZE: True", "BATCH_SIZE: expected a whole number from 1 to 4096, found True"),
+        (
+            "--params",
+            "BATCH_SIZE: True",
+            "BATCH_SIZE: expected a whole number from 1 to 4096, found True",
+        ),
         ("--config", "", "found nothing"),
         ("--config", "- a list", "found a list"),
         ("--config", None, "no such file; name another with --config or --params"),
@@ -391,7 +431,9 @@ def test_the_command_line_ends_in_one_line_and_code_1(files, tmp_path, option, c
         paths[option] = "nowhere.yaml"
     elif ": " in content:
         key, value = content.split(": ")
-        paths = dict(zip(paths, map(str, files(option[2:], {key: yaml.safe_load(value)})), strict=True))
+        paths = dict(
+            zip(paths, map(str, files(option[2:], {key: yaml.safe_load(value)})), strict=True)
+        )
     else:
         Path(paths[option]).write_text(content)
     command = [sys.executable, str(ROOT / "main.py"), "--only", "data_validation"]

@@ -9,7 +9,9 @@ from cnnClassifier.dataset.audit import FileFacts, near_copies
 
 def picture(seed):
     return Image.fromarray(
-        zoom(np.random.default_rng(seed).uniform(20, 235, (7, 7)), 300 / 7, order=1).astype(np.uint8)
+        zoom(np.random.default_rng(seed).uniform(20, 235, (7, 7)), 300 / 7, order=1).astype(
+            np.uint8
+        )
     )
 
 
@@ -27,7 +29,9 @@ SAME = {
     "crop": lambda image: image.crop((20, 9, 290, 280)),
     "crop of the width": lambda image: image.crop((30, 0, 300, 300)),
     "padding": lambda image: Image.fromarray(np.pad(np.asarray(image), 15, mode="edge")),
-    "brightness": lambda image: Image.eval(image.crop((9, 9, 295, 290)), lambda level: level * 0.7 + 30),
+    "brightness": lambda image: Image.eval(
+        image.crop((9, 9, 295, 290)), lambda level: level * 0.7 + 30
+    ),
     "line": lambda image: drawn_on(image.crop((9, 9, 295, 290))),
 }
 
@@ -55,17 +59,27 @@ def fact(number, phash, thumbnail):
 def test_links_connect_a_large_set_and_are_fewer_than_its_files():
     rng = np.random.default_rng(0)
     same = thumbnail(picture(1))
-    noisy = [np.clip(same + rng.integers(-3, 4, same.shape), 0, 255).astype(np.uint8) for _ in range(60)]
+    noisy = [
+        np.clip(same + rng.integers(-3, 4, same.shape), 0, 255).astype(np.uint8) for _ in range(60)
+    ]
     facts = [fact(number, 1 << int(rng.integers(64)), look) for number, look in enumerate(noisy)]
-    facts += [fact(60, 0, thumbnail(picture(2))), fact(61, (1 << 40) - 1, same)]  # like hash, unlike look; and reverse
+    facts += [
+        fact(60, 0, thumbnail(picture(2))),
+        fact(61, (1 << 40) - 1, same),
+    ]  # like hash, unlike look; and reverse
     links = near_copies(facts, 2, 0.97)
     assert len(links) == 59
     assert {place for link in links for place in link} == set(range(60))
 
 
-@pytest.mark.parametrize(("differing", "bits", "linked"), [(8, 8, True), (9, 8, False), (0, 0, True), (1, 0, False)])
+@pytest.mark.parametrize(
+    ("differing", "bits", "linked"), [(8, 8, True), (9, 8, False), (0, 0, True), (1, 0, False)]
+)
 def test_hashes_may_differ_in_so_many_bits(differing, bits, linked):
     same = thumbnail(picture(1))
-    apart = sum(1 << int(place) for place in np.random.default_rng(differing).choice(64, differing, replace=False))
+    apart = sum(
+        1 << int(place)
+        for place in np.random.default_rng(differing).choice(64, differing, replace=False)
+    )
     facts = [fact(0, 0x0123456789ABCDEF, same), fact(1, 0x0123456789ABCDEF ^ apart, same)]
     assert near_copies(facts, bits, 0.97) == ([(0, 1)] if linked else [])

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnClassifier.dataset.audit import FileFacts, byte_copies, conflicts, group_files, near_copies, read_files
+from cnnClassifier.dataset.audit import (
+    FileFacts,
+    byte_copies,
+    conflicts,
+    group_files,
+    near_copies,
+    read_files,
+)
 from tests.pictures import COPIES, encoded, picture, save
 
 BITS, CORRELATION = 4, 0.965
@@ -18,17 +25,29 @@ def facts_of(folder, files):
 
 
 def fact(path="a/x.png", **values):
-    plain = FileFacts(path, path.split("/")[0], "", 0, 0, np.zeros((64, 64), np.uint8), "", "L", "PNG", "")
+    plain = FileFacts(
+        path, path.split("/")[0], "", 0, 0, np.zeros((64, 64), np.uint8), "", "L", "PNG", ""
+    )
     return replace(plain, **values)
 
 
 def test_a_look_at_a_file_tells_what_it_is(tmp_path):
     image = picture(0)
-    files = {"a/1.png": encoded(image, "JPEG"), "b/2.png": b"", "b/3.png": b"text", "b/4.png": image}
+    files = {
+        "a/1.png": encoded(image, "JPEG"),
+        "b/2.png": b"",
+        "b/3.png": b"text",
+        "b/4.png": image,
+    }
     found = facts_of(tmp_path, files)
     data = (tmp_path / "a/1.png").read_bytes()
     assert [(f.path, f.label) for f in found] == [(path, path[0]) for path in files]
-    assert (found[0].format, found[0].mode, found[0].size, found[0].bytes) == ("JPEG", "L", "96x80", len(data))
+    assert (found[0].format, found[0].mode, found[0].size, found[0].bytes) == (
+        "JPEG",
+        "L",
+        "96x80",
+        len(data),
+    )
     assert found[0].sha256 == hashlib.sha256(data).hexdigest()
     assert found[0].thumbnail.shape == (64, 64)
     assert [f.fault.partition(":")[0] for f in found] == ["", "empty", "not_an_image", ""]
@@ -40,7 +59,10 @@ def test_a_look_at_a_file_tells_what_it_is(tmp_path):
 
 def test_of_byte_copies_the_shortest_name_is_kept():
     names = ["a/10 (2).png", "a/10.png", "b/deep/1.png", "a/9.png", "a/x.png"]
-    facts = [fact(name, sha256=digest) for name, digest in zip(names, ["s", "s", "s", "t", ""], strict=True)]
+    facts = [
+        fact(name, sha256=digest)
+        for name, digest in zip(names, ["s", "s", "s", "t", ""], strict=True)
+    ]
     facts += [fact("a/y.png")]  # unreadable files have no sha256 and aren't copies of each other
     assert byte_copies(facts) == {0: 2, 1: 2}
     tie = [fact("b/1.png", sha256="s"), fact("a/1.png", sha256="s")]
@@ -49,7 +71,10 @@ def test_of_byte_copies_the_shortest_name_is_kept():
 
 def test_near_copies_are_found_and_other_pictures_are_not(tmp_path):
     originals = {f"a/{seed}.png": picture(seed) for seed in range(12)}
-    copies = {f"b/{seed} {name}.png": change(picture(seed)) for seed, (name, change) in enumerate(COPIES.items())}
+    copies = {
+        f"b/{seed} {name}.png": change(picture(seed))
+        for seed, (name, change) in enumerate(COPIES.items())
+    }
     facts = facts_of(tmp_path, originals | copies)
     assert not [f.fault for f in facts if f.fault]
     found = {(facts[i].path, facts[j].path) for i, j in near_copies(facts, BITS, CORRELATION)}
@@ -73,7 +98,9 @@ def test_near_copies_agree_with_comparing_all_pairs(bits):
         flips = rng.choice(64, rng.integers(0, bits + 4), replace=False)
         hashes.append(base ^ sum(1 << int(bit) for bit in flips))
     same = rng.integers(0, 256, (64, 64), np.uint8)
-    facts = [fact(f"a/{number}", phash=value, thumbnail=same) for number, value in enumerate(hashes)]
+    facts = [
+        fact(f"a/{number}", phash=value, thumbnail=same) for number, value in enumerate(hashes)
+    ]
     wanted = [
         pair
         for pair in itertools.combinations(range(len(hashes)), 2)
@@ -91,7 +118,11 @@ def test_near_copies_agree_with_comparing_all_pairs(bits):
         (["a/p1_1.png", "b/x.png", "a/p2_1.png", "a/p2_2.png"], [(0, 1), (1, 2)], ["b/x.png"] * 4),
         (["a/x.png", "b/x.png"], [], ["a/x.png", "b/x.png"]),
         (["a/_1.png", "a/_2.png", "a/ _3.png"], [], ["a/_1.png", "a/_2.png", "a/ _3.png"]),
-        (["a/p3_1.png", "a/p2_1.png", "a/p1_1.png", "a/p4_1.png"], [(0, 1), (2, 3), (3, 0)], ["p1"] * 4),
+        (
+            ["a/p3_1.png", "a/p2_1.png", "a/p1_1.png", "a/p4_1.png"],
+            [(0, 1), (2, 3), (3, 0)],
+            ["p1"] * 4,
+        ),
     ],
 )
 def test_groups_are_what_the_name_says_joined_with_near_copies(names, pairs, groups):
@@ -110,7 +141,10 @@ def test_groups_agree_with_searching_the_graph():
     for _ in range(50):
         count = int(rng.integers(1, 30))
         facts = [fact(f"a/p{rng.integers(0, 12):02}_{number}.png") for number in range(count)]
-        pairs = [tuple(sorted(map(int, pair))) for pair in rng.integers(0, count, (int(rng.integers(0, 12)), 2))]
+        pairs = [
+            tuple(sorted(map(int, pair)))
+            for pair in rng.integers(0, count, (int(rng.integers(0, 12)), 2))
+        ]
         names = [f.path[2:5] for f in facts]
         near = {(a, b) for a, b in pairs} | {
             (a, b) for a, b in itertools.combinations(range(count), 2) if names[a] == names[b]
@@ -125,5 +159,10 @@ def test_groups_agree_with_searching_the_graph():
 
 
 def test_conflicts_are_what_is_the_same_under_two_classes():
-    facts = [fact(name, sha256=digest) for name, digest in [("a/1", "s"), ("a/2", "s"), ("a/3", "t"), ("b/3", "t")]]
-    assert [[f.path for f in files] for files in conflicts(facts, lambda f: f.sha256)] == [["a/3", "b/3"]]
+    facts = [
+        fact(name, sha256=digest)
+        for name, digest in [("a/1", "s"), ("a/2", "s"), ("a/3", "t"), ("b/3", "t")]
+    ]
+    assert [[f.path for f in files] for files in conflicts(facts, lambda f: f.sha256)] == [
+        ["a/3", "b/3"]
+    ]

@@ -14,7 +14,9 @@ from tests.archives import zip_of
 from tests.loopback import Site, serving
 from tests.waiting import PATIENCE_S, until
 
-CONTENT = zip_of({f"{label}/{n}.png": random.Random(n).randbytes(100_000) for label in "ab" for n in range(2)})
+CONTENT = zip_of(
+    {f"{label}/{n}.png": random.Random(n).randbytes(100_000) for label in "ab" for n in range(2)}
+)
 PATIENCE = Patience(connect_s=PATIENCE_S, read_s=PATIENCE_S, retries=2)
 
 
@@ -74,7 +76,10 @@ def test_starts_again_rather_than_splice(site, target, change):
 
 def test_a_changed_file_that_does_not_fit_leaves_nothing_to_splice(site, target, monkeypatch):
     interrupted(site, target, 200_000)
-    site.version, site.content = {"ETag": '"two"'}, zip_of({"a/new.png": bytes(range(256)) * 2000}, 0)
+    site.version, site.content = (
+        {"ETag": '"two"'},
+        zip_of({"a/new.png": bytes(range(256)) * 2000}, 0),
+    )
     with monkeypatch.context() as patch, pytest.raises(SourceError, match="the disk is full"):
         patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1}))
         download_http(site.url, target, PATIENCE)
@@ -123,13 +128,21 @@ def test_a_slow_line_that_moves_on_is_never_given_up(site, target):
 @pytest.mark.parametrize(
     ("trouble", "message", "tries"),
     [
-        ({"statuses": [404] * 9}, "answers 404 .* no such file; correct data_ingestion.source_URL", 1),
+        (
+            {"statuses": [404] * 9},
+            "answers 404 .* no such file; correct data_ingestion.source_URL",
+            1,
+        ),
         ({"statuses": [403] * 9}, "answers 403 .* needs no login", 1),
         ({"statuses": [418] * 9}, "answers 418", 1),
         ({"statuses": [500] * 9}, "answers 500 .* try again later", 3),
         ({"cuts": [20_000] * 9}, "the connection broke .* run it again to go on", 3),
         ({"stall_at": 0}, "sent nothing for 0.2 s; .* data_ingestion.read_timeout_s", 3),
-        ({"content": b"<!doctype html><title>Quota exceeded"}, "what came is a web page, not an archive; .* direct", 1),
+        (
+            {"content": b"<!doctype html><title>Quota exceeded"},
+            "what came is a web page, not an archive; .* direct",
+            1,
+        ),
         ({"content": b"weights"}, "what came is not an archive", 1),
         ({"content": b""}, "what came is empty", 1),
     ],
@@ -151,7 +164,9 @@ def test_no_server(target, monkeypatch):
     monkeypatch.setattr(download, "FIRST_PAUSE_S", 0.0)
     with socket.socket() as taken:  # bound but not listening: refused
         taken.bind(("127.0.0.1", 0))
-        with pytest.raises(SourceError, match=r"no connection \(Failed to .*refused\); check the network"):
+        with pytest.raises(
+            SourceError, match=r"no connection \(Failed to .*refused\); check the network"
+        ):
             download_http(f"http://127.0.0.1:{taken.getsockname()[1]}/x.zip", target, PATIENCE)
     with pytest.raises(SourceError, match="name can't be resolved; check the network"):
         download_http("http://nowhere.invalid/x.zip", target, PATIENCE)
@@ -165,7 +180,10 @@ def test_a_full_disk(site, target, monkeypatch):
 
     real = Path.open
     if os.path.exists("/dev/full"):
-        with monkeypatch.context() as patch, pytest.raises(SourceError, match="the disk is full; free some space"):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(SourceError, match="the disk is full; free some space"),
+        ):
             patch.setattr(Path, "open", full)
             download_http(site.url, target, PATIENCE)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1}))
@@ -178,7 +196,10 @@ def test_a_full_disk(site, target, monkeypatch):
     [
         ("https://drive.google.com/file/d/1AbC-d_9/view?usp=sharing", ("1AbC-d_9", False)),
         ("https://drive.google.com/uc?export=download&id=1AbC-d_9", ("1AbC-d_9", False)),
-        ("https://drive.usercontent.google.com/download?id=1AbC-d_9&export=download", ("1AbC-d_9", False)),
+        (
+            "https://drive.usercontent.google.com/download?id=1AbC-d_9&export=download",
+            ("1AbC-d_9", False),
+        ),
         ("https://drive.google.com/drive/u/0/folders/1AbC-d_9?usp=sharing", ("1AbC-d_9", True)),
     ],
 )

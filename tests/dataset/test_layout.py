@@ -46,9 +46,14 @@ def test_patterns_choose_merge_and_rename_folders(caplog):
     with caplog.at_level(logging.INFO, logger="cnnClassifier"):
         found = targets(KAGGLE, patterns)
     assert sorted(found) == [
-        f"{split}/{label}/{n}.png" for split, n in (("test", 3), ("train", 1), ("valid", 2)) for label in patterns
+        f"{split}/{label}/{n}.png"
+        for split, n in (("test", 3), ("train", 1), ("valid", 2))
+        for label in patterns
     ]
-    assert "left out, as no pattern matches: large.cell.carcinoma_left.hilum_T2_N2_M0_IIIa 1" in caplog.text
+    assert (
+        "left out, as no pattern matches: large.cell.carcinoma_left.hilum_T2_N2_M0_IIIa 1"
+        in caplog.text
+    )
 
 
 def test_files_of_merged_folders_that_clash_are_all_kept():
@@ -61,12 +66,32 @@ def test_files_of_merged_folders_that_clash_are_all_kept():
     [
         ("", None, 2, "no image inside"),
         ("1.png 2.png", None, 2, "no class folder"),
-        ("x/normal/1.png x/normal/2.png", None, 2, "one class only, normal; CLASSES in params.yaml says 2"),
+        (
+            "x/normal/1.png x/normal/2.png",
+            None,
+            2,
+            "one class only, normal; CLASSES in params.yaml says 2",
+        ),
         ("normal/1.png normal/p/2.png normal/q/2.png", None, 2, "one class only, normal"),
-        ("a/1.png b/1.png c/1.png", None, 2, r"3 classes found, CLASSES in params.yaml says 2.*: a, b, c$"),
+        (
+            "a/1.png b/1.png c/1.png",
+            None,
+            2,
+            r"3 classes found, CLASSES in params.yaml says 2.*: a, b, c$",
+        ),
         (" ".join(f"c{n:02}/1.png" for n in range(20)), None, 2, "c11 and 8 more$"),
-        ("a/1.png b/1.png", {"a": "a", "n": "normal*"}, 2, r"no folder matches 'normal\*' of class n; found a, b"),
-        ("a/1.png b/1.png", {"a": "*", "b": "b"}, 2, "folder b matches the patterns of both a and b"),
+        (
+            "a/1.png b/1.png",
+            {"a": "a", "n": "normal*"},
+            2,
+            r"no folder matches 'normal\*' of class n; found a, b",
+        ),
+        (
+            "a/1.png b/1.png",
+            {"a": "*", "b": "b"},
+            2,
+            "folder b matches the patterns of both a and b",
+        ),
         ("a/1.png b/1.png", {"a": "?"}, 2, "one class only, a"),
         ("a/1.png b/1.png", {"../a": "a", "b": "b"}, 2, "can't name a folder"),
     ],
@@ -78,7 +103,15 @@ def test_refusals_name_cause_and_mend(received, patterns, count, message):
 
 
 def test_lists_images_but_no_litter_and_follows_links_once(tmp_path):
-    for name in ("a/1.PNG", "a/notes.txt", "a/.thumb.png", "__MACOSX/a/1.png", ".git/2.png", "empty/readme", "b/2.tif"):
+    for name in (
+        "a/1.PNG",
+        "a/notes.txt",
+        "a/.thumb.png",
+        "__MACOSX/a/1.png",
+        ".git/2.png",
+        "empty/readme",
+        "b/2.tif",
+    ):
         path = tmp_path / "received" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
@@ -87,7 +120,11 @@ def test_lists_images_but_no_litter_and_follows_links_once(tmp_path):
     (elsewhere / "3.png").write_bytes(b"x")
     (tmp_path / "received/c").symlink_to(elsewhere)
     (tmp_path / "received/a/loop").symlink_to(tmp_path / "received")
-    assert [str(path) for path in list_images(tmp_path / "received")] == ["a/1.PNG", "b/2.tif", "c/3.png"]
+    assert [str(path) for path in list_images(tmp_path / "received")] == [
+        "a/1.PNG",
+        "b/2.tif",
+        "c/3.png",
+    ]
 
 
 @pytest.mark.parametrize("move", [True, False])
@@ -101,4 +138,6 @@ def test_places_the_images(tmp_path, move):
     assert (tmp_path / "data/test/a/p/1.png").read_text() == "w/test/a/p/1.png"
     assert len(list_images(tmp_path / "data")) == 3
     assert len(list_images(received)) == (0 if move else 3)
-    assert summary(placed) == "3 images in 2 classes (a 2, b 1), split as received (test 1, train 2)"
+    assert (
+        summary(placed) == "3 images in 2 classes (a 2, b 1), split as received (test 1, train 2)"
+    )

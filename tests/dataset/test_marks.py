@@ -29,7 +29,11 @@ def cropped(image, share):
     """Crop, enlarge, draw a line, change the contrast, and encode anew."""
     width, height = image.size
     left, top, right, bottom = share
-    image = image.convert("L").crop((left * width, top * height, right * width, bottom * height)).resize((280, 300))
+    image = (
+        image.convert("L")
+        .crop((left * width, top * height, right * width, bottom * height))
+        .resize((280, 300))
+    )
     image = image.point(lambda level: level * 0.8 + 20)
     ImageDraw.Draw(image).line((10, 30, 100, 12), fill=255, width=2)
     out = io.BytesIO()
@@ -47,11 +51,18 @@ def test_strong_crops_are_joined_with_their_pictures_and_with_no_other(folder, t
     for number, path in enumerate(sorted(folder.rglob("*_slice01.png"))):
         image = Image.open(path)
         image.save(tmp_path / path.name)
-        (tmp_path / f"{path.stem} crop.jpg").write_bytes(cropped(image, shares[number % len(shares)]))
+        (tmp_path / f"{path.stem} crop.jpg").write_bytes(
+            cropped(image, shares[number % len(shares)])
+        )
     facts = facts_of(tmp_path)
-    found = [(facts[first].path, facts[other].path) for first, other in near_copies(facts, BITS, CORRELATION)]
+    found = [
+        (facts[first].path, facts[other].path)
+        for first, other in near_copies(facts, BITS, CORRELATION)
+    ]
     assert all(one.partition("_")[0] == other.partition("_")[0] for one, other in found)
-    assert len(found) >= 11  # of 12; `low` stretches by a third, which changes the codes: one has too few left
+    assert (
+        len(found) >= 11
+    )  # of 12; `low` stretches by a third, which changes the codes: one has too few left
 
 
 def test_other_patients_are_not_joined(folder):

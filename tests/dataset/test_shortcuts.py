@@ -55,7 +55,10 @@ def test_a_group_is_never_learnt_by_heart():
     groups = [f"patient{number // 10}" for number in range(120)]
     labels = [("ill", "well")[number // 10 % 2] for number in range(120)]
     table = list(facts(labels))
-    looks = {group: np.random.default_rng(n).integers(0, 255, (64, 64)) for n, group in enumerate(sorted(set(groups)))}
+    looks = {
+        group: np.random.default_rng(n).integers(0, 255, (64, 64))
+        for n, group in enumerate(sorted(set(groups)))
+    }
     for number, group in enumerate(groups):
         table[number].thumbnail[:] = looks[group]
     assert shortcuts(table, groups, seed=1)["thumbnail"].auc < 0.7

@@ -44,7 +44,11 @@ def fetch(tmp_path, config):
     def run(url: str, **changes) -> dict[str, bytes]:
         scratch = tmp_path / "scratch"
         received = obtain(replace(config, source_URL=url, **changes), scratch)
-        return {p.relative_to(received).as_posix(): p.read_bytes() for p in received.rglob("*") if p.is_file()}
+        return {
+            p.relative_to(received).as_posix(): p.read_bytes()
+            for p in received.rglob("*")
+            if p.is_file()
+        }
 
     return run
 
@@ -81,14 +85,22 @@ def test_a_folder_is_left_as_it_is(tmp_path, fetch):
         ("{}/artifacts", "holds data_ingestion.data_dir"),
         ("{}/artifacts/data/deeper", "or lies in it"),
         ("{}/artifacts/data/kept.zip", "or lies in it"),
-        ("s3://bucket/scans.zip", "s3:// is not supported; data_ingestion.source_URL takes phantom:"),
+        (
+            "s3://bucket/scans.zip",
+            "s3:// is not supported; data_ingestion.source_URL takes phantom:",
+        ),
         ("http://[broken/scans.zip", "no valid address"),
         ("https://drive.google.com/drive/my-drive", "no Google Drive link of a file or a folder"),
     ],
 )
 def test_refusals_name_cause_and_mend(tmp_path, fetch, source, message):
     (tmp_path / "artifacts/data/deeper").mkdir(parents=True)
-    for name, text in {"notes.txt": "x", "page.zip": "<html>", "empty.zip": "", "artifacts/data/kept.zip": "x"}.items():
+    for name, text in {
+        "notes.txt": "x",
+        "page.zip": "<html>",
+        "empty.zip": "",
+        "artifacts/data/kept.zip": "x",
+    }.items():
         (tmp_path / name).write_text(text)
     assert message in refusal(fetch, source.format(tmp_path))
 
@@ -168,8 +180,12 @@ def test_a_google_drive_file(fetch, monkeypatch, tmp_path):
     monkeypatch.setattr(gdown, "download", give)
     assert fetch(FILE_LINK) == IMAGES
     assert fetch("https://drive.google.com/uc?id=1AbC-d_9") == IMAGES
-    assert asked == [("1AbC-d_9", {"quiet": True, "resume": True, "timeout": (2, PATIENCE_S), "retries": 0})]
-    assert [path.name for path in (tmp_path / "downloads").glob("[!.]*")] == ["google-drive-1AbC-d_9"]
+    assert asked == [
+        ("1AbC-d_9", {"quiet": True, "resume": True, "timeout": (2, PATIENCE_S), "retries": 0})
+    ]
+    assert [path.name for path in (tmp_path / "downloads").glob("[!.]*")] == [
+        "google-drive-1AbC-d_9"
+    ]
 
 
 def test_a_google_drive_folder_goes_on_where_it_stopped(fetch, monkeypatch):
@@ -177,13 +193,16 @@ def test_a_google_drive_folder_goes_on_where_it_stopped(fetch, monkeypatch):
 
     def listing(id, output, **options):
         assert options["skip_download"]
-        return [GoogleDriveFileToDownload(n, n, os.path.join(output, n)) for n in ("a/1.png", "b/2.png", "readme.txt")]
+        return [
+            GoogleDriveFileToDownload(n, n, os.path.join(output, n))
+            for n in ("a/1.png", "b/2.png", "readme.txt")
+        ]
 
     def give(id, output, resume, **options):
         if len(given) == 1 and not resume_works:
-            raise gdown.exceptions.DownloadError("Download failed after 0 retries: x") from requests.ConnectionError(
-                "x"
-            )
+            raise gdown.exceptions.DownloadError(
+                "Download failed after 0 retries: x"
+            ) from requests.ConnectionError("x")
         if not Path(output).exists():
             given.append(id)
             Path(output).write_text(id)
@@ -199,8 +218,14 @@ def test_a_google_drive_folder_goes_on_where_it_stopped(fetch, monkeypatch):
 
 
 RAISED = [
-    (gdown.exceptions.FileURLRetrievalError("Failed:\n\n\tToo many users"), "Failed: Too many users; share it with"),
-    (gdown.exceptions.DownloadError("Server did not honor the requested byte range"), "delete its .part folder"),
+    (
+        gdown.exceptions.FileURLRetrievalError("Failed:\n\n\tToo many users"),
+        "Failed: Too many users; share it with",
+    ),
+    (
+        gdown.exceptions.DownloadError("Server did not honor the requested byte range"),
+        "delete its .part folder",
+    ),
     (requests.HTTPError("404 Client Error"), "404 Client Error; share it"),
     (requests.ConnectTimeout("x"), "no connection within 2 s"),
     (requests.ConnectionError("x"), "the connection broke"),
@@ -216,7 +241,9 @@ GIVEN = [
     ("link", "outcome", "message"),
     [(FOLDER_LINK, *case) for case in RAISED] + [(FILE_LINK, *case) for case in RAISED + GIVEN],
 )
-def test_google_drive_refusals_name_cause_and_mend(fetch, monkeypatch, tmp_path, link, outcome, message):
+def test_google_drive_refusals_name_cause_and_mend(
+    fetch, monkeypatch, tmp_path, link, outcome, message
+):
     def give(output, **options):
         if isinstance(outcome, Exception):
             raise outcome

@@ -16,7 +16,9 @@ def images(rng, groups, largest, classes):
     for number in range(groups):
         own = number % classes
         for _ in range(int(rng.integers(1, largest + 1))):
-            found.append((f"g{number}", f"c{own if rng.random() < 0.95 else rng.integers(classes)}"))
+            found.append(
+                (f"g{number}", f"c{own if rng.random() < 0.95 else rng.integers(classes)}")
+            )
     return [group for group, _ in found], [label for _, label in found]
 
 
@@ -47,23 +49,39 @@ def test_single_images_come_as_near_as_whole_numbers_allow():
     assert shares_of(groups, labels, splits) == {"ill": [0.6, 0.2, 0.2], "well": [0.6, 0.2, 0.2]}
 
 
-@pytest.mark.parametrize("sizes", [[11, 7, 7, 5, 4, 3, 3, 2, 2, 1], [9, 8, 8, 7, 5, 5, 4, 4, 3, 2, 2, 1, 1]])
+@pytest.mark.parametrize(
+    "sizes", [[11, 7, 7, 5, 4, 3, 3, 2, 2, 1], [9, 8, 8, 7, 5, 5, 4, 4, 3, 2, 2, 1, 1]]
+)
 def test_of_several_tries_the_nearest_to_the_shares_is_taken(sizes):
     """Every fifth image belongs to the other class, so that few groups must serve two classes at once."""
-    names = [f"{label}{number}" for label in "ab" for number, size in enumerate(sizes) for _ in range(size)]
+    names = [
+        f"{label}{number}"
+        for label in "ab"
+        for number, size in enumerate(sizes)
+        for _ in range(size)
+    ]
     labels = [name[0] if number % 5 else "ab"[name[0] == "a"] for number, name in enumerate(names)]
     for seed in range(5):
         splits = split_groups(names, labels, SHARES, seed)
         for label, got in shares_of(names, labels, splits).items():
-            assert np.abs(np.subtract(got, SHARES)).max() * labels.count(label) <= 1, "more than one image off"
+            assert np.abs(np.subtract(got, SHARES)).max() * labels.count(label) <= 1, (
+                "more than one image off"
+            )
 
 
 @pytest.mark.parametrize("sizes", [[1, 1, 1], [50, 1, 1], [9, 9, 9], [30, 2, 1, 1]])
 def test_few_groups_still_fill_every_split(sizes):
-    groups = [f"{label}{number}" for label in "ab" for number, size in enumerate(sizes) for _ in range(size)]
+    groups = [
+        f"{label}{number}"
+        for label in "ab"
+        for number, size in enumerate(sizes)
+        for _ in range(size)
+    ]
     labels = [group[0] for group in groups]
     splits = split_groups(groups, labels, SHARES, 0)
-    assert {(group[0], split) for group, split in splits.items()} == {(c, s) for c in "ab" for s in SPLITS}
+    assert {(group[0], split) for group, split in splits.items()} == {
+        (c, s) for c in "ab" for s in SPLITS
+    }
 
 
 def test_the_seed_alone_decides():
@@ -87,7 +105,9 @@ def test_the_seed_alone_decides():
 def test_a_class_needs_three_groups(groups, labels, message):
     if message is None:
         splits = split_groups(list(groups), list(labels), SHARES, 0)
-        assert {splits[g] for g, label in zip(groups, labels, strict=True) if label == "b"} == set(SPLITS)
+        assert {splits[g] for g, label in zip(groups, labels, strict=True) if label == "b"} == set(
+            SPLITS
+        )
         return
     with pytest.raises(ManifestError, match=message):
         split_groups(list(groups), list(labels), SHARES, 0)

@@ -27,8 +27,26 @@ PUSH = {
     "ecr:PutImage",
     "ecr:UploadLayerPart",
 }
-VALUED = ("--name", "--publish", "--env-file", "--label", "--tmpfs", "--cap-drop", "--security-opt", "--restart")
-VALUED += ("--log-driver", "--log-opt", "--format", "--tail", "--build-arg", "--tag", "-t", "--username")
+VALUED = (
+    "--name",
+    "--publish",
+    "--env-file",
+    "--label",
+    "--tmpfs",
+    "--cap-drop",
+    "--security-opt",
+    "--restart",
+)
+VALUED += (
+    "--log-driver",
+    "--log-opt",
+    "--format",
+    "--tail",
+    "--build-arg",
+    "--tag",
+    "-t",
+    "--username",
+)
 
 
 class Refused(Exception):
@@ -82,7 +100,10 @@ def parse(words):
 def build(content, options, rest):
     arguments = dict(item.split("=", 1) for item in options["--build-arg"])
     identity = f"sha256:{time.time_ns()}"
-    content["images"][identity] = {"labels": arguments, "fault": os.environ.get("STANDIN_FAULT", "")}
+    content["images"][identity] = {
+        "labels": arguments,
+        "fault": os.environ.get("STANDIN_FAULT", ""),
+    }
     for tag in options["--tag"]:
         content["tags"][tag] = identity
 
@@ -138,7 +159,9 @@ def image_command(content, options, rest):
         if users:
             raise Refused(f"conflict: image is being used by {users}")
         del content["images"][identity]
-        content["tags"] = {tag: found for tag, found in content["tags"].items() if found != identity}
+        content["tags"] = {
+            tag: found for tag, found in content["tags"].items() if found != identity
+        }
     else:
         raise Refused(f"image {verb}")
 
@@ -180,7 +203,9 @@ def create(content, options, rest):
         "address": address or "0.0.0.0",
         "port": int(port or 0),
         "env": env,
-        "options": {key: value for key, value in options.items() if key not in ("--name", "--env-file")},
+        "options": {
+            key: value for key, value in options.items() if key not in ("--name", "--env-file")
+        },
         "starts": 0,
     }
 
@@ -193,7 +218,11 @@ def start(content, options, rest):
     if alive(box):
         return
     number = len(list(HOME.glob("*.log")))
-    box |= {"starts": box["starts"] + 1, "log": str(HOME / f"{number}.log"), "ended": str(HOME / f"{number}.code")}
+    box |= {
+        "starts": box["starts"] + 1,
+        "log": str(HOME / f"{number}.log"),
+        "ended": str(HOME / f"{number}.code"),
+    }
     made = content["images"][box["image"]]
     fault = made["fault"]
     if fault == "fails_on_the_port" and box["address"] == "127.0.0.1":
@@ -210,14 +239,18 @@ def start(content, options, rest):
     box["pid"] = process.pid
     line = process.stdout.readline().decode().split()  # the port, once it listens
     if not line and fault != "crashes":
-        raise Refused(f"driver failed programming external connectivity: {Path(box['log']).read_text()}")
+        raise Refused(
+            f"driver failed programming external connectivity: {Path(box['log']).read_text()}"
+        )
     box["bound"] = int(line[0]) if line else 0
 
 
 def stop(content, options, rest):
     box = container(content, rest[0])
     if alive(box):
-        end(box, signal.SIGTERM)  # unlike Docker's its patience has no end: a busy machine is no fault
+        end(
+            box, signal.SIGTERM
+        )  # unlike Docker's its patience has no end: a busy machine is no fault
 
 
 def run(content, options, rest):
@@ -246,12 +279,14 @@ def inspect(content, options, rest):
     box = container(content, rest[0])
     known = {
         ".State.Running": str(alive(box)).lower(),
-        ".State.ExitCode": (Path(box["ended"]).read_text() if Path(box["ended"]).exists() else "137"),
+        ".State.ExitCode": (
+            Path(box["ended"]).read_text() if Path(box["ended"]).exists() else "137"
+        ),
         ".Image": box["image"],
         ".Config.Image": box["ref"],
-        ".Config.Labels.settings": dict(item.split("=", 1) for item in box["options"].get("--label", [])).get(
-            "settings", "<no value>"
-        ),
+        ".Config.Labels.settings": dict(
+            item.split("=", 1) for item in box["options"].get("--label", [])
+        ).get("settings", "<no value>"),
     }
     print(re.sub(r"\{\{(.*?)\}\}", lambda match: known[match[1]], options["--format"][0]))
 
@@ -267,7 +302,11 @@ def port(content, options, rest):
 
 def execute(content, options, rest):
     assert rest[1:] == ["id", "-u"]
-    print("0" if content["images"][container(content, rest[0])["image"]]["fault"] == "root" else "10001")
+    print(
+        "0"
+        if content["images"][container(content, rest[0])["image"]]["fault"] == "root"
+        else "10001"
+    )
 
 
 def login(content, options, rest):
@@ -339,11 +378,17 @@ def serve(port, fault, revision, ended):
             self.wfile.write(body)
 
         def do_GET(self):
-            self.answer(503 if fault in ("never_ready", "fails_on_the_port") else 200, {"revision": revision})
+            self.answer(
+                503 if fault in ("never_ready", "fails_on_the_port") else 200,
+                {"revision": revision},
+            )
 
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
-            self.answer(500 if fault == "no_prediction" else 200, [{"probability": 1.0}] if fault != "mute" else [])
+            self.answer(
+                500 if fault == "no_prediction" else 200,
+                [{"probability": 1.0}] if fault != "mute" else [],
+            )
 
         def log_message(self, *words):
             pass
@@ -370,7 +415,9 @@ def main():
         serve(*words)
         return
     options, rest = parse(words[1:])
-    if "--password-stdin" in words:  # before the state is held: whoever writes it needs the state too
+    if (
+        "--password-stdin" in words
+    ):  # before the state is held: whoever writes it needs the state too
         options["secret"] = sys.stdin.read().strip()
     try:
         with state() as content:

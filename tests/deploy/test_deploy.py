@@ -106,10 +106,14 @@ class World:
 
     def images(self):
         """Versions whose image this machine holds under its ECR name."""
-        return {tag.rpartition(":")[2] for tag in self.state["tags"] if tag.startswith(f"{REGISTRY}:")} - {"latest"}
+        return {
+            tag.rpartition(":")[2] for tag in self.state["tags"] if tag.startswith(f"{REGISTRY}:")
+        } - {"latest"}
 
     def answers(self):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=PATIENCE_S) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.port}/readyz", timeout=PATIENCE_S
+        ) as answer:
             return json.load(answer)["revision"]
 
 
@@ -183,7 +187,10 @@ def test_the_same_version_again_changes_nothing(two_versions):
 def test_other_settings_are_another_version(two_versions):
     Path(two_versions.environment["ENV_FILE"]).write_text("API_TOKEN=1\n")
     two_versions.deploy("two")
-    assert two_versions.containers() == {"serving": ("two", two_versions.port), "previous": ("two", None)}
+    assert two_versions.containers() == {
+        "serving": ("two", two_versions.port),
+        "previous": ("two", None),
+    }
     assert two_versions.state["containers"][two_versions.name]["env"] == ["API_TOKEN=1"]
 
 
@@ -246,14 +253,20 @@ def test_only_the_last_two_versions_stay(two_versions):
     for version in ("three", "four"):
         two_versions.publish(version)
         two_versions.deploy(version)
-    assert two_versions.containers() == {"serving": ("four", two_versions.port), "previous": ("three", None)}
+    assert two_versions.containers() == {
+        "serving": ("four", two_versions.port),
+        "previous": ("three", None),
+    }
     assert two_versions.images() == {"three", "four"}
 
 
 def test_rollback_brings_the_version_before_back_and_a_second_undoes_it(two_versions):
     for present, before in (("one", "two"), ("two", "one")):
         assert f":{present} serves" in two_versions.run("scripts/rollback", may=())
-        assert two_versions.containers() == {"serving": (present, two_versions.port), "previous": (before, None)}
+        assert two_versions.containers() == {
+            "serving": (present, two_versions.port),
+            "previous": (before, None),
+        }
         assert two_versions.answers() == present
 
 
@@ -267,7 +280,9 @@ def test_rollback_without_a_version_before_changes_nothing(world):
 @pytest.mark.parametrize("end", ["crashes", "is given up"])
 def test_rollback_to_a_version_that_is_broken_by_now_returns(two_versions, end):
     state = two_versions.state
-    state["images"][state["containers"][f"{two_versions.name}-previous"]["image"]]["fault"] = "fails_on_the_port"
+    state["images"][state["containers"][f"{two_versions.name}-previous"]["image"]]["fault"] = (
+        "fails_on_the_port"
+    )
     (two_versions.folder / "state.json").write_text(json.dumps(state))
     before = two_versions.containers()
     process = two_versions.start("scripts/rollback")
@@ -313,7 +328,10 @@ def test_a_deploy_killed_in_the_switch_is_undone(two_versions, how):
     if how == signal.SIGKILL:
         assert two_versions.containers()["serving"] == ("two", None)  # nobody was left to undo it
         assert "serves already" in two_versions.deploy("two")
-    assert two_versions.containers() == {"serving": ("two", two_versions.port), "previous": ("one", None)}
+    assert two_versions.containers() == {
+        "serving": ("two", two_versions.port),
+        "previous": ("one", None),
+    }
 
 
 @pytest.mark.parametrize("command", ["deploy", "rollback"])
@@ -324,7 +342,9 @@ def test_a_kill_between_two_renames_is_healed(two_versions, command):
     else:
         world.run("docker", "stop", name)
         world.run("docker", "start", f"{name}-previous")
-        world.run("docker", "rename", name, f"{name}-next")  # one serves again, two is to be the previous
+        world.run(
+            "docker", "rename", name, f"{name}-next"
+        )  # one serves again, two is to be the previous
     serving, previous = ("two", "one") if command == "deploy" else ("one", "two")
     assert "can't be pulled" in world.deploy("nowhere", code=1)
     assert world.containers() == {"serving": (serving, world.port), "previous": (previous, None)}
@@ -336,7 +356,10 @@ def test_who_asks_during_the_switch_gets_one_version_or_the_other(two_versions):
     with watched(two_versions) as seen:
         two_versions.deploy("three")
     order = [version for at, version in enumerate(seen) if at == 0 or version != seen[at - 1]]
-    assert [version for version in order if version] == ["two", "three"]  # never back, never a version that isn't ready
+    assert [version for version in order if version] == [
+        "two",
+        "three",
+    ]  # never back, never a version that isn't ready
 
 
 # ---- the workflow's own steps
@@ -344,7 +367,11 @@ def test_who_asks_during_the_switch_gets_one_version_or_the_other(two_versions):
 
 def steps(job):
     workflow = yaml.safe_load((ROOT / ".github/workflows/main.yaml").read_text(encoding="utf-8"))
-    return [step["run"] for step in workflow["jobs"][job]["steps"] if step.get("run", "").startswith("scripts/")]
+    return [
+        step["run"]
+        for step in workflow["jobs"][job]["steps"]
+        if step.get("run", "").startswith("scripts/")
+    ]
 
 
 @pytest.fixture
@@ -359,10 +386,14 @@ def bundled(world):
             target.write_bytes(path.read_bytes())
             target.chmod(0o755)
     (clone / "artifacts/training").mkdir(parents=True)
-    (clone / "artifacts/training/model.json").write_text(json.dumps({"model_sha256": "f" * 64}, indent=2))
+    (clone / "artifacts/training/model.json").write_text(
+        json.dumps({"model_sha256": "f" * 64}, indent=2)
+    )
     subprocess.run(["git", "init", "-q", clone], check=True)
     author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    subprocess.run(["git", "-C", clone, *author, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
+    subprocess.run(
+        ["git", "-C", clone, *author, "commit", "-q", "--allow-empty", "-m", "one"], check=True
+    )
     world.place = clone
     commit = ["git", "-C", clone, "rev-parse", "HEAD"]
     return world, subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
@@ -410,7 +441,9 @@ def test_the_smoke_test_stops_an_image_that_is_broken(bundled, fault, said):
 @pytest.mark.parametrize("action", policies.BUILD)
 def test_pushing_needs_every_permission_of_its_policy(world, action):
     world.run("docker", "build", "--build-arg", "REVISION=one", "--tag", "chest-ct:one", ".")
-    if action == "ecr:DescribeImages":  # without it an image that is there isn't seen, and the push is refused
+    if (
+        action == "ecr:DescribeImages"
+    ):  # without it an image that is there isn't seen, and the push is refused
         world.publish("one")
     said = world.run("scripts/push-image", "one", may=sorted({*policies.BUILD} - {action}), code=1)
     assert action in said or "immutable" in said

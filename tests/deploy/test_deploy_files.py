@@ -32,13 +32,17 @@ def test_its_linter_finds_nothing(tool, arguments):
     program = str(beside) if beside.exists() else shutil.which(tool)
     assert program, f"{tool} is in requirements-dev.txt"
     path = f"{beside.parent}:/usr/local/bin:/usr/bin:/bin"
-    done = subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True, env={"PATH": path})
+    done = subprocess.run(
+        [program, *arguments], cwd=ROOT, capture_output=True, text=True, env={"PATH": path}
+    )
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
 def test_scripts_are_executable_and_tell_their_usage():
     for path in SCRIPTS:
-        assert path.suffix == ".sh" or (path.stat().st_mode & 0o111 and f"scripts/{path.name}" in path.read_text())
+        assert path.suffix == ".sh" or (
+            path.stat().st_mode & 0o111 and f"scripts/{path.name}" in path.read_text()
+        )
 
 
 # ---- the workflow
@@ -47,7 +51,11 @@ def test_scripts_are_executable_and_tell_their_usage():
 def test_the_workflow_has_the_three_jobs_in_their_order():
     jobs = WORKFLOW["jobs"]
     assert list(jobs) == ["integration", "build-and-push-ecr-image", "Continuous-Deployment"]
-    assert [job.get("needs") for job in jobs.values()] == [None, "integration", "build-and-push-ecr-image"]
+    assert [job.get("needs") for job in jobs.values()] == [
+        None,
+        "integration",
+        "build-and-push-ecr-image",
+    ]
     assert jobs["integration"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     assert "self-hosted" in jobs["Continuous-Deployment"]["runs-on"]
     triggers = WORKFLOW[True]  # YAML reads `on` so
@@ -80,7 +88,11 @@ def test_no_keys_of_aws_reach_the_machine():
 
 
 def test_steps_call_make_and_scripts_that_exist():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    targets = set(
+        re.findall(
+            r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
+    )
     commands = [step["run"] for _, step in STEPS if "run" in step]
     assert commands
     for command in commands:
@@ -102,10 +114,16 @@ def test_the_image_takes_in_what_it_needs_and_runs_as_a_user():
     assert serving == "serving"
     *_, user = re.findall(r"^USER (\S+)", text, flags=re.MULTILINE)
     assert user == "10001:10001"
-    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    allowed = [
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    ]
     for copied in re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+) \S+$", text, flags=re.MULTILINE):
         for path in copied.split():
-            assert path == "." or any(entry == path or entry.startswith(f"{path}/") for entry in allowed), path
+            assert path == "." or any(
+                entry == path or entry.startswith(f"{path}/") for entry in allowed
+            ), path
     assert (ROOT / ".dockerignore").read_text().startswith("*\n")
     assert all((ROOT / path).exists() or path.startswith("artifacts/") for path in allowed)
 
@@ -121,7 +139,11 @@ def template():
     def short(loader, tag, node):
         if isinstance(node, yaml.ScalarNode):
             return f"!{tag} {node.value}"
-        construct = loader.construct_sequence if isinstance(node, yaml.SequenceNode) else loader.construct_mapping
+        construct = (
+            loader.construct_sequence
+            if isinstance(node, yaml.SequenceNode)
+            else loader.construct_mapping
+        )
         return {f"!{tag}": construct(node, deep=True)}
 
     Loader.add_multi_constructor("!", short)
@@ -129,14 +151,17 @@ def template():
 
 
 @pytest.mark.parametrize(
-    ("role", "policy"), [("BuildRole", policies.BUILD_POLICY), ("InstanceRole", policies.INSTANCE_POLICY)]
+    ("role", "policy"),
+    [("BuildRole", policies.BUILD_POLICY), ("InstanceRole", policies.INSTANCE_POLICY)],
 )
 def test_the_template_grants_what_the_documentation_prints(template, role, policy):
     (granted,) = template[role]["Properties"]["Policies"]
     assert policies.actions(granted["PolicyDocument"]) == policies.actions(policy)
     for document in (granted["PolicyDocument"], policy):
         for statement in document["Statement"]:
-            everywhere = policies.actions({"Statement": [statement]}) == {"ecr:GetAuthorizationToken"}
+            everywhere = policies.actions({"Statement": [statement]}) == {
+                "ecr:GetAuthorizationToken"
+            }
             assert (statement["Resource"] == "*") == everywhere
 
 
@@ -163,7 +188,12 @@ def test_the_documentation_names_every_secret_of_the_workflow():
     text = (ROOT / ".github/workflows/main.yaml").read_text(encoding="utf-8")
     secrets = set(re.findall(r"secrets\.(\w+)", text)) | set(re.findall(r"vars\.(\w+)", text))
     documented = set(re.findall(r"`([A-Z_]+)`", policies.TEXT))
-    assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "ECR_REPOSITORY_NAME"} < secrets
+    assert {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_REGION",
+        "ECR_REPOSITORY_NAME",
+    } < secrets
     assert secrets <= documented
 
 
@@ -181,14 +211,18 @@ def test_the_compose_file_runs_the_app_alone_and_with_a_tracking_server_on_deman
     address = f"http://mlflow:{mlflow['ports'][0].split(':')[-1]}"
     assert services["pipeline"]["environment"]["MLFLOW_TRACKING_URI"] == address
     assert app["environment"]["MLFLOW_TRACKING_URI"].endswith(f":-{address}}}")
-    named = {mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])}
+    named = {
+        mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])
+    }
     assert {name for name in named if not name.startswith(".")} == set(content["volumes"])
 
 
 # ---- pins
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-serve.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-serve.txt", "requirements-dev.txt"]
+)
 def test_every_package_is_pinned_by_hash(name):
     text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
@@ -199,6 +233,16 @@ def test_every_package_is_pinned_by_hash(name):
 
 def test_what_is_served_is_what_was_trained_with():
     def pinned(name):
-        return set(re.findall(r"^([\w.\[\],-]+==[^ ]+)", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE))
+        return set(
+            re.findall(
+                r"^([\w.\[\],-]+==[^ ]+)",
+                (ROOT / name).read_text(encoding="utf-8"),
+                flags=re.MULTILINE,
+            )
+        )
 
-    assert pinned("requirements-serve.txt") < pinned("requirements.txt") < pinned("requirements-dev.txt")
+    assert (
+        pinned("requirements-serve.txt")
+        < pinned("requirements.txt")
+        < pinned("requirements-dev.txt")
+    )

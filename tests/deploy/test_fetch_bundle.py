@@ -28,7 +28,9 @@ def test_the_bundle_is_trained_without_a_remote_and_pulled_with_one(tmp_path):
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
     def run(*words):
-        done = subprocess.run(words, cwd=clone, capture_output=True, text=True, env={**os.environ, "PATH": tools})
+        done = subprocess.run(
+            words, cwd=clone, capture_output=True, text=True, env={**os.environ, "PATH": tools}
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def times_trained():

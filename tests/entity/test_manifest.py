@@ -22,7 +22,10 @@ NAMES = [
 
 def test_what_was_written_is_read(tmp_path):
     manifest = Manifest(
-        (*(entry(f"a/{name}", group=name) for name in NAMES), entry("b/x.png", "b", "", 'corrupt: "bad", very\n'))
+        (
+            *(entry(f"a/{name}", group=name) for name in NAMES),
+            entry("b/x.png", "b", "", 'corrupt: "bad", very\n'),
+        )
     )
     path = tmp_path / "deep" / "manifest.csv"
     manifest.write(path)
@@ -33,7 +36,9 @@ def test_what_was_written_is_read(tmp_path):
     assert path.read_bytes() == written
 
 
-GOOD = b"path,class,sha256,phash,size,bytes,mode,group,split,reason\na/1.png,a,0,f,1x1,5,L,g,train,\n"
+GOOD = (
+    b"path,class,sha256,phash,size,bytes,mode,group,split,reason\na/1.png,a,0,f,1x1,5,L,g,train,\n"
+)
 
 
 @pytest.mark.parametrize(

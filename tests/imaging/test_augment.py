@@ -6,7 +6,9 @@ import pytest
 from cnnClassifier.entity.config_entity import AugmentationConfig
 from cnnClassifier.imaging.augment import View, augment, views_of
 
-CONFIG = AugmentationConfig(views=40, rotation=30, shift=0.2, shear=10, zoom=0.3, horizontal_flip=True, seed=1)
+CONFIG = AugmentationConfig(
+    views=40, rotation=30, shift=0.2, shear=10, zoom=0.3, horizontal_flip=True, seed=1
+)
 SHA = "ab" * 32
 SQUARE = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
 WIDE = np.random.default_rng(1).integers(0, 256, (20, 40, 3), np.uint8)
@@ -43,7 +45,12 @@ def test_each_transform_does_what_it_says(pixels, view, expected):
 def test_zoom_enlarges_below_one_and_shows_more_above():
     picture = np.zeros((40, 40, 3), np.uint8)
     picture[15:25, 15:25] = 255
-    for zoom, sides in {(0.5, 1): (20, 10), (1, 0.5): (10, 20), (2, 1): (5, 10), (0.5, 2): (20, 5)}.items():
+    for zoom, sides in {
+        (0.5, 1): (20, 10),
+        (1, 0.5): (10, 20),
+        (2, 1): (5, 10),
+        (0.5, 2): (20, 5),
+    }.items():
         bright = augment(picture, View(zoom=zoom))[..., 0] > 127
         assert abs(bright.any(1).sum() - sides[0]) <= 1, zoom
         assert abs(bright.any(0).sum() - sides[1]) <= 1, zoom
@@ -58,12 +65,17 @@ def test_shear_slants_what_stood_upright():
     step = np.diff(middles[10:30])
     assert np.allclose(step, np.sin(np.deg2rad(30)), atol=0.05)
     lying = np.rot90(picture)
-    assert (augment(lying, View(shear=60))[:, 20, 0].astype(int).sum() / 255) == pytest.approx(2 / 0.5, abs=0.1)
+    assert (augment(lying, View(shear=60))[:, 20, 0].astype(int).sum() / 255) == pytest.approx(
+        2 / 0.5, abs=0.1
+    )
 
 
 def test_what_comes_from_outside_repeats_the_border_however_far():
     white = np.full((24, 32, 3), 255, np.uint8)
-    widest = [View(rotation=45, shear=89, shift=(1, 1), zoom=(1.9, 1.9)), View(180, -89, (-1, 1), (1.9, 0.1), True)]
+    widest = [
+        View(rotation=45, shear=89, shift=(1, 1), zoom=(1.9, 1.9)),
+        View(180, -89, (-1, 1), (1.9, 0.1), True),
+    ]
     for view in widest + views_of(SHA, AugmentationConfig(60, 180, 1, 89, 0.9, True, 7)):
         assert augment(white, view).min() == 255, view
 

@@ -28,7 +28,9 @@ def grey3(pixels):
 
 def stretched(values):
     values = values.astype(float)
-    return grey3(((values - values.min()) * 255 / (values.max() - values.min())).round().astype(np.uint8))
+    return grey3(
+        ((values - values.min()) * 255 / (values.max() - values.min())).round().astype(np.uint8)
+    )
 
 
 DEEP = GREY.astype(np.uint16) * 16 + 1000
@@ -57,8 +59,20 @@ WEBP = encoded(RED, "WEBP", save_all=True, append_images=[BLUE], lossless=True)
         (encoded(Image.fromarray(HALF).convert("LA")), None, "PNG", "LA", 1),
         (encoded(np.dstack([RGB, np.full_like(GREY, 51)])), (RGB * 0.2).round(), "PNG", "RGBA", 1),
         (encoded(PALETTE), COLOURS[GREY // 64], "PNG", "P", 1),
-        (encoded(PALETTE, transparency=1), np.where(GREY[..., None] // 64 == 1, 0, COLOURS[GREY // 64]), "PNG", "P", 1),
-        (encoded(KEYED, transparency=(1, 2, 3)), np.where(np.arange(20)[:, None, None] < 5, 0, RGB), "PNG", "RGB", 1),
+        (
+            encoded(PALETTE, transparency=1),
+            np.where(GREY[..., None] // 64 == 1, 0, COLOURS[GREY // 64]),
+            "PNG",
+            "P",
+            1,
+        ),
+        (
+            encoded(KEYED, transparency=(1, 2, 3)),
+            np.where(np.arange(20)[:, None, None] < 5, 0, RGB),
+            "PNG",
+            "RGB",
+            1,
+        ),
         (encoded(DEEP), stretched(DEEP), "PNG", "I;16", 1),
         (encoded(DEEP, "TIFF"), stretched(DEEP), "TIFF", "I;16", 1),
         (encoded(DEEP.astype(np.int32) - 2000, "TIFF"), stretched(DEEP), "TIFF", "I", 1),
@@ -114,11 +128,18 @@ def test_exif_orientation_is_applied(orientation, upright):
 
 def png_that_claims(width, height):
     def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     pixels = zlib.compress(bytes(10**6))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 PNG, JPEG = encoded(RGB), encoded(RGB, "JPEG")

@@ -20,9 +20,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cnnClassifier.entity.reading import DicomFacts
-from cnnClassifier.imaging.decode import Reading, decode
-from cnnClassifier.imaging.dicomheader import read_pseudonym
+from cnnClassifier.entity.dicom_options import DicomInfo
+from cnnClassifier.imaging.decode import DicomOptions, decode
+from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
 from cnnClassifier.utils.errors import ImageError
 from tests.dicoms import EMPTY_ITEM, ITEM, before_rows, dicom, element, lungs
 
@@ -69,7 +69,12 @@ def test_grey_is_what_pydicom_makes_of_it(name, facts):
         data.BitsStored, data.PixelRepresentation = 16, 1
         theirs = apply_windowing(values, data)
         theirs = (theirs - theirs.min()) * 255 / (theirs.max() - theirs.min())
-        assert np.abs(np.interp(theirs, (0, 255), (expected.min(), expected.max())) - image.pixels[..., 0]).max() <= 2
+        assert (
+            np.abs(
+                np.interp(theirs, (0, 255), (expected.min(), expected.max())) - image.pixels[..., 0]
+            ).max()
+            <= 2
+        )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,7 @@ def test_grey_is_what_pydicom_makes_of_it(name, facts):
     ],
 )
 def test_colour_is_what_pydicom_makes_of_it(name, frame):
-    image = decode(shipped(name), MOST, Reading(frame=frame))
+    image = decode(shipped(name), MOST, DicomOptions(frame=frame))
     expected = pixel_array(io.BytesIO(shipped(name)), index=frame - 1)
     assert np.array_equal(image.pixels, expected if expected.dtype == np.uint8 else expected >> 8)
     assert (image.dicom.window, image.dicom.centre, image.dicom.frame) == ("colour", None, frame)
@@ -106,12 +111,16 @@ def test_colour_is_what_pydicom_makes_of_it(name, frame):
         ((-100.5, 77.0), {}, ("custom", -100.5, 77)),
     ],
 )
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
+)
 def test_a_window_turns_hu_into_grey(window, elements, facts, syntax):
     pixels = STORED.astype(">u2") if syntax == ExplicitVRBigEndian else STORED
-    image = decode(dicom(pixels, syntax, **elements), MOST, Reading(window))
-    assert image.dicom == DicomFacts(*facts, 1, 1)
-    assert np.array_equal(image.pixels, windowed(STORED - 1024.0, *facts[1:])[..., np.newaxis].repeat(3, 2))
+    image = decode(dicom(pixels, syntax, **elements), MOST, DicomOptions(window))
+    assert image.dicom == DicomInfo(*facts, 1, 1)
+    assert np.array_equal(
+        image.pixels, windowed(STORED - 1024.0, *facts[1:])[..., np.newaxis].repeat(3, 2)
+    )
 
 
 LUNG = windowed(STORED - 1024.0, -600, 1500)
@@ -127,27 +136,47 @@ PADDED = np.where(np.arange(64) < 9, 5, STORED).astype(np.uint16)
         (dicom(STORED | 0x8000, BitsStored=12, HighBit=11), LUNG),  # an overlay in the unused bits
         (dicom(STORED << 4, BitsStored=12, HighBit=15), LUNG),
         (
-            dicom((STORED.astype(np.int16) - 1024) & 0x0FFF, BitsStored=12, HighBit=11, RescaleIntercept=0),
+            dicom(
+                (STORED.astype(np.int16) - 1024) & 0x0FFF,
+                BitsStored=12,
+                HighBit=11,
+                RescaleIntercept=0,
+            ),
             LUNG,
         ),
         (dicom(PADDED, PixelPaddingValue=5), np.where(np.arange(64) < 9, 0, LUNG)),
         (
-            dicom(PADDED, PixelPaddingValue=0, PixelPaddingRangeLimit=9, PhotometricInterpretation="MONOCHROME1"),
+            dicom(
+                PADDED,
+                PixelPaddingValue=0,
+                PixelPaddingRangeLimit=9,
+                PhotometricInterpretation="MONOCHROME1",
+            ),
             np.where(np.arange(64) < 9, 0, 255 - LUNG),
         ),
         (dicom(STORED, compressed=RLELossless), LUNG),
         (dicom(STORED)[132:], LUNG),  # no preamble
-        (dicom(STORED)[dicom(STORED).index(b"\x08\x00\x16\x00UI") :], LUNG),  # nor file meta information
+        (
+            dicom(STORED)[dicom(STORED).index(b"\x08\x00\x16\x00UI") :],
+            LUNG,
+        ),  # nor file meta information
         (b"II*\0" + dicom(STORED)[4:], LUNG),  # a TIFF's beginning in the preamble
         (dicom(PADDED, RescaleSlope=None, RescaleIntercept=None, PixelPaddingValue=5), None),
-        (dicom((PADDED // 8).astype(np.uint8), RescaleIntercept=0, PixelPaddingValue=0), None),  # 8 bits hold no HU
+        (
+            dicom((PADDED // 8).astype(np.uint8), RescaleIntercept=0, PixelPaddingValue=0),
+            None,
+        ),  # 8 bits hold no HU
     ],
 )
 def test_stored_values_are_understood(data, expected):
     image = decode(data, MOST)
     assert image.dicom.window == ("lung" if expected is not None else "full")
     if expected is None:
-        assert (image.pixels[:, :9].max(), image.pixels[:, 9:].min(), image.pixels.max()) == (0, 0, 255)
+        assert (image.pixels[:, :9].max(), image.pixels[:, 9:].min(), image.pixels.max()) == (
+            0,
+            0,
+            255,
+        )
     else:
         assert np.array_equal(image.pixels[..., 0], expected)
 
@@ -177,16 +206,18 @@ def enhanced(count):
 def test_the_chosen_frame_is_taken_with_its_own_window(compressed, frame):
     stack = np.stack([lungs(seed) for seed in range(3)])
     data = dicom(stack, compressed=compressed, **enhanced(3))
-    image = decode(data, 64 * 64, Reading(frame=frame))
-    assert image.dicom == DicomFacts("file", 10 * (frame - 1), 100, frame, 3)
-    assert np.array_equal(image.pixels[..., 0], windowed(stack[frame - 1] - 1000.0, 10 * (frame - 1), 100))
+    image = decode(data, 64 * 64, DicomOptions(frame=frame))
+    assert image.dicom == DicomInfo("file", 10 * (frame - 1), 100, frame, 3)
+    assert np.array_equal(
+        image.pixels[..., 0], windowed(stack[frame - 1] - 1000.0, 10 * (frame - 1), 100)
+    )
 
 
 @pytest.mark.parametrize("frame", [0, -1, 4, 10**9])
 def test_a_frame_that_is_not_there_names_those_that_are(frame):
     data = dicom(np.stack([STORED] * 3), NumberOfFrames=3)
     with pytest.raises(ImageError, match=f"no frame {frame}; choose one from 1 to 3") as caught:
-        decode(data, MOST, Reading(frame=frame))
+        decode(data, MOST, DicomOptions(frame=frame))
     assert caught.value.code == "no_such_frame"
 
 
@@ -210,7 +241,11 @@ NESTED = element(0x0008, 0x1140, b"SQ", b"", UNDEFINED)
         (dicom(STORED, BitsAllocated=None), "corrupt", "lacks element (0028,0100)"),
         (dicom(STORED, Rows=65), "corrupt", "can't be decoded"),
         (dicom(STORED, Rows=0), "corrupt", "don't fit"),
-        (dicom(STORED, Rows=60_000, Columns=60_000), "too_large", "60000×60000 pixels; at most 1,000,000"),
+        (
+            dicom(STORED, Rows=60_000, Columns=60_000),
+            "too_large",
+            "60000×60000 pixels; at most 1,000,000",
+        ),
         (dicom(STORED, NumberOfFrames=2**31 - 1), "corrupt", "number of frames"),
         (dicom(STORED, SamplesPerPixel=3), "corrupt", "don't fit"),
         (dicom(STORED, BitsStored=17), "corrupt", "don't fit"),
@@ -222,7 +257,11 @@ NESTED = element(0x0008, 0x1140, b"SQ", b"", UNDEFINED)
         (shipped("MR_small_jpeg_ls_lossless.dcm"), "unsupported", "JPEG-LS Lossless"),
         (shipped("SC_rgb_jpeg_gdcm.dcm"), "unsupported", "JPEG Lossless, Non-Hierarchical"),
         (shipped("JPGExtended.dcm"), "unsupported", "only 8-bit JPEG"),
-        (dicom(STORED).replace(b"1.2.840.10008.1.2.1\0", b"Zzyzx^Quentin.99999\0"), "unsupported", "an unknown one"),
+        (
+            dicom(STORED).replace(b"1.2.840.10008.1.2.1\0", b"Zzyzx^Quentin.99999\0"),
+            "unsupported",
+            "an unknown one",
+        ),
         (shipped("JPEG2000-embedded-sequence-delimiter.dcm"), "corrupt", "can't be decoded"),
         (shipped("rtplan.dcm"), "not_an_image", "without pixels"),
         (shipped("test-SR.dcm"), "not_an_image", "without pixels"),
@@ -231,9 +270,21 @@ NESTED = element(0x0008, 0x1140, b"SQ", b"", UNDEFINED)
         (dicom(STORED, RLELossless, frame=RLE_BOMB), "corrupt", "of another size"),
         (dicom(STORED, RLELossless, frame=b"\0\0"), "corrupt", "can't be decoded"),
         (before_rows(dicom(STORED), (NESTED + ITEM) * 50_000), "corrupt", "deeper than 16"),
-        (before_rows(dicom(STORED), NESTED + EMPTY_ITEM * 300_000), "corrupt", "more than 200,000 elements"),
-        (before_rows(dicom(STORED), element(0x0009, 0x1001, b"OB", b"abc", 2**32 - 2)), "corrupt", "a length in it"),
-        (before_rows(dicom(STORED), NESTED + b"\x10\x00\x10\x00PN\4\0abcd"), "corrupt", "something else than items"),
+        (
+            before_rows(dicom(STORED), NESTED + EMPTY_ITEM * 300_000),
+            "corrupt",
+            "more than 200,000 elements",
+        ),
+        (
+            before_rows(dicom(STORED), element(0x0009, 0x1001, b"OB", b"abc", 2**32 - 2)),
+            "corrupt",
+            "a length in it",
+        ),
+        (
+            before_rows(dicom(STORED), NESTED + b"\x10\x00\x10\x00PN\4\0abcd"),
+            "corrupt",
+            "something else than items",
+        ),
     ],
 )
 def test_what_can_not_be_used_says_why_and_nothing_else(data, code, said, caplog):
@@ -257,7 +308,9 @@ def test_what_can_not_be_used_says_why_and_nothing_else(data, code, said, caplog
         + (EMPTY_ITEM + ITEM + struct.pack("<HHI", 0xFFFE, 0xE00D, 0)) * 9
         + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0),
         element(0x0009, 0x1001, b"UN", b"\xff" * 999),
-        element(0x0009, 0x1001, b"UN", b"", UNDEFINED) + EMPTY_ITEM + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0),
+        element(0x0009, 0x1001, b"UN", b"", UNDEFINED)
+        + EMPTY_ITEM
+        + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0),
         element(0x0028, 0x0010, b"UN", b"\x40\x00"),  # Rows twice: the first counts
     ],
 )
@@ -265,15 +318,21 @@ def test_what_is_not_needed_is_passed_over_and_tells_nothing(inserted, caplog):
     caplog.set_level(logging.DEBUG)
     image = decode(before_rows(dicom(STORED), inserted), MOST)
     assert np.array_equal(image.pixels[..., 0], LUNG)
-    told = json.dumps(vars(image.dicom)) + str({k: v for k, v in vars(image).items() if k != "pixels"}) + caplog.text
+    told = (
+        json.dumps(vars(image.dicom))
+        + str({k: v for k, v in vars(image).items() if k != "pixels"})
+        + caplog.text
+    )
     assert "Quentin" not in told
 
 
 def pseudonym(**elements):
-    return read_pseudonym(dicom(STORED, **elements))
+    return read_patient_pseudonym(dicom(STORED, **elements))
 
 
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
+)
 def test_a_pseudonym_is_the_same_for_a_patient_and_for_no_other(syntax):
     found = pseudonym(PatientID="Q-17", StudyInstanceUID="1.2", syntax=syntax)
     assert re.fullmatch("dicom-[0-9a-f]{12}", found)
@@ -281,7 +340,9 @@ def test_a_pseudonym_is_the_same_for_a_patient_and_for_no_other(syntax):
     assert found != pseudonym(PatientID="Q-18", StudyInstanceUID="1.2")
 
 
-@pytest.mark.parametrize("nobody", [None, "", "Anonymous", "ANON_3", "unknown", "N/A", "0000", "---", "XXX"])
+@pytest.mark.parametrize(
+    "nobody", [None, "", "Anonymous", "ANON_3", "unknown", "N/A", "0000", "---", "XXX"]
+)
 def test_without_a_patient_the_study_and_then_the_series_are_taken(nobody):
     study = pseudonym(PatientID=nobody, StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1")
     series = pseudonym(PatientID=nobody, SeriesInstanceUID="1.2")
@@ -293,15 +354,17 @@ def test_without_a_patient_the_study_and_then_the_series_are_taken(nobody):
 @pytest.mark.parametrize(
     ("window", "frame", "reading"),
     [
-        ("auto", 1, Reading()),
-        (" Lung ", "3", Reading("lung", 3)),
-        ("-600,1500", 1, Reading((-600.0, 1500.0))),
-        ("40.5, 1e3", 1, Reading((40.5, 1000.0))),
+        ("auto", 1, DicomOptions()),
+        (" Lung ", "3", DicomOptions("lung", 3)),
+        ("-600,1500", 1, DicomOptions((-600.0, 1500.0))),
+        ("40.5, 1e3", 1, DicomOptions((40.5, 1000.0))),
     ],
 )
 def test_a_reading_is_read_from_text(window, frame, reading):
-    assert Reading.parse(window, frame) == reading
-    assert reading.or_window("bone") == (Reading("bone") if reading.window == "auto" else reading)
+    assert DicomOptions.parse(window, frame) == reading
+    assert reading.or_window("bone") == (
+        DicomOptions("bone") if reading.window == "auto" else reading
+    )
 
 
 @pytest.mark.parametrize(
@@ -321,5 +384,5 @@ def test_a_reading_is_read_from_text(window, frame, reading):
 )
 def test_a_wrong_reading_says_what_was_expected(window, frame, said):
     with pytest.raises(ValueError, match=said) as caught:
-        Reading.parse(window, frame)
+        DicomOptions.parse(window, frame)
     assert len(str(caught.value)) < 200

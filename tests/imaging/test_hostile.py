@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
-from cnnClassifier.imaging.decode import Reading, decode
+from cnnClassifier.imaging.decode import DicomOptions, decode
 from cnnClassifier.imaging.prepare import prepare
 from cnnClassifier.utils.errors import ImageError
 from tests.dicoms import dicom, lungs
@@ -33,10 +33,16 @@ VALID = {
     "16-bit PNG": encoded(Image.fromarray(np.asarray(PLAIN, np.uint16) * 200)),
     "palette": encoded(PLAIN.convert("P"), transparency=3),
     "EXIF": encoded(PLAIN, "JPEG", exif=JUNK),
-    "moving GIF": encoded(PLAIN, "GIF", save_all=True, append_images=[picture(1, (40, 32)), picture(2, (40, 32))]),
-    "moving WebP": encoded(PLAIN.convert("RGB"), "WEBP", save_all=True, append_images=[picture(1, (40, 32))]),
+    "moving GIF": encoded(
+        PLAIN, "GIF", save_all=True, append_images=[picture(1, (40, 32)), picture(2, (40, 32))]
+    ),
+    "moving WebP": encoded(
+        PLAIN.convert("RGB"), "WEBP", save_all=True, append_images=[picture(1, (40, 32))]
+    ),
     "progressive": encoded(PLAIN.convert("CMYK"), "JPEG", progressive=True),
-    "TIFF with pages": encoded(PLAIN, "TIFF", save_all=True, append_images=[PLAIN], compression="tiff_lzw"),
+    "TIFF with pages": encoded(
+        PLAIN, "TIFF", save_all=True, append_images=[PLAIN], compression="tiff_lzw"
+    ),
     "JPEG in TIFF": encoded(PLAIN, "TIFF", compression="jpeg"),
     "DICOM": dicom(STORED, PixelPaddingValue=0),
     "DICOM frames": dicom(FRAMES, NumberOfFrames=2, WindowCenter=[40, 50], WindowWidth=[400, 500]),
@@ -49,12 +55,14 @@ VALID = {
         frame=encoded(PLAIN.resize((32, 32)), "JPEG2000", no_jp2=True),
     ),
     "DICOM JPEG": dicom(
-        STORED.astype(np.uint8), "1.2.840.10008.1.2.4.50", frame=encoded(PLAIN.resize((32, 32)), "JPEG")
+        STORED.astype(np.uint8),
+        "1.2.840.10008.1.2.4.50",
+        frame=encoded(PLAIN.resize((32, 32)), "JPEG"),
     ),
 }
 
 
-def outcome(data, reading=Reading()):  # noqa: B008
+def outcome(data, reading=DicomOptions()):  # noqa: B008
     """Return a picture's shape, or the code of the one error that may come."""
     try:
         image = decode(data, MOST, reading)
@@ -79,12 +87,23 @@ def zipped():
 
 def png(width, height, chunks=b"", depth=8):
     def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     rows = zlib.compress(bytes(min(10**7, (width + 1) * height)))
     extra = chunk(chunks, b"a\0\0" + zlib.compress(bytes(5 * 10**7))) if chunks else b""
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
 
 
 def tiff(*entries):
@@ -117,12 +136,24 @@ SIZE = [(256, 4, 1, 40), (257, 4, 1, 32), (258, 3, 1, 8), (262, 3, 1, 1), (259, 
         (b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0" + b"\xff\x3f\0" * 2 + bytes(8), "too_large"),
         (tiff(*SIZE, (273, 4, 2**31 - 1, 8), (279, 4, 2**31 - 1, 8)), "not_an_image"),
         (tiff(*SIZE, (273, 4, 1, 2**32 - 1), (279, 4, 1, 2**32 - 1)), "corrupt"),
-        (tiff((256, 4, 1, 60_000), (257, 4, 1, 60_000), *SIZE[2:], (273, 4, 1, 8), (279, 4, 1, 8)), "too_large"),
+        (
+            tiff(
+                (256, 4, 1, 60_000), (257, 4, 1, 60_000), *SIZE[2:], (273, 4, 1, 8), (279, 4, 1, 8)
+            ),
+            "too_large",
+        ),
         (tiff(*SIZE, (277, 3, 1, 65_535)), "not_an_image"),
-        (VALID["PNG"][:33] + (bytes(4) + b"teSt" + struct.pack(">I", zlib.crc32(b"teSt"))) * 60_000, "corrupt"),
+        (
+            VALID["PNG"][:33]
+            + (bytes(4) + b"teSt" + struct.pack(">I", zlib.crc32(b"teSt"))) * 60_000,
+            "corrupt",
+        ),
         (b"\xff\xd8" + b"\xff\xfe\0\2" * 60_000 + VALID["JPEG"][2:], "corrupt"),
         (b"\xff\xd8" + b"\xff\xfe\0\2" * 40_000 + VALID["JPEG"][2:], (32, 40, 3)),
-        *((b"\xff\xd8" + flood * 60_000 + VALID["JPEG"][2:], "corrupt") for flood in (b"\xff", b"\0", b"\xff\xd0")),
+        *(
+            (b"\xff\xd8" + flood * 60_000 + VALID["JPEG"][2:], "corrupt")
+            for flood in (b"\xff", b"\0", b"\xff\xd0")
+        ),
         (VALID["PNG"] + zipped(), (32, 40, 3)),
         (zipped() + VALID["PNG"], "not_an_image"),
         (VALID["GIF"][:6] + b"=1;alert(1)//" + VALID["GIF"][19:], None),
@@ -152,7 +183,10 @@ def test_a_file_cut_off_anywhere_is_an_error_or_a_picture(name):
         outcome(data[:length])
 
 
-NUMBERS = [struct.pack("<I", n) for n in (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xE000FFFE, 0xE00DFFFE, 0xE0DDFFFE)]
+NUMBERS = [
+    struct.pack("<I", n)
+    for n in (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xE000FFFE, 0xE00DFFFE, 0xE0DDFFFE)
+]
 
 
 @st.composite
@@ -160,9 +194,13 @@ def damaged(draw):
     """Bytes of a valid file, changed by one to six bit flips, numbers, cuts, repeats and splices of another."""
     data = bytearray(draw(st.sampled_from(list(VALID.values()))))
     for _ in range(draw(st.integers(1, 6))):
-        place = draw(st.integers(0, max(0, min(len(data), draw(st.sampled_from([64, 400, 10**6]))) - 1)))
+        place = draw(
+            st.integers(0, max(0, min(len(data), draw(st.sampled_from([64, 400, 10**6]))) - 1))
+        )
         length = draw(st.integers(1, 200))
-        match draw(st.sampled_from(["flip", "number", "byte", "cut", "end", "repeat", "splice", "insert"])):
+        match draw(
+            st.sampled_from(["flip", "number", "byte", "cut", "end", "repeat", "splice", "insert"])
+        ):
             case "flip" if data:
                 data[place] ^= 1 << draw(st.integers(0, 7))
             case "number":
@@ -194,7 +232,9 @@ STARTS = [
     bytes(128) + b"DICM",
     b"\x08\0\5\0CS",
 ]
-HOSTILE = st.one_of(damaged(), damaged(), damaged(), st.builds(bytes.__add__, st.sampled_from(STARTS), st.binary()))
+HOSTILE = st.one_of(
+    damaged(), damaged(), damaged(), st.builds(bytes.__add__, st.sampled_from(STARTS), st.binary())
+)
 
 
 @pytest.mark.slow
@@ -208,7 +248,7 @@ def test_fuzzed_bytes_are_a_picture_or_an_image_error():
     )
     @given(HOSTILE, st.sampled_from(["auto", "bone", (40.0, 400.0)]), st.sampled_from([1, 1, 2, 3]))
     def fuzz(data, window, frame):
-        codes.add(str(outcome(data, Reading(window, frame))))
+        codes.add(str(outcome(data, DicomOptions(window, frame))))
 
     codes = set()
     unit = 1 if sys.platform == "darwin" else 1024

@@ -31,12 +31,17 @@ SMALL = "phantom:patients=6,slices=2,size=64,seed=5"
 
 def digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def test_parse_reads_every_key_and_keeps_the_other_defaults() -> None:
     assert parse_phantom("phantom:") == PhantomOptions()
-    assert parse_phantom("phantom: patients=40, noise=0.5,") == PhantomOptions(patients=40, noise=0.5)
+    assert parse_phantom("phantom: patients=40, noise=0.5,") == PhantomOptions(
+        patients=40, noise=0.5
+    )
     text = "phantom:patients=3,slices=4,size=65,seed=6,lesion_mm_min=20,lesion_mm_max=30,noise=0,window_jitter=1"
     assert parse_phantom(text) == PhantomOptions(3, 4, 65, 6, 20, 30, 0, 1)
 
@@ -51,10 +56,15 @@ def test_parse_reads_every_key_and_keeps_the_other_defaults() -> None:
         ("phantom:size=2.5", ["size", "a whole number from 64 to 1024", "'2.5'"]),
         ("phantom:noise=nan", ["noise", "a number from 0 to 10", "nan"]),
         ("phantom:seed=1,seed=2", ["seed", "once"]),
-        ("phantom:lesion_mm_min=50,lesion_mm_max=40", ["lesion_mm_min", "at most lesion_mm_max", "40"]),
+        (
+            "phantom:lesion_mm_min=50,lesion_mm_max=40",
+            ["lesion_mm_min", "at most lesion_mm_max", "40"],
+        ),
     ],
 )
-def test_wrong_options_are_named_with_what_was_expected_and_an_example(url: str, words: list[str]) -> None:
+def test_wrong_options_are_named_with_what_was_expected_and_an_example(
+    url: str, words: list[str]
+) -> None:
     with pytest.raises(SourceError) as caught:
         parse_phantom(url)
     message = str(caught.value)
@@ -66,10 +76,14 @@ def test_writes_grey_png_files_of_half_the_patients_to_each_class(tmp_path: Path
     options = parse_phantom(SMALL)
     assert write_phantom(tmp_path, options) == 12
     names = list(digests(tmp_path))
-    groups = {name: re.match(r"(\w+)/(?P<group>patient\d+)_slice0[12]\.png$", name) for name in names}
+    groups = {
+        name: re.match(r"(\w+)/(?P<group>patient\d+)_slice0[12]\.png$", name) for name in names
+    }
     assert len(names) == 12 and all(groups.values())
     owners = {(match[1], match["group"]) for match in groups.values() if match}
-    assert sorted(patient for _, patient in owners) == [f"patient{number:04d}" for number in range(1, 7)]
+    assert sorted(patient for _, patient in owners) == [
+        f"patient{number:04d}" for number in range(1, 7)
+    ]
     with_lesion = {int(patient[-4:]) for name, patient in owners if name == "adenocarcinoma"}
     assert with_lesion == lesion_patients(options) and len(with_lesion) == 3
     for name in names:
@@ -99,21 +113,28 @@ def test_only_a_region_of_the_lung_tells_the_classes_of_one_patient(number: int)
     options = PhantomOptions(size=96, slices=3)
     patient = make_patient(options, number)
     for index in range(options.slices):
-        sick, well = (render_slice(options, patient, index, lesion).astype(int) for lesion in (True, False))
+        sick, well = (
+            render_slice(options, patient, index, lesion).astype(int) for lesion in (True, False)
+        )
         changed = sick != well
         assert (sick - well).max() > 20
         dark, _ = ndimage.label(measure(patient, index, options.size, noise=0, lesion=False) < -400)
         lung = ndimage.binary_closing((dark > 0) & (dark != dark[0, 0]), iterations=3)
         assert ndimage.binary_dilation(lung, iterations=3)[changed].all()
         rows, columns = np.nonzero(np.abs(sick - well) > 20)
-        assert max(np.ptp(rows), np.ptp(columns)) * patient.anatomy.fov_mm / options.size < 2 * options.lesion_mm_max
+        assert (
+            max(np.ptp(rows), np.ptp(columns)) * patient.anatomy.fov_mm / options.size
+            < 2 * options.lesion_mm_max
+        )
 
 
 def test_neighbouring_slices_look_alike_but_differ() -> None:
     options = PhantomOptions(size=96, slices=2)
     for number in range(1, 5):
         patient, stranger = make_patient(options, number), make_patient(options, number + 100)
-        first, second = (render_slice(options, patient, index, False).astype(float) for index in (0, 1))
+        first, second = (
+            render_slice(options, patient, index, False).astype(float) for index in (0, 1)
+        )
         other = render_slice(options, stranger, 0, False).astype(float)
         assert 0 < np.abs(first - second).mean() < 0.7 * np.abs(first - other).mean()
 
@@ -122,14 +143,17 @@ def test_options_change_the_picture_as_they_say() -> None:
     plain = PhantomOptions(size=96, noise=0, window_jitter=0)
     patient = make_patient(plain, 1)
     clean, usual, grainy = (
-        render_slice(replace(plain, noise=noise), patient, 0, False).astype(float) for noise in (0, 1, 3)
+        render_slice(replace(plain, noise=noise), patient, 0, False).astype(float)
+        for noise in (0, 1, 3)
     )
     assert np.abs(grainy - clean).mean() > 1.5 * np.abs(usual - clean).mean() > 0
     small, large = (replace(plain, lesion_mm_min=mm, lesion_mm_max=mm) for mm in (15, 50))
     areas = []
     for options in (small, large):
         same = make_patient(options, 1)
-        areas.append(np.sum(render_slice(options, same, 0, True) != render_slice(options, same, 0, False)))
+        areas.append(
+            np.sum(render_slice(options, same, 0, True) != render_slice(options, same, 0, False))
+        )
     assert areas[1] > 3 * areas[0]
 
 
@@ -148,13 +172,17 @@ def default_images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         pytest.param(lambda path, pixels: pixels.shape, id="image size"),
         pytest.param(lambda path, pixels: [pixels.mean()], id="mean"),
         pytest.param(lambda path, pixels: [pixels.std()], id="spread"),
-        pytest.param(lambda path, pixels: np.histogram(pixels, 32, (0, 256))[0] / pixels.size, id="histogram"),
+        pytest.param(
+            lambda path, pixels: np.histogram(pixels, 32, (0, 256))[0] / pixels.size, id="histogram"
+        ),
     ],
 )
 def test_no_global_statistic_tells_the_classes(
     default_images: list[Path], statistic: Callable[[Path, np.ndarray], list[float]]
 ) -> None:
-    features = np.array([statistic(path, np.asarray(Image.open(path))) for path in default_images], dtype=float)
+    features = np.array(
+        [statistic(path, np.asarray(Image.open(path))) for path in default_images], dtype=float
+    )
     labels = np.array([path.parent.name == "adenocarcinoma" for path in default_images])
     groups = [path.name.split("_")[0] for path in default_images]
     for model in (
@@ -162,5 +190,7 @@ def test_no_global_statistic_tells_the_classes(
         RandomForestClassifier(100, min_samples_leaf=3, random_state=0),
     ):
         folds = GroupKFold(5, shuffle=True, random_state=0)
-        scores = cross_val_predict(model, features, labels, groups=groups, cv=folds, method="predict_proba")
+        scores = cross_val_predict(
+            model, features, labels, groups=groups, cv=folds, method="predict_proba"
+        )
         assert roc_auc_score(labels, scores[:, 1]) <= 0.60

@@ -32,7 +32,8 @@ def test_scaling_down_averages_and_keeps_height_from_width():
 
 
 @pytest.mark.parametrize(
-    ("shape", "small"), [((8, 9), (8, 9)), ((16, 17), (8, 9)), ((1, 60_000), (1, 16)), ((4000, 9), (16, 1))]
+    ("shape", "small"),
+    [((8, 9), (8, 9)), ((16, 17), (8, 9)), ((1, 60_000), (1, 16)), ((4000, 9), (16, 1))],
 )
 def test_shrinking_keeps_the_shape_and_small_pictures(shape, small):
     pixels = np.full((*shape, 3), 7, np.uint8)

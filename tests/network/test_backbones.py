@@ -2,12 +2,20 @@ import numpy as np
 import pytest
 
 from cnnClassifier.config import schema
-from cnnClassifier.network.backbones import BACKBONES, build_backbone, feature_layer_of, freeze_boundary
-from cnnClassifier.network.features import split_at
+from cnnClassifier.network.backbones import (
+    BACKBONES,
+    build_backbone,
+    feature_layer_of,
+    freeze_boundary,
+)
+from cnnClassifier.network.feature_cache import split_at
 from cnnClassifier.utils.errors import ConfigError
 
 SLOW_TO_BUILD = {"ResNet50", "DenseNet121", "EfficientNetB0", "VGG19"}
-NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_TO_BUILD else []) for name in BACKBONES]
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_TO_BUILD else [])
+    for name in BACKBONES
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +40,9 @@ def test_every_backbone_can_be_cut_where_its_table_says(keras, name):
         # Were there a second path past the boundary, Keras would refuse the tail.
         trunk, tail = split_at(model, boundary)
         assert np.allclose(tail(trunk(images)), whole, rtol=1e-3, atol=1e-4), block
-    assert sorted(backbone.boundaries.values(), key=order.index) == list(backbone.boundaries.values())
+    assert sorted(backbone.boundaries.values(), key=order.index) == list(
+        backbone.boundaries.values()
+    )
 
 
 def test_normalisation_is_in_the_graph_and_the_seed_decides_the_weights(keras, vgg):
@@ -42,19 +52,31 @@ def test_normalisation_is_in_the_graph_and_the_seed_decides_the_weights(keras, v
     wanted = plain(keras.applications.vgg16.preprocess_input(images.copy()))
     assert np.allclose(first(images), wanted, rtol=1e-4, atol=1e-3)
     kernel = np.asarray(vgg.get_layer("block1_conv1").kernel)
-    assert np.array_equal(kernel, build_backbone("VGG16", (32, 32, 3), 0).get_layer("block1_conv1").kernel)
-    assert not np.array_equal(kernel, build_backbone("VGG16", (32, 32, 3), 1).get_layer("block1_conv1").kernel)
+    assert np.array_equal(
+        kernel, build_backbone("VGG16", (32, 32, 3), 0).get_layer("block1_conv1").kernel
+    )
+    assert not np.array_equal(
+        kernel, build_backbone("VGG16", (32, 32, 3), 1).get_layer("block1_conv1").kernel
+    )
 
 
 @pytest.mark.parametrize(
     ("wanted", "expected"),
-    [("auto", "block4_pool"), ("block3_conv3", "block3_conv3"), ("block6_pool", None), ("conv4_block6_out", None)],
+    [
+        ("auto", "block4_pool"),
+        ("block3_conv3", "block3_conv3"),
+        ("block6_pool", None),
+        ("conv4_block6_out", None),
+    ],
 )
 def test_the_feature_layer_is_one_of_the_backbones(vgg, wanted, expected):
     if expected:
         assert feature_layer_of("VGG16", wanted, vgg) == expected
     else:
-        with pytest.raises(ConfigError, match=rf"FEATURE_LAYER: VGG16 has no feature map {wanted}; .*block1_conv1, "):
+        with pytest.raises(
+            ConfigError,
+            match=rf"FEATURE_LAYER: VGG16 has no feature map {wanted}; .*block1_conv1, ",
+        ):
             feature_layer_of("VGG16", wanted, vgg)
 
 
@@ -72,7 +94,9 @@ def test_the_feature_layer_is_one_of_the_backbones(vgg, wanted, expected):
 )
 def test_what_stays_frozen(vgg, feature_layer, fine_tune_from, expected):
     if expected.startswith("from"):
-        with pytest.raises(ConfigError, match=f"FINE_TUNE_FROM: {fine_tune_from}: .*{feature_layer} .*{expected}"):
+        with pytest.raises(
+            ConfigError, match=f"FINE_TUNE_FROM: {fine_tune_from}: .*{feature_layer} .*{expected}"
+        ):
             freeze_boundary("VGG16", feature_layer, fine_tune_from, vgg)
     else:
         assert freeze_boundary("VGG16", feature_layer, fine_tune_from, vgg) == expected

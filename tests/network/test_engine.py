@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from cnnClassifier.entity.bundle import INT8_FILE, INT8_RECORD, ModelBundle
+from cnnClassifier.entity.bundle import INT8_AGREEMENT_FILE, INT8_FILE, ModelBundle
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.utils.common import save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from PIL import Image
 from cnnClassifier.entity.config_entity import ServingConfig
-from cnnClassifier.web.application import create_app
+from cnnClassifier.serving.app import create_app
 
 config = ServingConfig(Path(sys.argv[1]), "", 0, 10**6, 10**6, request_timeout_s=600)  # of which loading may take most
 client = create_app(config).test_client
@@ -47,7 +47,11 @@ print(json.dumps({
 def test_serves_on_openvino_from_many_threads_with_few_packages(tiny_bundle):
     environment = {**os.environ, "PYTHONPATH": "src", "KERAS_BACKEND": "tensorflow"}
     done = subprocess.run(
-        [sys.executable, "-c", SERVE, tiny_bundle], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+        [sys.executable, "-c", SERVE, tiny_bundle],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -56,7 +60,9 @@ def test_serves_on_openvino_from_many_threads_with_few_packages(tiny_bundle):
     assert found["together"] == found["alone"]
     # The pipeline's backend, in this process, says the same; OpenVINO may calculate in bfloat16.
     images = np.stack([np.full((32, 32, 3), level, np.uint8) for level in found["levels"]])
-    np.testing.assert_allclose(found["alone"], Engine(tiny_bundle).probabilities(images)[:, 0], atol=0.05)
+    np.testing.assert_allclose(
+        found["alone"], Engine(tiny_bundle).probabilities(images)[:, 0], atol=0.05
+    )
 
 
 def test_batches_equal_single_images(tiny_bundle):
@@ -64,7 +70,9 @@ def test_batches_equal_single_images(tiny_bundle):
     images = np.random.default_rng(0).integers(0, 256, (19, 32, 32, 3), dtype=np.uint8)
     together = engine.probabilities(images)
     assert (together.shape, together.dtype) == ((19, 2), np.float32)
-    np.testing.assert_allclose(together, np.concatenate([engine.probabilities(one[None]) for one in images]), atol=1e-6)
+    np.testing.assert_allclose(
+        together, np.concatenate([engine.probabilities(one[None]) for one in images]), atol=1e-6
+    )
 
 
 INT8 = """
@@ -108,20 +116,29 @@ def test_the_same_model_gives_the_same_int8_bytes(write_bundle, tmp_path):
     assert ModelBundle.read(first).int8_sha256
     assert (first / INT8_FILE).stat().st_size < 100_000
     weights = [
-        Engine(folder, int8=True).probabilities(np.full((1, 32, 32, 3), 99, np.uint8)) for folder in (first, second)
+        Engine(folder, int8=True).probabilities(np.full((1, 32, 32, 3), 99, np.uint8))
+        for folder in (first, second)
     ]
     np.testing.assert_array_equal(*weights)
 
 
 def test_int8_is_accepted_by_the_record_of_this_model_alone(write_bundle, tmp_path):
     bundle = ModelBundle.read(write_bundle(tmp_path, int8=True))
-    record = {"model_sha256": bundle.model_sha256, "int8_sha256": bundle.int8_sha256, "accepted": True}
+    record = {
+        "model_sha256": bundle.model_sha256,
+        "int8_sha256": bundle.int8_sha256,
+        "accepted": True,
+    }
     assert not bundle.accepts_int8(None)
     assert not bundle.accepts_int8(tmp_path)
-    for change, accepted in (({}, True), ({"accepted": False}, False), ({"int8_sha256": "0"}, False)):
-        save_json(tmp_path / INT8_RECORD, record | change)
+    for change, accepted in (
+        ({}, True),
+        ({"accepted": False}, False),
+        ({"int8_sha256": "0"}, False),
+    ):
+        save_json(tmp_path / INT8_AGREEMENT_FILE, record | change)
         assert bundle.accepts_int8(tmp_path) is accepted
-    (tmp_path / INT8_RECORD).write_text("[")
+    (tmp_path / INT8_AGREEMENT_FILE).write_text("[")
     assert not bundle.accepts_int8(tmp_path)
 
 
@@ -147,14 +164,26 @@ def _not_keras(folder, write):
     [
         (lambda folder, write: write(folder, model_sha256="0" * 64), "sha256"),
         (lambda folder, write: write(folder, outputs=3), "expected 2 finite probabilities"),
-        (lambda folder, write: write(folder, slope=float("nan")), "expected 2 finite probabilities"),
+        (
+            lambda folder, write: write(folder, slope=float("nan")),
+            "expected 2 finite probabilities",
+        ),
         (lambda folder, write: write(folder, image_size=(16, 48, 3)), "can't be run"),
         (lambda folder, write: write(folder, positive_class="other"), "positive_class"),
         (_not_keras, "can't be run"),
         (_torn_int8, "model_int8.zip isn't the one"),
         (_torn_reference, "reference.npz isn't the one"),
     ],
-    ids=["other model", "outputs", "nan", "size", "positive", "no archive", "torn int8", "torn reference"],
+    ids=[
+        "other model",
+        "outputs",
+        "nan",
+        "size",
+        "positive",
+        "no archive",
+        "torn int8",
+        "torn reference",
+    ],
 )
 def test_refuses_what_cannot_serve(make, message, write_bundle, tmp_path):
     make(tmp_path, write_bundle)

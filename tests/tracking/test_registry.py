@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 
 from cnnClassifier.entity.bundle import BUNDLE_FILES, ModelBundle
-from cnnClassifier.tracking.follow import Follower, Reference
+from cnnClassifier.tracking.connection import TrackingError
+from cnnClassifier.tracking.model_poller import ModelPoller, Reference
 from cnnClassifier.tracking.registry import Registry
-from cnnClassifier.tracking.servers import TrackingError
 from cnnClassifier.utils.errors import UserError
 
 
@@ -30,8 +30,13 @@ def logged(registry, write_bundle, tmp_path):
         number = next(count)
         bundle = write_bundle(tmp_path / f"bundle{number}", slope=2.0 + number)
         sha256 = ModelBundle.read(bundle).model_sha256
-        tags = {"gates_not_met": unmet, "gate.min_roc_auc": "ROC AUC is 0.600; at least 0.7 is asked for."}
-        store.write([{"what": "open", "run": number, "name": "r", "tags": tags | {"model_sha256": sha256}}])
+        tags = {
+            "gates_not_met": unmet,
+            "gate.min_roc_auc": "ROC AUC is 0.600; at least 0.7 is asked for.",
+        }
+        store.write(
+            [{"what": "open", "run": number, "name": "r", "tags": tags | {"model_sha256": sha256}}]
+        )
         for name in BUNDLE_FILES:
             store.client.log_artifact(store.run_ids[number], str(bundle / name), "model")
         return store.run_ids[number], sha256[:12]
@@ -40,8 +45,12 @@ def logged(registry, write_bundle, tmp_path):
 
 
 def test_promotion_and_rollback_move_what_is_served(registry, logged, here, place):
-    (first, first_id), (second, second_id), (third, third_id) = logged(), logged(), logged("min_roc_auc")
-    follower = Follower("models:/chest-ct@production", here.uri, place / "cache")
+    (first, first_id), (second, second_id), (third, third_id) = (
+        logged(),
+        logged(),
+        logged("min_roc_auc"),
+    )
+    follower = ModelPoller("models:/chest-ct@production", here.uri, place / "cache")
     with pytest.raises(TrackingError, match="models:/chest-ct@production at sqlite"):
         follower.fetch()
     with pytest.raises(TrackingError, match="has no registry of models, or no such run or version"):
@@ -51,14 +60,18 @@ def test_promotion_and_rollback_move_what_is_served(registry, logged, here, plac
     def served():
         follower.fetch()
         assert not follower.fetch()  # only when it moved
-        assert sorted(path.name for path in follower.folder.parent.iterdir()) == [follower.folder.name]
+        assert sorted(path.name for path in follower.folder.parent.iterdir()) == [
+            follower.folder.name
+        ]
         return ModelBundle.read(follower.folder).model_id
 
     assert registry.promote(first, False, "") == "1"
     assert served() == first_id
     registry.promote(second, False, "better")
     assert served() == second_id
-    with pytest.raises(TrackingError, match=r"isn't promoted: ROC AUC is 0\.600; at least 0\.7 is asked for\. "):
+    with pytest.raises(
+        TrackingError, match=r"isn't promoted: ROC AUC is 0\.600; at least 0\.7 is asked for\. "
+    ):
         registry.promote(third, False, "")
     assert registry.promote(third, True, "a demonstration") == "3"
     assert registry.promote(third, True, "again") == "3"
@@ -69,7 +82,10 @@ def test_promotion_and_rollback_move_what_is_served(registry, logged, here, plac
     assert served() == second_id
     assert registry.rollback("") == "1"
     assert served() == first_id
-    assert registry._client.get_model_version("chest-ct", "3").tags["rolled_back_because"] == "it was one"
+    assert (
+        registry._client.get_model_version("chest-ct", "3").tags["rolled_back_because"]
+        == "it was one"
+    )
     with pytest.raises(TrackingError, match="no version was in production before"):
         registry.rollback("")
 
@@ -86,7 +102,7 @@ def test_what_has_no_model_or_no_gates_is_not_promoted(registry, here):
 def test_a_model_that_is_not_what_was_logged_is_not_served(registry, logged, here, place):
     (first, first_id), (second, _) = logged(), logged()
     registry.promote(first, False, "")
-    follower = Follower("models:/chest-ct@production", here.uri, place / "cache")
+    follower = ModelPoller("models:/chest-ct@production", here.uri, place / "cache")
     follower.fetch()
     (stored,) = (place / "mlruns").rglob(f"{second}/artifacts/model")
     shutil.copyfile(place / "bundle0/model.keras", stored / "model.keras")
@@ -94,13 +110,15 @@ def test_a_model_that_is_not_what_was_logged_is_not_served(registry, logged, her
     with pytest.raises(TrackingError, match="its sha256"):
         follower.fetch()
     assert ModelBundle.read(follower.folder).model_id == first_id
-    assert Follower(f"runs:/{first}", here.uri, place / "cache").fetch()
+    assert ModelPoller(f"runs:/{first}", here.uri, place / "cache").fetch()
 
 
 def test_references():
     assert Reference.parse("models:/chest-ct@production").alias == "production"
     assert Reference.parse("models:/chest-ct/12").version == "12"
-    assert Reference.parse("runs:/abc1/model").run_id == Reference.parse("runs:/abc1").run_id == "abc1"
+    assert (
+        Reference.parse("runs:/abc1/model").run_id == Reference.parse("runs:/abc1").run_id == "abc1"
+    )
     for wrong in ("models:/chest-ct", "models:/a/latest", "runs:/", "runs:/a/b"):
         with pytest.raises(UserError, match="expected models:/NAME@ALIAS"):
             Reference.parse(wrong)

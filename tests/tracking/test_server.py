@@ -19,9 +19,9 @@ import yaml
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import TrackingConfig
-from cnnClassifier.tracking.follow import Follower
+from cnnClassifier.tracking.connection import TrackingError, credentials
+from cnnClassifier.tracking.model_poller import ModelPoller
 from cnnClassifier.tracking.registry import Registry
-from cnnClassifier.tracking.servers import TrackingError, credentials
 from cnnClassifier.tracking.sync import sync
 from cnnClassifier.tracking.tracker import track
 from tests.mlflow_server import LACKING, without
@@ -33,8 +33,13 @@ pytestmark = pytest.mark.slow
 
 USER = {"id": 1, "login": "me", "username": "me", "full_name": "Me"}
 REPOSITORY = {
-    **dict.fromkeys(("id", "size", "stars_count", "forks_count", "watchers_count", "open_issues_count"), 1),
-    **dict.fromkeys(("name", "full_name", "description", "html_url", "clone_url", "created_at", "updated_at"), "repo"),
+    **dict.fromkeys(
+        ("id", "size", "stars_count", "forks_count", "watchers_count", "open_issues_count"), 1
+    ),
+    **dict.fromkeys(
+        ("name", "full_name", "description", "html_url", "clone_url", "created_at", "updated_at"),
+        "repo",
+    ),
     **dict.fromkeys(("private", "fork", "empty", "mirror"), False),
     **{"owner": USER, "default_branch": "main"},
 }
@@ -64,7 +69,11 @@ def enter(place, monkeypatch):
 
 
 def log(config, bundle, scores):
-    tags = {"model_sha256": ModelBundle.read(bundle).model_sha256, "gates_not_met": "none", "state": "evaluated"}
+    tags = {
+        "model_sha256": ModelBundle.read(bundle).model_sha256,
+        "gates_not_met": "none",
+        "state": "evaluated",
+    }
     with track(config, "tiny", {"synthetic": "True"}) as tracker:
         for epoch in (1, 2):
             tracker.metrics({"loss": 1 / epoch}, epoch)
@@ -85,7 +94,9 @@ def found(config):
     return client, [run for run in every if "mlflow.parentRunId" not in run.data.tags], len(every)
 
 
-@pytest.mark.parametrize("hidden", [False, True], ids=["as it is", "without logged models and registry"])
+@pytest.mark.parametrize(
+    "hidden", [False, True], ids=["as it is", "without logged models and registry"]
+)
 def test_a_server_gets_all_that_it_can_take(place, server, enter, tiny_bundle, said, hidden):
     from mlflow.artifacts import download_artifacts
 
@@ -95,13 +106,23 @@ def test_a_server_gets_all_that_it_can_take(place, server, enter, tiny_bundle, s
         log(config, tiny_bundle, place / "scores.json")
         client, (run,), every = found(config)
         assert (run.info.status, every) == ("FINISHED", 2)
-        assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
+        assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [
+            1,
+            2,
+        ]
         for name in ("model.keras", "model.json", "reference.npz"):
             got = download_artifacts(
-                run_id=run.info.run_id, artifact_path=f"model/{name}", tracking_uri=config.uri, dst_path=str(place)
+                run_id=run.info.run_id,
+                artifact_path=f"model/{name}",
+                tracking_uri=config.uri,
+                dst_path=str(place),
             )
             assert Path(got).read_bytes() == (tiny_bundle / name).read_bytes()
-        lacking = [record.getMessage() for record in said.records if "the server has no" in record.getMessage()]
+        lacking = [
+            record.getMessage()
+            for record in said.records
+            if "the server has no" in record.getMessage()
+        ]
         if hidden:
             assert [line.partition(" (")[0] for line in lacking] == [
                 "MLflow: the server has no logged models",
@@ -110,17 +131,29 @@ def test_a_server_gets_all_that_it_can_take(place, server, enter, tiny_bundle, s
         else:
             assert lacking == []
             version = client.get_model_version_by_alias(config.registered_model, "candidate")
-            assert (version.run_id, version.source.startswith("models:/")) == (run.info.run_id, True)
+            assert (version.run_id, version.source.startswith("models:/")) == (
+                run.info.run_id,
+                True,
+            )
         reference = f"runs:/{run.info.run_id}/model"
         done = subprocess.run(
-            [sys.executable, "-c", PREDICT, reference], capture_output=True, text=True, check=False, cwd=place.parent
+            [sys.executable, "-c", PREDICT, reference],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=place.parent,
         )
         assert done.returncode == 0, done.stderr
         (answer,) = json.loads(done.stdout)
-        assert (answer["class"], answer["model_id"]) == ("adenocarcinoma", ModelBundle.read(tiny_bundle).model_id)
-        follower = Follower(reference, config.uri, place / "cache")
+        assert (answer["class"], answer["model_id"]) == (
+            "adenocarcinoma",
+            ModelBundle.read(tiny_bundle).model_id,
+        )
+        follower = ModelPoller(reference, config.uri, place / "cache")
         assert follower.fetch()
-        assert (follower.folder / "model.keras").read_bytes() == (tiny_bundle / "model.keras").read_bytes()
+        assert (follower.folder / "model.keras").read_bytes() == (
+            tiny_bundle / "model.keras"
+        ).read_bytes()
         if hidden:
             with pytest.raises(TrackingError, match="has no registry of models"):
                 Registry(config, print).promote(run.info.run_id, False, "")
@@ -137,7 +170,7 @@ def test_a_wrong_password_costs_one_line(place, server, enter, tiny_bundle, said
             refused()
         assert "\n" not in str(caught.value)
     with pytest.raises(TrackingError, match="401"):
-        Follower("models:/m@production", config.uri, place / "cache").fetch()
+        ModelPoller("models:/m@production", config.uri, place / "cache").fetch()
 
 
 def test_what_did_not_reach_the_server_is_sent_once(place, server, enter, tiny_bundle, said, local):
@@ -150,15 +183,20 @@ def test_what_did_not_reach_the_server_is_sent_once(place, server, enter, tiny_b
     assert (every, run.info.status, run.data.params) == (2, "FINISHED", {"SEED": "42"})
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"evaluation", "model"}
-    assert client.get_model_version_by_alias(config.registered_model, "candidate").run_id == run.info.run_id
+    assert (
+        client.get_model_version_by_alias(config.registered_model, "candidate").run_id
+        == run.info.run_id
+    )
     assert sync(config, print) == 0
     assert found(config)[2] == 2
     with pytest.raises(TrackingError, match="no server"):
         sync(replace(config, uri="sqlite:///mlflow.db"), print)
 
 
-def test_a_sending_that_was_cut_off_is_begun_anew(place, server, enter, tiny_bundle, local, monkeypatch):
-    from cnnClassifier.tracking.store import Store
+def test_a_sending_that_was_cut_off_is_begun_anew(
+    place, server, enter, tiny_bundle, local, monkeypatch
+):
+    from cnnClassifier.tracking.mlflow_store import Store
 
     config = enter(server, "cut-off")
     with reserved_port() as nobodys:
@@ -178,9 +216,19 @@ def test_mlflow_serves_it(place, server, enter, tiny_bundle, picture, monkeypatc
     with track(config, "tiny", {}) as tracker:
         tracker.model(tiny_bundle)
     _, (run,), _ = found(config)
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"runs:/{run.info.run_id}/model"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        f"runs:/{run.info.run_id}/model",
+    ]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--workers", "1", "--port"]
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # it calls uvicorn
+    monkeypatch.setenv(
+        "PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )  # it calls uvicorn
     with (
         reserved_port() as port,
         (place / "serve.log").open("w") as out,
@@ -192,7 +240,9 @@ def test_mlflow_serves_it(place, server, enter, tiny_bundle, picture, monkeypatc
             wait_for(f"http://127.0.0.1:{port}/ping", process)
             body = {"dataframe_records": [{"image": base64.b64encode(picture(255)).decode()}]}
             request = urllib.request.Request(
-                f"http://127.0.0.1:{port}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
+                f"http://127.0.0.1:{port}/invocations",
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
             )
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
                 (answer,) = json.load(response)["predictions"]
@@ -225,8 +275,12 @@ def test_the_credentials_are_those_that_dagshubs_own_client_takes(place, monkeyp
     host = f"http://127.0.0.1:{stub.server_port}"
     monkeypatch.setenv("DAGSHUB_CLIENT_HOST", host)
     monkeypatch.setenv("DAGSHUB_USER_TOKEN", "token")
-    script = "import dagshub, json, os\ndagshub.init('repo', 'me')\nprint(json.dumps(dict(os.environ)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=place)
+    script = (
+        "import dagshub, json, os\ndagshub.init('repo', 'me')\nprint(json.dumps(dict(os.environ)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=place
+    )
     stub.shutdown()
     stub.server_close()
     assert done.returncode == 0, done.stderr
@@ -246,22 +300,33 @@ def test_the_running_server_follows_promotion_and_rollback(place, server, enter,
     _, found_runs, _ = found(config)
     runs = {run.data.tags["model_sha256"][:12]: run.info.run_id for run in found_runs}
     content = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
-    content["evaluation"] |= {"experiment": config.experiment, "registered_model": config.registered_model}
-    content["serving"]["model_poll_s"] = 0.5
+    content["evaluation"] |= {
+        "experiment": config.experiment,
+        "registered_model": config.registered_model,
+    }
+    content["serving"]["model_poll_interval_s"] = 0.5
     (place / "config").mkdir()
     (place / "config/config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    (place / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (place / "params.yaml").write_text(
+        (ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
 
     def command(*words, code=0):
         done = subprocess.run(
-            [sys.executable, str(ROOT / "main.py"), *words], capture_output=True, text=True, check=False
+            [sys.executable, str(ROOT / "main.py"), *words],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         return done.stderr
 
     def served(url):
-        with suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=PATIENCE_S) as answer:
+        with (
+            suppress(OSError),
+            urllib.request.urlopen(f"{url}/readyz", timeout=PATIENCE_S) as answer,
+        ):
             return json.load(answer)["model"]
 
     def wait_for(url, model_id):

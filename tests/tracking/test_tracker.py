@@ -23,11 +23,15 @@ def runs():
     client = MlflowClient(uri, uri)
     experiment = client.get_experiment_by_name("chest")
     order = ["attributes.start_time ASC"]
-    return client, client.search_runs([experiment.experiment_id], order_by=order) if experiment else []
+    return client, client.search_runs(
+        [experiment.experiment_id], order_by=order
+    ) if experiment else []
 
 
 def points(client, run, name):
-    return sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+    return sorted(
+        (point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)
+    )
 
 
 def test_a_run_in_the_local_store_holds_all_that_was_said(place, local, tiny_bundle, said):
@@ -35,9 +39,13 @@ def test_a_run_in_the_local_store_holds_all_that_was_said(place, local, tiny_bun
     subprocess.run(["git", "init", "-q"], check=True)
     identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
     subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
-    entries = [Entry(f"{n}", "ill", str(n) * 64, "", "", 1, "L", f"g{n}", "train", "") for n in range(3)]
+    entries = [
+        Entry(f"{n}", "ill", str(n) * 64, "", "", 1, "L", f"g{n}", "train", "") for n in range(3)
+    ]
     with track(local, "tiny", {"synthetic": "True"}) as tracker:
-        log_splits(tracker, Manifest(tuple(entries)), "https://user:secret@example.org/scans.zip", "train")
+        log_splits(
+            tracker, Manifest(tuple(entries)), "https://user:secret@example.org/scans.zip", "train"
+        )
         for epoch in (1, 2):
             tracker.metrics({"loss": 1 / epoch}, epoch)
         fold = tracker.child("fold 1")
@@ -48,14 +56,23 @@ def test_a_run_in_the_local_store_holds_all_that_was_said(place, local, tiny_bun
         tracker.model(tiny_bundle)
         tracker.register("chest-ct", {"synthetic": "True"})
     client, (run, child) = runs()
-    assert (run.info.status, run.info.run_name, child.info.status) == ("FINISHED", "tiny", "FINISHED")
+    assert (run.info.status, run.info.run_name, child.info.status) == (
+        "FINISHED",
+        "tiny",
+        "FINISHED",
+    )
     assert run.data.params == {"SEED": "42", "WEIGHTS": "None"}
     assert points(client, run, "loss") == [(1, 1.0), (2, 0.5)]
     assert len(points(client, run, "accuracy")) == 2000
     assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
     assert child.data.metrics == {"roc_auc": 0.75}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert (run.data.tags["mlflow.source.git.commit"], run.data.tags["git_dirty"]) == (commit, "True")
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    assert (run.data.tags["mlflow.source.git.commit"], run.data.tags["git_dirty"]) == (
+        commit,
+        "True",
+    )
     (used,) = run.inputs.dataset_inputs
     assert json.loads(used.dataset.profile) == {"images": 3, "groups": 3, "classes": {"ill": 3}}
     assert used.dataset.source == '{"url": "https://example.org/scans.zip"}'
@@ -89,11 +106,17 @@ def test_evaluation_goes_on_with_the_run_of_training(local):
     ("uri", "line"),
     [
         ("http://user:secret@127.0.0.1:{port}/x", "http://127.0.0.1:{port}/x: "),
-        ("https://dagshub.com/user/repo.mlflow", "no credentials; set DAGSHUB_USER_TOKEN, or MLFLOW_TRACKING_USERNAME"),
+        (
+            "https://dagshub.com/user/repo.mlflow",
+            "no credentials; set DAGSHUB_USER_TOKEN, or MLFLOW_TRACKING_USERNAME",
+        ),
     ],
 )
 def test_without_a_server_the_run_waits_in_the_local_store(local, said, uri, line):
-    with reserved_port() as port, track(replace(local, uri=uri.format(port=port)), "tiny", {}) as tracker:
+    with (
+        reserved_port() as port,
+        track(replace(local, uri=uri.format(port=port)), "tiny", {}) as tracker,
+    ):
         tracker.metrics({"loss": 0.5}, 1)
     (error,) = (record.getMessage() for record in said.records if record.levelno == logging.ERROR)
     assert line.format(port=port) in error
@@ -115,7 +138,9 @@ def test_a_store_that_cannot_be_opened_costs_one_line(place, local, said):
     assert "\n" not in error
 
 
-@pytest.mark.parametrize(("end", "status"), [("raise ValueError", "FAILED"), ("os._exit(9)", "KILLED")])
+@pytest.mark.parametrize(
+    ("end", "status"), [("raise ValueError", "FAILED"), ("os._exit(9)", "KILLED")]
+)
 def test_a_run_that_did_not_end_well_says_so(place, local, end, status):
     script = (
         "import os\nfrom cnnClassifier.entity.config_entity import TrackingConfig\n"
@@ -124,7 +149,10 @@ def test_a_run_that_did_not_end_well_says_so(place, local, end, status):
         f"    tracker.metrics({{'loss': 0.5}}, 1)\n    {end}\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(SRC)}, capture_output=True, check=False
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+        capture_output=True,
+        check=False,
     )
     assert done.returncode != 0
 
@@ -132,7 +160,9 @@ def test_a_run_that_did_not_end_well_says_so(place, local, end, status):
         return [run for run in runs()[1] if run.info.status != "RUNNING"]
 
     (run,) = until(ended, 0.1)
-    figures = {name: value for name, value in run.data.metrics.items() if not name.startswith("system/")}
+    figures = {
+        name: value for name, value in run.data.metrics.items() if not name.startswith("system/")
+    }
     assert (run.info.status, figures) == (status, {"loss": 0.5})
 
 

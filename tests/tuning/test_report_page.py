@@ -8,10 +8,10 @@ import yaml
 from optuna.trial import TrialState, create_trial
 
 from cnnClassifier.config.configuration import ConfigurationManager
-from cnnClassifier.entity.notices import DISCLAIMER
+from cnnClassifier.entity.disclaimers import DISCLAIMER
 from cnnClassifier.tuning.report import build_report
 from cnnClassifier.tuning.report_page import render_page
-from cnnClassifier.tuning.sampling import distributions
+from cnnClassifier.tuning.search_space import distributions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,7 +84,9 @@ def test_page_needs_nothing_else_and_says_all(config):
         assert f"<th>{key}</th>" in page
     real = replace(config.crossvalidation.training, source_URL="<data>.zip")
     page = render_page(
-        report_of(replace(config, crossvalidation=replace(config.crossvalidation, training=real)), TRIALS)
+        report_of(
+            replace(config, crossvalidation=replace(config.crossvalidation, training=real)), TRIALS
+        )
     )
     assert "Synthetic" not in page
     assert "&lt;data&gt;.zip" in page
@@ -105,4 +107,6 @@ def test_page_of_little(config, trials, said):
 
 def test_the_shipped_space_holds_the_shipped_parameters(config):
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    assert report_of(config, [({}, [0.5, 0.5, 0.5])])["best"]["params"] == {key: params[key] for key in config.space}
+    assert report_of(config, [({}, [0.5, 0.5, 0.5])])["best"]["params"] == {
+        key: params[key] for key in config.space
+    }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cnnClassifier.entity.config_entity import Between, Choice
-from cnnClassifier.tuning.sampling import size_of
+from cnnClassifier.tuning.search_space import size_of
 from cnnClassifier.tuning.study import SearchError, SharedStudy
 from tests.waiting import PATIENCE_S
 
@@ -33,8 +33,10 @@ URLS = ("sqlite:///{}/study.db", "journal:///{}/study.log")
 def opened(request, tmp_path):
     """Open the study of this test, as each process does."""
 
-    def open_(name="a", space=SPACE, grace_s=60.0, first=FIRST):
-        return SharedStudy(request.param.format(tmp_path), name, True, space, first, 1, grace_s)
+    def open_(name="a", space=SPACE, stale_after_s=60.0, first=FIRST):
+        return SharedStudy(
+            request.param.format(tmp_path), name, True, space, first, 1, stale_after_s
+        )
 
     open_.url = request.param.format(tmp_path)
     return open_
@@ -76,7 +78,7 @@ def test_a_small_space_is_tried_to_its_end_and_nothing_twice(opened):
 
 
 def test_what_comes_back_from_a_lost_process_is_counted_once(opened):
-    slow, other = opened(grace_s=0.2), opened(grace_s=0.2)
+    slow, other = opened(stale_after_s=0.2), opened(stale_after_s=0.2)
     slow._beat = lambda trial, stop: None  # as if it were dead, or the machine asleep
     with slow.begin(2, time.monotonic() + 60) as trial:
         params = trial.params
@@ -94,7 +96,12 @@ def test_what_ends_its_process_every_time_is_left_alone(opened):
             raise MemoryError
     with study.begin(1, time.monotonic() + 60) as trial:
         study.finish(trial, 1.0)
-    assert [trial.state.name for trial in study.study.trials] == ["FAIL", "FAIL", "FAIL", "COMPLETE"]
+    assert [trial.state.name for trial in study.study.trials] == [
+        "FAIL",
+        "FAIL",
+        "FAIL",
+        "COMPLETE",
+    ]
 
 
 # Opens the study and begins its work each when it is told to.
@@ -161,11 +168,19 @@ def test_processes_at_once_do_nothing_twice_and_lose_nothing_when_one_is_killed(
     ("url", "said"),
     [
         ("sqlite:///{folder}/study.db", "can't be opened: "),
-        ("postgresql://me:secret@127.0.0.1:1/studies", 'wants a driver; pip install "psycopg[binary]"'),
-        ("postgresql+pg8000://me:secret@127.0.0.1:1/studies", 'wants a driver; pip install "pg8000"'),
+        (
+            "postgresql://me:secret@127.0.0.1:1/studies",
+            'wants a driver; pip install "psycopg[binary]"',
+        ),
+        (
+            "postgresql+pg8000://me:secret@127.0.0.1:1/studies",
+            'wants a driver; pip install "pg8000"',
+        ),
     ],
 )
-def test_a_storage_that_cannot_be_opened_is_named_without_its_password(tmp_path, monkeypatch, url, said):
+def test_a_storage_that_cannot_be_opened_is_named_without_its_password(
+    tmp_path, monkeypatch, url, said
+):
     (tmp_path / "study.db").write_text("something else" * 100)
     for driver in ("psycopg", "pg8000"):
         monkeypatch.setitem(sys.modules, driver, None)  # as where it isn't installed

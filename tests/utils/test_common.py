@@ -6,13 +6,13 @@ import pytest
 
 from cnnClassifier.utils import common
 from cnnClassifier.utils.common import (
-    clear_leftovers,
-    clone_dir,
+    atomic_write,
     format_size,
     get_size,
     load_json,
+    project_dir,
     read_yaml,
-    replacing,
+    remove_stale_temp,
     save_json,
     sha256_of,
 )
@@ -39,7 +39,7 @@ def found(path):
 def test_replacing_puts_the_new_in_the_olds_place(tmp_path, old, new):
     target = tmp_path / "deep" / "target" if old == "nothing" else tmp_path / "target"
     put(target, old, "old")
-    with replacing(target) as staged:
+    with atomic_write(target) as staged:
         (staged.parent / "scratch").write_text("goes away")
         put(staged, new, "new")
         assert found(target) == {"nothing": None, "file": "old", "folder": {"inside": "old"}}[old]
@@ -48,20 +48,29 @@ def test_replacing_puts_the_new_in_the_olds_place(tmp_path, old, new):
 
 
 @pytest.mark.parametrize("old", ["nothing", "file", "folder"])
-@pytest.mark.parametrize("trouble", ["error inside", "nothing written", "Ctrl-C between the renames"])
+@pytest.mark.parametrize(
+    "trouble", ["error inside", "nothing written", "Ctrl-C between the renames"]
+)
 def test_replacing_keeps_the_old_on_an_error(tmp_path, monkeypatch, old, trouble):
     target = tmp_path / "target"
     put(target, old, "old")
     before = found(target)
 
     def rename(source, place, rename=os.replace):
-        if os.path.basename(os.path.dirname(source)) != tmp_path.name and place == target and source.name == "target":
+        if (
+            os.path.basename(os.path.dirname(source)) != tmp_path.name
+            and place == target
+            and source.name == "target"
+        ):
             raise KeyboardInterrupt
         rename(source, place)
 
     if trouble.startswith("Ctrl-C"):
         monkeypatch.setattr(common.os, "replace", rename)
-    with pytest.raises((RuntimeError, FileNotFoundError, KeyboardInterrupt)), replacing(target) as staged:
+    with (
+        pytest.raises((RuntimeError, FileNotFoundError, KeyboardInterrupt)),
+        atomic_write(target) as staged,
+    ):
         if trouble != "nothing written":
             put(staged, "folder", "half")
         if trouble == "error inside":
@@ -79,7 +88,7 @@ def test_leftovers_of_killed_runs_go_and_a_half_done_swap_is_undone(tmp_path, mo
     put(tmp_path / ".data[1].unfinished-1" / "old", "folder", "old")
     if not moved:
         put(target, "folder", "newer")
-    clear_leftovers(target)
+    remove_stale_temp(target)
     assert found(target) == {"inside": expected}
     assert sorted(item.name for item in tmp_path.iterdir()) == [other.name, "data[1]"]
 
@@ -97,7 +106,14 @@ def test_json_comes_back_and_refuses_what_json_is_not(tmp_path):
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (56_200_000, "56.2 MB"), (7e9, "7.0 GB"), (2e13, "20000.0 GB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (56_200_000, "56.2 MB"),
+        (7e9, "7.0 GB"),
+        (2e13, "20000.0 GB"),
+    ],
 )
 def test_sizes_for_people(tmp_path, count, text):
     assert format_size(count) == text
@@ -148,9 +164,9 @@ def test_yaml_keys_are_attributes(tmp_path):
 @pytest.mark.parametrize("copied", ["tmpabc", "standalone/tmpabc"])
 def test_an_experiment_in_a_copy_shares_what_its_clone_has(tmp_path, monkeypatch, copied):
     monkeypatch.chdir(tmp_path)
-    assert clone_dir() == Path()
+    assert project_dir() == Path()
     folder = tmp_path / ".dvc/tmp/exps" / copied
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
-    assert clone_dir() / ".cache/features" == tmp_path / ".cache/features"
-    assert clone_dir() / "/elsewhere" == Path("/elsewhere")
+    assert project_dir() / ".cache/features" == tmp_path / ".cache/features"
+    assert project_dir() / "/elsewhere" == Path("/elsewhere")

@@ -24,7 +24,11 @@ def stop(error):
     [
         (lambda: None, 0, ""),
         (lambda: stop(UserError("mend this")), 1, "error: stage: mend this\n"),
-        (lambda: stop(KeyError("what")), 1, "error: stage: KeyError: 'what'; the traceback is in {log}\n"),
+        (
+            lambda: stop(KeyError("what")),
+            1,
+            "error: stage: KeyError: 'what'; the traceback is in {log}\n",
+        ),
         (
             lambda: stop(ValueError("many\n\n  lines")),
             1,
@@ -33,7 +37,9 @@ def stop(error):
         (lambda: stop(KeyboardInterrupt()), 130, "warning: stage: stopped\n"),
     ],
 )
-def test_an_error_is_one_line_on_the_terminal_and_a_traceback_in_the_file(log_file, capsys, work, code, said):
+def test_an_error_is_one_line_on_the_terminal_and_a_traceback_in_the_file(
+    log_file, capsys, work, code, said
+):
     configure_logging(log_file)
     assert run_and_report(work, "stage", log_file) == code
     assert capsys.readouterr() == ("", said.format(log=log_file))
@@ -64,7 +70,9 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path, place):
         configure_logging(tmp_path / place)
 
 
-def test_a_server_whose_log_cannot_be_written_tells_the_terminal_everything(log_file, tmp_path, capsys):
+def test_a_server_whose_log_cannot_be_written_tells_the_terminal_everything(
+    log_file, tmp_path, capsys
+):
     (tmp_path / "logs").touch()
     configure_logging(log_file, or_terminal=True)
     assert run_and_report(lambda: stop(KeyError("what")), "stage", log_file) == 1

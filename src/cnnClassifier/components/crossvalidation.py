@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cnnClassifier.assessment.calibration import decide_on_validation
-from cnnClassifier.assessment.metrics import Outcome, figures
-from cnnClassifier.components.preparation import image_features, open_model, positive_class
-from cnnClassifier.entity.bundle import temper
+from cnnClassifier.components.training_inputs import image_features, open_model, positive_class
+from cnnClassifier.entity.bundle import apply_temperature
 from cnnClassifier.entity.config_entity import CrossValidationConfig, TrackingConfig
+from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
-from cnnClassifier.entity.notices import is_synthetic
+from cnnClassifier.evaluation.calibration import calibrate
+from cnnClassifier.evaluation.metrics import Outcome, figures
 from cnnClassifier.imaging.augment import views_of
-from cnnClassifier.network.features import Features
-from cnnClassifier.network.fit import fit, predict, snapshot
+from cnnClassifier.network.feature_cache import Features
+from cnnClassifier.network.training import fit, predict, snapshot
 from cnnClassifier.tracking.datasets import data_tags, log_splits
 from cnnClassifier.tracking.tracker import Tracker, track
-from cnnClassifier.utils.common import replacing, save_json, write_csv
+from cnnClassifier.utils.common import atomic_write, save_json, write_csv
 from cnnClassifier.utils.errors import ManifestError
 from cnnClassifier.utils.log import logger
 
@@ -33,7 +33,9 @@ class CrossValidation:
     threshold; the held-out images decide nothing.
     """
 
-    def __init__(self, config: CrossValidationConfig, tracking: TrackingConfig | None = None) -> None:
+    def __init__(
+        self, config: CrossValidationConfig, tracking: TrackingConfig | None = None
+    ) -> None:
         self.config = config
         self.tracking = tracking
 
@@ -49,7 +51,9 @@ class CrossValidation:
         training = self.config.training
         manifest = Manifest.read(training.manifest_path)
         tags = data_tags(training.manifest_path, training.source_URL)
-        with track(self.tracking, f"{training.backbone} in {self.config.folds} folds", tags) as tracker:
+        with track(
+            self.tracking, f"{training.backbone} in {self.config.folds} folds", tags
+        ) as tracker:
             log_splits(tracker, manifest, training.source_URL, *SPLITS)
             return self._run(manifest, tracker)
 
@@ -60,7 +64,11 @@ class CrossValidation:
         check_groups(entries, manifest.classes, config.folds)
         positive = manifest.classes.index(positive_class(training.positive_class, manifest.classes))
         _, tail, _, cache = open_model(training)
-        items = [(entry, view) for entry in entries for view in views_of(entry.sha256, training.augmentation)]
+        items = [
+            (entry, view)
+            for entry in entries
+            for view in views_of(entry.sha256, training.augmentation)
+        ]
         features = image_features(cache, items, training)
         every_fold = FoldRunner(config, tail, features, labels, groups, positive)
         folds, rows = [], []
@@ -70,30 +78,59 @@ class CrossValidation:
                 run = tracker.child(f"seed {seed}, fold {number}")
                 outcome = every_fold.run(fitted, stopped, held_out, run)
                 result = figures(outcome)
-                run.metrics({name: value for name, value in result.items() if isinstance(value, float)})
+                run.metrics(
+                    {name: value for name, value in result.items() if isinstance(value, float)}
+                )
                 run.finish()
                 folds.append({"seed": seed, "fold": number, "n": len(held_out), **result})
                 probabilities = outcome.probabilities.round(6).tolist()
                 rows += [
-                    (seed, number, entries[i].path, entries[i].group, entries[i].label, manifest.classes[call], *row)
+                    (
+                        seed,
+                        number,
+                        entries[i].path,
+                        entries[i].group,
+                        entries[i].label,
+                        manifest.classes[call],
+                        *row,
+                    )
                     for i, call, row in zip(held_out, outcome.called, probabilities, strict=True)
                 ]
                 logger.info(
                     "seed %d, fold %d of %d: balanced accuracy %.3f, ROC AUC %.3f on %d images",
-                    *(seed, number, config.folds, result["balanced_accuracy"], result["roc_auc"], len(held_out)),
+                    *(
+                        seed,
+                        number,
+                        config.folds,
+                        result["balanced_accuracy"],
+                        result["roc_auc"],
+                        len(held_out),
+                    ),
                 )
-        summary = summarise(folds, len(entries), len(set(groups)), is_synthetic(training.source_URL))
-        with replacing(config.root_dir) as staged:
+        summary = summarise(
+            folds, len(entries), len(set(groups)), is_synthetic(training.source_URL)
+        )
+        with atomic_write(config.root_dir) as staged:
             staged.mkdir()
             save_json(staged / "scores.json", summary)
             header = ("seed", "fold", "path", "group", "actual", "called", *manifest.classes)
             write_csv(staged / "oof_predictions.csv", header, rows)
         tracker.files("crossvalidation", sorted(config.root_dir.iterdir()))
         summed = {name: value for name, value in summary.items() if isinstance(value, dict)}
-        tracker.metrics({f"{name}_{key}": value[key] for name, value in summed.items() for key in ("mean", "spread")})
+        tracker.metrics(
+            {
+                f"{name}_{key}": value[key]
+                for name, value in summed.items()
+                for key in ("mean", "spread")
+            }
+        )
         for name in ("balanced_accuracy", "roc_auc"):
             logger.info(
-                "%s %.3f ± %.3f over %d folds", name, summary[name]["mean"], summary[name]["spread"], len(folds)
+                "%s %.3f ± %.3f over %d folds",
+                name,
+                summary[name]["mean"],
+                summary[name]["spread"],
+                len(folds),
             )
         return summary
 
@@ -114,7 +151,9 @@ class FoldRunner:
         self._labels, self._groups, self._positive = labels, groups, positive
         self._restore = snapshot(tail)
 
-    def run(self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray, tracker: Tracker) -> Outcome:
+    def run(
+        self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray, tracker: Tracker
+    ) -> Outcome:
         """Fit, calibrate, and judge the held-out images.
 
         Args:
@@ -141,10 +180,14 @@ class FoldRunner:
             verbose=0,
             on_epoch=tracker.metrics,
         )
-        decision = decide_on_validation(labels[stopped], predict(tail, as_is[stopped]), self._positive, None)
-        probabilities = temper(predict(tail, as_is[held_out]), decision["temperature"])
+        decision = calibrate(labels[stopped], predict(tail, as_is[stopped]), self._positive, None)
+        probabilities = apply_temperature(predict(tail, as_is[held_out]), decision["temperature"])
         return Outcome.of(
-            labels[held_out], probabilities, self._groups[held_out], self._positive, decision["threshold"]
+            labels[held_out],
+            probabilities,
+            self._groups[held_out],
+            self._positive,
+            decision["threshold"],
         )
 
 
@@ -175,10 +218,14 @@ def check_groups(entries: list[Entry], classes: tuple[str, ...], folds: int) -> 
     for label in classes:
         count = len({entry.group for entry in entries if entry.label == label})
         if count < folds:
-            raise ManifestError(f"class {label} has {count} groups, fewer than FOLDS: {folds} in params.yaml")
+            raise ManifestError(
+                f"class {label} has {count} groups, fewer than FOLDS: {folds} in params.yaml"
+            )
 
 
-def summarise(folds: list[dict[str, Any]], images: int, groups: int, synthetic: bool) -> dict[str, Any]:
+def summarise(
+    folds: list[dict[str, Any]], images: int, groups: int, synthetic: bool
+) -> dict[str, Any]:
     """Return mean, spread (standard deviation over folds) and each fold's value of every metric."""
     names = [name for name, value in folds[0].items() if isinstance(value, float)]
     summary: dict[str, Any] = {"n": images, "n_groups": groups, "synthetic": synthetic}

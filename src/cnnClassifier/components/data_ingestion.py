@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from cnnClassifier.dataset.disk import disk_errors, exclusive
 from cnnClassifier.dataset.layout import arrange, list_images, place, summary
 from cnnClassifier.dataset.sources import obtain, source_name
+from cnnClassifier.dataset.storage import disk_errors, exclusive
 from cnnClassifier.entity.config_entity import DataIngestionConfig
-from cnnClassifier.utils.common import clear_leftovers, replacing
+from cnnClassifier.utils.common import atomic_write, remove_stale_temp
 from cnnClassifier.utils.log import logger
 
 
@@ -28,11 +28,13 @@ class DataIngestion:
         config = self.config
         origin = source_name(config.source_URL)
         with disk_errors(config.data_dir), exclusive(config.data_dir):
-            clear_leftovers(config.data_dir)
-            with replacing(config.data_dir) as staged:
+            remove_stale_temp(config.data_dir)
+            with atomic_write(config.data_dir) as staged:
                 scratch = staged.with_name("received")
                 received = obtain(config, scratch)
-                placed = arrange(list_images(received), config.class_patterns, config.class_count, origin)
+                placed = arrange(
+                    list_images(received), config.class_patterns, config.class_count, origin
+                )
                 place(placed, received, staged, move=received == scratch)
         logger.info("data_ingestion: %s from %s", summary(placed), origin)
         return config.data_dir

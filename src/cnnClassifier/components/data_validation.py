@@ -4,16 +4,24 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from cnnClassifier.dataset.audit import FileFacts, byte_copies, conflicts, group_files, join, near_copies, read_files
+from cnnClassifier.dataset.audit import (
+    FileFacts,
+    byte_copies,
+    conflicts,
+    group_files,
+    join,
+    near_copies,
+    read_files,
+)
 from cnnClassifier.dataset.layout import image_files
 from cnnClassifier.dataset.report import CONFLICT, COPY, GIVEN, Audited, build_report
 from cnnClassifier.dataset.report_page import render_page
 from cnnClassifier.dataset.shortcuts import shortcuts
 from cnnClassifier.dataset.split import given_splits, keep_given, split_groups
 from cnnClassifier.entity.config_entity import DataValidationConfig
+from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
-from cnnClassifier.entity.reading import Reading
-from cnnClassifier.utils.common import replacing, save_json, sha256_of
+from cnnClassifier.utils.common import atomic_write, save_json, sha256_of
 from cnnClassifier.utils.errors import ManifestError
 from cnnClassifier.utils.log import logger
 
@@ -45,12 +53,14 @@ class DataValidation:
             config.max_pixels,
             config.min_side,
             config.joblib_backend,
-            Reading.parse(config.dicom_window),
+            DicomOptions.parse(config.dicom_window),
         )
         copies = byte_copies(facts, [-SPLITS.index(split) for split in given] if given else None)
         usable = [place for place, fact in enumerate(facts) if not fact.fault]
         unique = [place for place in usable if place not in copies]
-        found = near_copies([facts[place] for place in unique], config.near_copy_bits, config.near_copy_correlation)
+        found = near_copies(
+            [facts[place] for place in unique], config.near_copy_bits, config.near_copy_correlation
+        )
         same = [(unique[first], unique[second]) for first, second in found]
         same += [(copy, kept) for copy, kept in copies.items() if not facts[copy].fault]
         pictures = join([fact.path for fact in facts], same)
@@ -78,12 +88,18 @@ class DataValidation:
         )
         check_disjoint(manifest)
         used = [place for place, split in enumerate(splits) if split]
-        reached = shortcuts([facts[place] for place in used], [groups[place] for place in used], config.seed)
+        reached = shortcuts(
+            [facts[place] for place in used], [groups[place] for place in used], config.seed
+        )
         self._write(Audited(facts, manifest, copies, pictures, given, reached))
         return manifest
 
     def _split(
-        self, facts: Sequence[FileFacts], groups: Sequence[str], reasons: list[str], given: Sequence[str] | None
+        self,
+        facts: Sequence[FileFacts],
+        groups: Sequence[str],
+        reasons: list[str],
+        given: Sequence[str] | None,
     ) -> list[str]:
         """Return each file's split, empty where it is left out; add the reasons that a given split brings."""
         config = self.config
@@ -94,14 +110,19 @@ class DataValidation:
                 raise ManifestError(
                     f"class {fact.label} has no usable image: {fact.path}: {reasons[place]}; replace it"
                 )
-        its_groups, labels = [groups[place] for place in used], [facts[place].label for place in used]
+        its_groups, labels = (
+            [groups[place] for place in used],
+            [facts[place].label for place in used],
+        )
         splits = [""] * len(facts)
         if given is None:
             placed = split_groups(its_groups, labels, config.shares, config.seed)
             for place in used:
                 splits[place] = placed[groups[place]]
             return splits
-        kept = keep_given([given[place] for place in used], its_groups, labels, config.shares, config.seed)
+        kept = keep_given(
+            [given[place] for place in used], its_groups, labels, config.shares, config.seed
+        )
         stands = {group: split for group, split in zip(its_groups, kept, strict=True) if split}
         for place, split in zip(used, kept, strict=True):
             splits[place] = split
@@ -114,9 +135,9 @@ class DataValidation:
         config = self.config
         report = build_report(audited, config)
         with ExitStack() as stack:
-            manifest_path = stack.enter_context(replacing(config.manifest_path))
-            report_path = stack.enter_context(replacing(config.report_path))
-            page_path = stack.enter_context(replacing(config.report_path.with_suffix(".html")))
+            manifest_path = stack.enter_context(atomic_write(config.manifest_path))
+            report_path = stack.enter_context(atomic_write(config.report_path))
+            page_path = stack.enter_context(atomic_write(config.report_path.with_suffix(".html")))
             audited.manifest.write(manifest_path)
             report = {"manifest_sha256": sha256_of(manifest_path)} | report
             save_json(report_path, report)
@@ -130,11 +151,15 @@ class DataValidation:
             report["used"],
             left_out["copies"],
             sum(left_out.values()) - left_out["copies"],
-            ", ".join(f"{split} {sum(report['splits'][split]['images'].values())}" for split in SPLITS),
+            ", ".join(
+                f"{split} {sum(report['splits'][split]['images'].values())}" for split in SPLITS
+            ),
         )
         for warning in report["warnings"]:
             logger.warning("%s", warning)
-        logger.info("all that was found, with pictures: %s", self.config.report_path.with_suffix(".html"))
+        logger.info(
+            "all that was found, with pictures: %s", self.config.report_path.with_suffix(".html")
+        )
 
 
 def _refuse_conflicts(facts: Sequence[FileFacts], same: Sequence[tuple[int, int]]) -> None:
@@ -151,10 +176,15 @@ def _refuse_conflicts(facts: Sequence[FileFacts], same: Sequence[tuple[int, int]
         )
 
 
-def _reasons(facts: Sequence[FileFacts], copies: dict[int, int], pictures: Sequence[str]) -> list[str]:
+def _reasons(
+    facts: Sequence[FileFacts], copies: dict[int, int], pictures: Sequence[str]
+) -> list[str]:
     """Return why each file is left out; empty for those in use."""
     picture_of = {fact.path: picture for fact, picture in zip(facts, pictures, strict=True)}
-    reasons = [fact.fault or (f"{COPY} {facts[copies[n]].path}" if n in copies else "") for n, fact in enumerate(facts)]
+    reasons = [
+        fact.fault or (f"{COPY} {facts[copies[n]].path}" if n in copies else "")
+        for n, fact in enumerate(facts)
+    ]
     place_of = {fact.path: place for place, fact in enumerate(facts)}
     usable = [fact for fact in facts if not fact.fault]
     for files in conflicts(usable, lambda fact: picture_of[fact.path]):

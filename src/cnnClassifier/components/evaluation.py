@@ -8,24 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from cnnClassifier.assessment.card import CardContent, write_card
-from cnnClassifier.assessment.gallery import Case, overlay, worst
-from cnnClassifier.assessment.gates import Gate, check_gates
-from cnnClassifier.assessment.metrics import Outcome, figures, scores
-from cnnClassifier.assessment.notct import familiarity, not_ct
-from cnnClassifier.assessment.plots import write_pictures, write_tables
-from cnnClassifier.entity.bundle import HISTORY_FILE, INT8_RECORD, ModelBundle
+from cnnClassifier.entity.bundle import HISTORY_FILE, INT8_AGREEMENT_FILE, ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig
+from cnnClassifier.entity.dicom_options import DicomOptions
+from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
-from cnnClassifier.entity.notices import DISCLAIMER, SYNTHETIC
-from cnnClassifier.entity.prediction import Inspection
-from cnnClassifier.entity.reading import Reading
+from cnnClassifier.entity.prediction import InferenceResult
+from cnnClassifier.evaluation.gallery import Case, overlay, worst
+from cnnClassifier.evaluation.gates import Gate, check_gates
+from cnnClassifier.evaluation.metrics import Outcome, figures, scores
+from cnnClassifier.evaluation.model_card import CardContent, write_card
+from cnnClassifier.evaluation.ood_samples import familiarity, not_ct
+from cnnClassifier.evaluation.plots import write_pictures, write_tables
 from cnnClassifier.imaging.prepare import prepare, resize
 from cnnClassifier.network.engine import Engine
+from cnnClassifier.tracking.connection import redact_credentials
 from cnnClassifier.tracking.datasets import log_splits
-from cnnClassifier.tracking.servers import without_password
 from cnnClassifier.tracking.tracker import EVALUATED, TRAINED, Tracker, track
-from cnnClassifier.utils.common import load_json, replacing, save_json, sha256_of, write_csv
+from cnnClassifier.utils.common import atomic_write, load_json, save_json, sha256_of, write_csv
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
@@ -33,7 +33,10 @@ from cnnClassifier.utils.progress import progress
 SCORES_FILE = "scores.json"
 _BATCH = 8
 _MIN_AGREEMENT, _MAX_AUC_DIFFERENCE = 0.99, 0.005  # for int8 to be served instead
-_MANY_ALARMS, _FEW_FOUND = 0.1, 0.8  # shares from which the limit for unfamiliar images is warned of
+_MANY_ALARMS, _FEW_FOUND = (
+    0.1,
+    0.8,
+)  # shares from which the limit for unfamiliar images is warned of
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class _Seen:
 
     entries: list[Entry]
     outcome: Outcome
-    inspection: Inspection
+    inspection: InferenceResult
     kinds: list[str]  # of the pictures that are no CT
     names: list[str]
     distances: np.ndarray
@@ -69,11 +72,15 @@ class Evaluation:
         bundle = ModelBundle.read(config.bundle_dir)
         manifest = Manifest.read(config.manifest_path)
         if bundle.manifest_sha256 != sha256_of(config.manifest_path):
-            raise BundleError(f"{config.bundle_dir} was trained on another manifest; run training again")
+            raise BundleError(
+                f"{config.bundle_dir} was trained on another manifest; run training again"
+            )
         report = self._report(bundle)
         tags = {"manifest_sha256": bundle.manifest_sha256, "synthetic": str(bundle.synthetic)}
         resume = {"model_sha256": bundle.model_sha256, "state": TRAINED}
-        with track(config.tracking, f"{bundle.backbone} {bundle.model_id}", tags, resume) as tracker:
+        with track(
+            config.tracking, f"{bundle.backbone} {bundle.model_id}", tags, resume
+        ) as tracker:
             tracker.model(config.bundle_dir)  # while it is judged
             seen = self._look(bundle, manifest)
             result = self._judge(bundle, report, seen)
@@ -105,7 +112,9 @@ class Evaluation:
         shown = progress(entries, desc="test images", unit="image")
         inspection = _inspect(engine, (self._pixels(bundle, entry) for entry in shown))
         pictures = list(not_ct())
-        others = _inspect(engine, (resize(picture.pixels, bundle.image_size) for picture in pictures))
+        others = _inspect(
+            engine, (resize(picture.pixels, bundle.image_size) for picture in pictures)
+        )
         return _Seen(
             entries,
             _outcome(bundle, manifest, entries, inspection),
@@ -134,15 +143,27 @@ class Evaluation:
 
     def _pixels(self, bundle: ModelBundle, entry: Entry) -> np.ndarray:
         data = (self.config.data_dir / entry.path).read_bytes()
-        return prepare(data, bundle.image_size, self.config.max_pixels, Reading.parse(bundle.dicom_window))
+        return prepare(
+            data, bundle.image_size, self.config.max_pixels, DicomOptions.parse(bundle.dicom_window)
+        )
 
     def _judge(self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen) -> dict[str, Any]:
         config = self.config
-        result = scores(seen.outcome, bundle.classes, bundle.operating_points, config.bootstrap_draws, config.seed)
-        found = familiarity(seen.inspection.distances, seen.kinds, seen.distances, bundle.unfamiliar_limit)
+        result = scores(
+            seen.outcome,
+            bundle.classes,
+            bundle.operating_points,
+            config.bootstrap_samples,
+            config.seed,
+        )
+        found = familiarity(
+            seen.inspection.distances, seen.kinds, seen.distances, bundle.unfamiliar_limit
+        )
         warnings = list(report.get("warnings", []))
         if found["false_alarm_rate"] > _MANY_ALARMS:
-            warnings.append(f"{found['false_alarm_rate']:.0%} of the test images look unfamiliar to the model.")
+            warnings.append(
+                f"{found['false_alarm_rate']:.0%} of the test images look unfamiliar to the model."
+            )
         if found["detection_rate"] < _FEW_FOUND:
             warnings.append(
                 f"Only {found['detection_rate']:.0%} of pictures that are no CT look unfamiliar to the model."
@@ -151,15 +172,17 @@ class Evaluation:
         facts = {"synthetic": bundle.synthetic, "model_sha256": bundle.model_sha256}
         return figures | facts | result | {"unfamiliar": found, "warnings": warnings}
 
-    def _write(self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen, result: dict[str, Any]) -> None:
+    def _write(
+        self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen, result: dict[str, Any]
+    ) -> None:
         config, outcome, inspection = self.config, seen.outcome, seen.inspection
         far = inspection.distances > bundle.unfamiliar_limit
         cases = [self._case(bundle, seen, place) for place in worst(outcome, config.gallery)]
-        with replacing(config.root_dir) as staged:
+        with atomic_write(config.root_dir) as staged:
             staged.mkdir()
             save_json(staged / SCORES_FILE, result)
             if "int8" in result:
-                save_json(staged / INT8_RECORD, result["int8"])
+                save_json(staged / INT8_AGREEMENT_FILE, result["int8"])
             rows = zip(
                 ["test images"] * len(seen.entries) + seen.kinds,
                 [entry.path for entry in seen.entries] + seen.names,
@@ -170,7 +193,16 @@ class Evaluation:
             write_tables(staged, outcome, bundle.classes, rows)
             write_csv(
                 staged / "predictions.csv",
-                ("path", "sha256", "group", "actual", "called", *bundle.classes, "distance", "unfamiliar"),
+                (
+                    "path",
+                    "sha256",
+                    "group",
+                    "actual",
+                    "called",
+                    *bundle.classes,
+                    "distance",
+                    "unfamiliar",
+                ),
                 (
                     (
                         entry.path,
@@ -188,7 +220,10 @@ class Evaluation:
             note = f"{SYNTHETIC if bundle.synthetic else ''}\n{DISCLAIMER}".strip()
             write_pictures(staged, config.bundle_dir / HISTORY_FILE, result, cases, note)
             write_card(
-                staged, CardContent(bundle, result, report, config.tracking.params, config.bootstrap_draws, cases)
+                staged,
+                CardContent(
+                    bundle, result, report, config.tracking.params, config.bootstrap_samples, cases
+                ),
             )
 
     def _case(self, bundle: ModelBundle, seen: _Seen, place: int) -> Case:
@@ -217,7 +252,9 @@ class Evaluation:
         config = self.config
         with (config.bundle_dir / HISTORY_FILE).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        tracker.history({name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"})
+        tracker.history(
+            {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
+        )
         tracker.metrics(
             {
                 **{key: value for key, value in result.items() if isinstance(value, float)},
@@ -231,7 +268,7 @@ class Evaluation:
         tracker.tags(
             {
                 "model_sha256": bundle.model_sha256,
-                "data_source": without_password(bundle.data_source),
+                "data_source": redact_credentials(bundle.data_source),
                 "intended_use": DISCLAIMER,
                 "gates_not_met": unmet,
                 **{f"gate.{gate['name']}": gate["sentence"] for gate in result["gates"]},
@@ -243,12 +280,18 @@ class Evaluation:
         tracker.files("data", [config.manifest_path, config.report_path])
         tracker.register(
             config.tracking.registered_model,
-            {"model_sha256": bundle.model_sha256, "synthetic": str(bundle.synthetic), "gates_not_met": unmet},
+            {
+                "model_sha256": bundle.model_sha256,
+                "synthetic": str(bundle.synthetic),
+                "gates_not_met": unmet,
+            },
         )
         tracker.tags({"state": EVALUATED})
 
 
-def _outcome(bundle: ModelBundle, manifest: Manifest, entries: list[Entry], inspection: Inspection) -> Outcome:
+def _outcome(
+    bundle: ModelBundle, manifest: Manifest, entries: list[Entry], inspection: InferenceResult
+) -> Outcome:
     return Outcome.of(
         manifest.labels(entries),
         inspection.probabilities,
@@ -258,10 +301,12 @@ def _outcome(bundle: ModelBundle, manifest: Manifest, entries: list[Entry], insp
     )
 
 
-def _inspect(engine: Engine, images: Iterable[np.ndarray]) -> Inspection:
+def _inspect(engine: Engine, images: Iterable[np.ndarray]) -> InferenceResult:
     """Inspect images of one size, so many at a time as memory takes however many there are."""
     waiting, parts = iter(images), []
     while batch := list(islice(waiting, _BATCH)):
         parts.append(engine.inspect(np.stack(batch)))
     names = ("probabilities", "distances", "maps")
-    return Inspection(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+    return InferenceResult(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    )

@@ -2,9 +2,9 @@
 
 from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
 from cnnClassifier.network.backbones import build_backbone, feature_layer_of
-from cnnClassifier.network.files import save_model
-from cnnClassifier.network.head import add_head
-from cnnClassifier.network.quiet import import_tensorflow
+from cnnClassifier.network.heads import add_head
+from cnnClassifier.network.serialization import save_model
+from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.weights import load_pretrained
 from cnnClassifier.utils.common import get_size
 from cnnClassifier.utils.log import logger
@@ -27,9 +27,13 @@ class PrepareBaseModel:
         import_tensorflow()
         base = build_backbone(config.backbone, config.image_size, config.seed)
         if config.weights is not None:
-            load_pretrained(base, config.backbone, config.weights, config.imagenet_sources, config.weights_cache)
+            load_pretrained(
+                base, config.backbone, config.weights, config.imagenet_sources, config.weights_cache
+            )
         layer = feature_layer_of(config.backbone, config.feature_layer, base)
-        classifier = add_head(base, layer, config.head, config.dropout, config.class_count, config.seed)
+        classifier = add_head(
+            base, layer, config.head, config.dropout, config.class_count, config.seed
+        )
         save_model(base, config.base_model_path)
         save_model(classifier, config.updated_base_model_path)
         logger.info(

@@ -9,19 +9,24 @@ from typing import Any
 
 from optuna.trial import Trial
 
-from cnnClassifier.components.judging import FIGURES, SPLITS, Judge, prepared_as
+from cnnClassifier.components.trial_evaluator import FIGURES, SPLITS, Judge, prepared_as
 from cnnClassifier.entity.config_entity import SearchConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.tracking.datasets import data_tags, log_splits
 from cnnClassifier.tracking.tracker import Tracker, track
-from cnnClassifier.tuning.edit import difference, with_values
+from cnnClassifier.tuning.params_file import difference, with_values
 from cnnClassifier.tuning.report import build_report
 from cnnClassifier.tuning.report_page import render_page
 from cnnClassifier.tuning.study import SharedStudy
-from cnnClassifier.utils.common import create_directories, replacing, sha256_of
+from cnnClassifier.utils.common import atomic_write, create_directories, sha256_of
 from cnnClassifier.utils.log import logger
 
-_NO_MATTER = {"MIN_SENSITIVITY", "FAMILIAR_SHARE", "FOLD_SEEDS", "SPLIT"}  # to a trial, but for the manifest
+_NO_MATTER = {
+    "MIN_SENSITIVITY",
+    "OOD_QUANTILE",
+    "FOLD_SEEDS",
+    "SPLIT",
+}  # to a trial, but for the manifest
 
 
 class Search:
@@ -36,7 +41,9 @@ class Search:
         self.config = config
         self.tracking = tracking
 
-    def run(self, trials: int | None = None, timeout_s: float | None = None, apply: bool = False) -> dict[str, Any]:
+    def run(
+        self, trials: int | None = None, timeout_s: float | None = None, apply: bool = False
+    ) -> dict[str, Any]:
         """Search until the study has enough trials; write `report.html` and `best.diff`.
 
         Args:
@@ -63,7 +70,7 @@ class Search:
             config.space,
             config.params,
             training.fit.seed,
-            config.grace_s,
+            config.stale_after_s,
         )
         most = int(min(trials or config.trials, study.size))
         done = len(study.finished())
@@ -75,7 +82,9 @@ class Search:
                 log_splits(tracker, manifest, training.source_URL, *SPLITS)
                 self._search(study, Judge(config, manifest), most, until, tracker)
                 report = self._write(study, name, most)
-                tracker.files("search", [config.root_dir / "report.html", config.root_dir / "best.diff"])
+                tracker.files(
+                    "search", [config.root_dir / "report.html", config.root_dir / "best.diff"]
+                )
         else:
             report = self._write(study, name, most)
         self._say(report)
@@ -83,14 +92,18 @@ class Search:
             self._apply(report)
         return report
 
-    def _search(self, study: SharedStudy, judge: "Judge", most: int, until: float, tracker: Tracker) -> None:
+    def _search(
+        self, study: SharedStudy, judge: "Judge", most: int, until: float, tracker: Tracker
+    ) -> None:
         while True:
             with study.begin(most, until) as trial:
                 if trial is None:
                     return
                 self._try(study, trial, judge, most, tracker)
 
-    def _try(self, study: SharedStudy, trial: Trial, judge: "Judge", most: int, tracker: Tracker) -> None:
+    def _try(
+        self, study: SharedStudy, trial: Trial, judge: "Judge", most: int, tracker: Tracker
+    ) -> None:
         metric = self.config.metric
         run = tracker.child(f"trial {trial.number}")
         run.params(trial.params)
@@ -128,10 +141,12 @@ class Search:
         report = build_report(study.study, config, name, most)
         report["changes"] = self._changes(report["best"]["params"]) if "best" in report else {}
         text = config.params_path.read_text(encoding="utf-8")
-        patch = difference(text, with_values(text, report["changes"], config.params_path), config.params_path)
-        with replacing(config.root_dir / "best.diff") as staged:
+        patch = difference(
+            text, with_values(text, report["changes"], config.params_path), config.params_path
+        )
+        with atomic_write(config.root_dir / "best.diff") as staged:
             staged.write_text(patch, encoding="utf-8")
-        with replacing(config.root_dir / "report.html") as staged:
+        with atomic_write(config.root_dir / "report.html") as staged:
             staged.write_text(render_page(report), encoding="utf-8")
         return report
 
@@ -160,7 +175,7 @@ class Search:
             logger.info("%s stays as it is", path)
             return
         text = with_values(path.read_text(encoding="utf-8"), changes, path)
-        with replacing(path) as staged:
+        with atomic_write(path) as staged:
             staged.write_text(text, encoding="utf-8")
         logger.info("%s: %s", path, _listed(changes))
 
@@ -172,7 +187,11 @@ def _listed(values: dict[str, Any]) -> str:
 def study_name(config: SearchConfig) -> str:
     """Name the study by all that decides how a trial comes out: other data or settings are another study."""
     parts = [
-        {key: value for key, value in config.params.items() if key not in _NO_MATTER and key not in config.space},
+        {
+            key: value
+            for key, value in config.params.items()
+            if key not in _NO_MATTER and key not in config.space
+        },
         {name: repr(span) for name, span in config.space.items()},
         [config.metric, config.folds, config.epochs],
         sha256_of(config.crossvalidation.training.manifest_path),

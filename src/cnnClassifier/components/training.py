@@ -4,20 +4,31 @@ from importlib.metadata import version
 
 import numpy as np
 
-from cnnClassifier.assessment.calibration import decide_on_validation
-from cnnClassifier.components.preparation import image_features, open_model, plain_image, positive_class
-from cnnClassifier.entity.bundle import HISTORY_FILE, INT8_FILE, MODEL_FILE, REFERENCE_FILE, ModelBundle
+from cnnClassifier.components.training_inputs import (
+    image_features,
+    open_model,
+    plain_image,
+    positive_class,
+)
+from cnnClassifier.entity.bundle import (
+    HISTORY_FILE,
+    INT8_FILE,
+    MODEL_FILE,
+    REFERENCE_FILE,
+    ModelBundle,
+)
 from cnnClassifier.entity.config_entity import TrackingConfig, TrainingConfig
+from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import Entry, Manifest
-from cnnClassifier.entity.notices import is_synthetic
+from cnnClassifier.evaluation.calibration import calibrate
 from cnnClassifier.imaging.augment import View, views_of
-from cnnClassifier.network.familiarity import fit_reference
-from cnnClassifier.network.files import save_model
-from cnnClassifier.network.fit import fit, pooled_features, predict
-from cnnClassifier.network.graph import graph_of, quantise, save_graph
+from cnnClassifier.network.out_of_distribution import fit_reference
+from cnnClassifier.network.quantization import quantize, save_graph, to_openvino
+from cnnClassifier.network.serialization import save_model
+from cnnClassifier.network.training import fit, pooled_features, predict
 from cnnClassifier.tracking.datasets import data_tags, log_splits
 from cnnClassifier.tracking.tracker import TRAINED, Tracker, track
-from cnnClassifier.utils.common import replacing, sha256_of, write_csv
+from cnnClassifier.utils.common import atomic_write, sha256_of, write_csv
 from cnnClassifier.utils.log import logger
 
 _MADE_WITH = ("keras", "tensorflow", "numpy", "pillow")
@@ -59,29 +70,46 @@ class Training:
         train, validation = manifest.of("train"), manifest.of("validation")
         positive = positive_class(config.positive_class, manifest.classes)
         model, tail, layer, cache = open_model(config)
-        items = [(entry, view) for entry in train for view in views_of(entry.sha256, config.augmentation)]
+        items = [
+            (entry, view) for entry in train for view in views_of(entry.sha256, config.augmentation)
+        ]
         cut = len(items)
         items += [(entry, View()) for entry in validation]
         features = image_features(cache, items, config)
         labels = manifest.labels([entry for entry, _ in items])
         history = fit(
-            tail, features[:cut], labels[:cut], features[cut:], labels[cut:], config.fit, on_epoch=tracker.metrics
+            tail,
+            features[:cut],
+            labels[:cut],
+            features[cut:],
+            labels[cut:],
+            config.fit,
+            on_epoch=tracker.metrics,
         )
-        decision = decide_on_validation(
-            labels[cut:], predict(tail, features[cut:]), manifest.classes.index(positive), config.min_sensitivity
+        decision = calibrate(
+            labels[cut:],
+            predict(tail, features[cut:]),
+            manifest.classes.index(positive),
+            config.min_sensitivity,
         )
         plain = np.array([number for number, (_, view) in enumerate(items[:cut]) if view == View()])
         pooled = pooled_features(tail, layer, features[plain])
         groups = [items[number][0].group for number in plain]
-        reference, limit = fit_reference(pooled, groups, config.familiar_share)
-        with replacing(config.bundle_dir) as staged:
+        reference, limit = fit_reference(pooled, groups, config.ood_quantile)
+        with atomic_write(config.bundle_dir) as staged:
             save_model(model, staged / MODEL_FILE)
             reference.save(staged / REFERENCE_FILE)
             if config.int8:
-                graph, activation = graph_of(model, layer)
-                save_graph(staged / INT8_FILE, quantise(graph, self._calibration_images(train)), activation)
+                graph, activation = to_openvino(model, layer)
+                save_graph(
+                    staged / INT8_FILE, quantize(graph, self._calibration_images(train)), activation
+                )
             epochs = enumerate(zip(*history.values(), strict=True), start=1)
-            write_csv(staged / HISTORY_FILE, ("epoch", *history), ((epoch, *values) for epoch, values in epochs))
+            write_csv(
+                staged / HISTORY_FILE,
+                ("epoch", *history),
+                ((epoch, *values) for epoch, values in epochs),
+            )
             bundle = ModelBundle(
                 classes=manifest.classes,
                 positive_class=positive,
@@ -97,12 +125,21 @@ class Training:
                 manifest_sha256=sha256_of(config.manifest_path),
                 dicom_window=config.dicom_window,
                 int8_sha256=sha256_of(staged / INT8_FILE) if config.int8 else None,
-                versions={name: version(name) for name in (*_MADE_WITH, *(("openvino", "nncf") * config.int8))},
+                versions={
+                    name: version(name)
+                    for name in (*_MADE_WITH, *(("openvino", "nncf") * config.int8))
+                },
             )
             bundle.write(staged)
-        logger.info("trained %d epochs; best validation loss %.4f", len(history["loss"]), min(history["val_loss"]))
+        logger.info(
+            "trained %d epochs; best validation loss %.4f",
+            len(history["loss"]),
+            min(history["val_loss"]),
+        )
         return bundle
 
     def _calibration_images(self, train: list[Entry]) -> list[np.ndarray]:
-        order = np.random.default_rng(self.config.fit.seed).permutation(len(train))[:_CALIBRATION_IMAGES]
+        order = np.random.default_rng(self.config.fit.seed).permutation(len(train))[
+            :_CALIBRATION_IMAGES
+        ]
         return [plain_image(train[place], self.config) for place in order]

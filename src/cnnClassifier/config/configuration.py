@@ -22,7 +22,7 @@ from cnnClassifier.entity.config_entity import (
     TrackingConfig,
     TrainingConfig,
 )
-from cnnClassifier.utils.common import clone_dir, read_yaml
+from cnnClassifier.utils.common import project_dir, read_yaml
 from cnnClassifier.utils.errors import ConfigError
 
 CONFIG_PATH = Path("config/config.yaml")
@@ -68,7 +68,7 @@ class ConfigurationManager:
             source_sha256=section.source_sha256,
             class_patterns=dict(section.classes) if section.classes else None,
             class_count=self.params.CLASSES,
-            download_dir=clone_dir() / section.download_dir,
+            download_dir=project_dir() / section.download_dir,
             data_dir=Path(section.data_dir),
             max_unpacked_bytes=section.max_unpacked_bytes,
             connect_timeout_s=section.connect_timeout_s,
@@ -90,7 +90,7 @@ class ConfigurationManager:
             near_copy_correlation=section.near_copy_correlation,
             conflicts=section.conflicts,
             split=section.split,
-            shortcut_limit=section.shortcut_limit,
+            shortcut_warning_auc=section.shortcut_warning_auc,
             min_side=section.min_side,
             max_pixels=section.max_pixels,
             dicom_window=self._dicom_window,
@@ -105,7 +105,9 @@ class ConfigurationManager:
         return PrepareBaseModelConfig(
             base_model_path=Path(section.base_model_path),
             updated_base_model_path=Path(section.updated_base_model_path),
-            weights_cache=Path(section.weights_cache).expanduser() if section.weights_cache else None,
+            weights_cache=Path(section.weights_cache).expanduser()
+            if section.weights_cache
+            else None,
             imagenet_sources=tuple(section.imagenet_sources),
             backbone=self.params.BACKBONE,
             image_size=self._size,
@@ -125,7 +127,7 @@ class ConfigurationManager:
             manifest_path=Path(self.config.data_validation.manifest_path),
             updated_base_model_path=Path(self.config.prepare_base_model.updated_base_model_path),
             bundle_dir=Path(section.bundle_dir),
-            cache_dir=clone_dir() / section.cache_dir,
+            cache_dir=project_dir() / section.cache_dir,
             int8=section.int8,
             source_URL=self.config.data_ingestion.source_URL,
             max_pixels=self.config.data_validation.max_pixels,
@@ -137,7 +139,7 @@ class ConfigurationManager:
             precision=params.PRECISION,
             positive_class=params.POSITIVE_CLASS,
             min_sensitivity=params.MIN_SENSITIVITY,
-            familiar_share=params.FAMILIAR_SHARE,
+            ood_quantile=params.OOD_QUANTILE,
             augmentation=AugmentationConfig(
                 views=params.VIEWS if params.AUGMENTATION else 1,
                 rotation=params.ROTATION_RANGE,
@@ -179,7 +181,11 @@ class ConfigurationManager:
             raise ConfigError(
                 f"{path}: folds: expected at most FOLDS: {self.params.FOLDS} in params.yaml, found {wanted.folds}"
             )
-        space = {key: _span(key, value) for key, value in wanted.to_dict()["space"].items() if value is not None}
+        space = {
+            key: _span(key, value)
+            for key, value in wanted.to_dict()["space"].items()
+            if value is not None
+        }
         if not self.params.AUGMENTATION:
             space.pop("VIEWS", None)  # there is one
         if not space:
@@ -198,7 +204,7 @@ class ConfigurationManager:
             epochs=wanted.epochs,
             storage=storage,
             root_dir=Path(section.root_dir),
-            grace_s=section.grace_s,
+            stale_after_s=section.stale_after_s,
         )
 
     def tracking(self) -> TrackingConfig:
@@ -221,7 +227,7 @@ class ConfigurationManager:
             bundle_dir=Path(self.config.training.bundle_dir),
             root_dir=Path(section.root_dir),
             max_pixels=self.config.data_validation.max_pixels,
-            bootstrap_draws=section.bootstrap_draws,
+            bootstrap_samples=section.bootstrap_samples,
             gallery=section.gallery,
             seed=self.params.SEED,
             gates=GatesConfig(
@@ -229,7 +235,7 @@ class ConfigurationManager:
                 min_groups_per_class=gates.min_groups_per_class,
                 no_leakage=gates.no_leakage,
                 min_roc_auc=gates.min_roc_auc,
-                min_roc_auc_low=gates.min_roc_auc_low,
+                min_roc_auc_lower_bound=gates.min_roc_auc_lower_bound,
                 max_shortcut_auc=gates.max_shortcut_auc,
                 max_ece=gates.max_ece,
                 stops=gates.on_failure == "stop",
@@ -242,19 +248,21 @@ class ConfigurationManager:
         section = self.config.serving
         port = os.environ.get("PORT") or str(section.port)
         if not port.isdecimal() or int(port) > 65535:
-            raise ConfigError(f"environment: PORT: expected a whole number from 0 to 65535, found {port!r}")
+            raise ConfigError(
+                f"environment: PORT: expected a whole number from 0 to 65535, found {port!r}"
+            )
         return ServingConfig(
             bundle_dir=Path(self.config.training.bundle_dir),
             model_cache=Path(section.model_cache),
-            model_poll_s=section.model_poll_s,
+            model_poll_interval_s=section.model_poll_interval_s,
             host=os.environ.get("HOST") or section.host,
             port=int(port),
             max_upload_bytes=section.max_upload_bytes,
             max_pixels=section.max_pixels,
             cors_origins=tuple(section.cors_origins),
             max_images=section.max_images,
-            at_once=section.at_once or max(2, os.cpu_count() or 2),
-            queue_length=section.queue_length,
+            max_concurrent_requests=section.max_concurrent_requests or max(2, os.cpu_count() or 2),
+            max_queued_requests=section.max_queued_requests,
             request_timeout_s=section.request_timeout_s,
             rate_limit=section.rate_limit,
             uncertain_margin=section.uncertain_margin,
@@ -269,19 +277,27 @@ class ConfigurationManager:
 def _check(content: dict[str, Any], schema: dict[str, Any], path: Path, prefix: str = "") -> None:
     for key in content:
         if key not in schema:
-            raise ConfigError(f"{path}: {prefix}{key}: unknown key; expected one of {', '.join(schema)}")
+            raise ConfigError(
+                f"{path}: {prefix}{key}: unknown key; expected one of {', '.join(schema)}"
+            )
     for key, rule in schema.items():
         if key not in content:
-            wanted = rule.expectation if isinstance(rule, Rule) else f"a section with {', '.join(rule)}"
+            wanted = (
+                rule.expectation if isinstance(rule, Rule) else f"a section with {', '.join(rule)}"
+            )
             raise ConfigError(f"{path}: {prefix}{key}: missing; expected {wanted}")
         value = content[key]
         if isinstance(rule, Rule):
             if not rule.holds(value):
-                raise ConfigError(f"{path}: {prefix}{key}: expected {rule.expectation}, found {_shown(value)}")
+                raise ConfigError(
+                    f"{path}: {prefix}{key}: expected {rule.expectation}, found {_shown(value)}"
+                )
         elif isinstance(value, dict):
             _check(value, rule, path, f"{prefix}{key}.")
         else:
-            raise ConfigError(f"{path}: {prefix}{key}: expected a section: {', '.join(rule)}, found {_shown(value)}")
+            raise ConfigError(
+                f"{path}: {prefix}{key}: expected a section: {', '.join(rule)}, found {_shown(value)}"
+            )
 
 
 def _span(key: str, value: Any) -> Choice | Between:
@@ -293,6 +309,8 @@ def _span(key: str, value: Any) -> Choice | Between:
 
 
 def _shown(value: Any) -> str:
-    plain = getattr(value, "to_dict", None) or getattr(value, "to_list", None)  # Box's own words would only confuse
+    plain = getattr(value, "to_dict", None) or getattr(
+        value, "to_list", None
+    )  # Box's own words would only confuse
     text = repr(plain() if plain else value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -21,12 +21,17 @@ class Rule:
 
 def integer(low: int, high: int) -> Rule:
     """Expect a whole number from `low` to `high`, both included."""
-    return Rule(f"a whole number from {low} to {high}", lambda v: _is_number(v, int) and low <= v <= high)
+    return Rule(
+        f"a whole number from {low} to {high}", lambda v: _is_number(v, int) and low <= v <= high
+    )
 
 
 def number(low: float, high: float) -> Rule:
     """Expect a number from `low` to `high`, both included."""
-    return Rule(f"a number from {low:g} to {high:g}", lambda v: _is_number(v, int, float) and low <= v <= high)
+    return Rule(
+        f"a number from {low:g} to {high:g}",
+        lambda v: _is_number(v, int, float) and low <= v <= high,
+    )
 
 
 def flag() -> Rule:
@@ -46,7 +51,10 @@ def choice(*values: str) -> Rule:
 
 def sha256() -> Rule:
     """Expect 64 hexadecimal digits."""
-    return Rule("64 hexadecimal digits", lambda v: isinstance(v, str) and bool(re.fullmatch("[0-9a-fA-F]{64}", v)))
+    return Rule(
+        "64 hexadecimal digits",
+        lambda v: isinstance(v, str) and bool(re.fullmatch("[0-9a-fA-F]{64}", v)),
+    )
 
 
 def pattern(group: str) -> Rule:
@@ -64,7 +72,9 @@ def pattern(group: str) -> Rule:
 def rate() -> Rule:
     """Expect a number of requests in a time, such as `600/minute`."""
     wanted = "[1-9][0-9]{0,8}/(second|minute|hour|day)"
-    return Rule("a rate such as 600/minute", lambda v: isinstance(v, str) and bool(re.fullmatch(wanted, v)))
+    return Rule(
+        "a rate such as 600/minute", lambda v: isinstance(v, str) and bool(re.fullmatch(wanted, v))
+    )
 
 
 def optional(rule: Rule) -> Rule:
@@ -77,7 +87,9 @@ def listing(rule: Rule, low: int = 0, high: int = 1000) -> Rule:
     count = f"{low} " if low == high else "" if low == 0 else f"{low} or more "
     return Rule(
         f"a list; its {count}items: {rule.expectation}",
-        lambda v: isinstance(v, list) and low <= len(v) <= high and all(rule.holds(item) for item in v),
+        lambda v: (
+            isinstance(v, list) and low <= len(v) <= high and all(rule.holds(item) for item in v)
+        ),
     )
 
 
@@ -86,7 +98,9 @@ def mapping(rule: Rule) -> Rule:
     return Rule(
         f"names with values, each {rule.expectation}",
         lambda v: (
-            isinstance(v, dict) and all(isinstance(k, str) and rule.holds(item) for k, item in v.items()) and bool(v)
+            isinstance(v, dict)
+            and all(isinstance(k, str) and rule.holds(item) for k, item in v.items())
+            and bool(v)
         ),
     )
 
@@ -96,17 +110,30 @@ def span(rule: Rule) -> Rule:
 
     def holds(value: Any) -> bool:
         if isinstance(value, list):
-            return bool(value) and all(map(rule.holds, value)) and all(v not in value[:n] for n, v in enumerate(value))
+            return (
+                bool(value)
+                and all(map(rule.holds, value))
+                and all(v not in value[:n] for n, v in enumerate(value))
+            )
         return value is None or (isinstance(value, dict) and _is_range(value, rule))
 
-    ends = ", or {low, high} with log: true or a step" if rule.holds(1) and not rule.holds(True) else ""
+    ends = (
+        ", or {low, high} with log: true or a step"
+        if rule.holds(1) and not rule.holds(True)
+        else ""
+    )
     return Rule(f"null, or a list of different values{ends}, each {rule.expectation}", holds)
 
 
 def _is_range(value: dict[str, Any], rule: Rule) -> bool:
     if not {"low", "high"} <= set(value) <= {"low", "high", "log", "step"}:
         return False
-    low, high, log, step = value["low"], value["high"], value.get("log", False), value.get("step", 1e-9)
+    low, high, log, step = (
+        value["low"],
+        value["high"],
+        value.get("log", False),
+        value.get("step", 1e-9),
+    )
     return (
         all(_is_number(v, int, float) for v in (low, high, step))
         and isinstance(log, bool)

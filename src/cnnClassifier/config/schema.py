@@ -19,7 +19,7 @@ from cnnClassifier.config.rules import (
     text,
     window,
 )
-from cnnClassifier.entity.reading import WINDOWS
+from cnnClassifier.entity.dicom_options import WINDOWS
 
 BACKBONES = ("VGG16", "VGG19", "ResNet50", "DenseNet121", "MobileNetV2", "EfficientNetB0")
 HEADS = ("conv_max", "average", "flatten")
@@ -48,7 +48,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "near_copy_correlation": number(0, 1),
         "conflicts": choice("stop", "leave_out"),
         "split": choice("grouped", "as_given"),
-        "shortcut_limit": number(0.5, 1),
+        "shortcut_warning_auc": number(0.5, 1),
         "min_side": integer(1, 10**5),
         "max_pixels": integer(1, _MOST_PIXELS),
         "joblib_backend": choice("threading", "loky"),
@@ -61,13 +61,13 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
     },
     "training": {"bundle_dir": text(), "cache_dir": text(), "int8": flag()},
     "crossvalidation": {"root_dir": text()},
-    "search": {"root_dir": text(), "storage": STORAGE, "grace_s": number(1, 86400)},
+    "search": {"root_dir": text(), "storage": STORAGE, "stale_after_s": number(1, 86400)},
     "evaluation": {
         "root_dir": text(),
         "mlflow_uri": text(),
         "experiment": text(),
         "registered_model": text(),
-        "bootstrap_draws": integer(100, 100_000),
+        "bootstrap_samples": integer(100, 100_000),
         "gallery": integer(0, 60),
     },
     "gates": {
@@ -75,7 +75,7 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "min_groups_per_class": optional(integer(1, 10**9)),
         "no_leakage": flag(),
         "min_roc_auc": optional(number(0, 1)),
-        "min_roc_auc_low": optional(number(0, 1)),
+        "min_roc_auc_lower_bound": optional(number(0, 1)),
         "max_shortcut_auc": optional(number(0, 1)),
         "max_ece": optional(number(0, 1)),
         "on_failure": choice("stop", "warn"),
@@ -86,15 +86,15 @@ CONFIG: dict[str, Rule | dict[str, Rule]] = {
         "max_upload_bytes": integer(1, 10**10),
         "max_pixels": integer(1, _MOST_PIXELS),
         "max_images": integer(1, 1000),
-        "at_once": optional(integer(1, 256)),
-        "queue_length": integer(0, 1000),
+        "max_concurrent_requests": optional(integer(1, 256)),
+        "max_queued_requests": integer(0, 1000),
         "request_timeout_s": number(1, 3600),
         "rate_limit": optional(rate()),
         "uncertain_margin": number(0, 0.5),
         "trusted_proxy": optional(text()),
         "cors_origins": listing(text()),
         "model_cache": text(),
-        "model_poll_s": number(0.1, 86400),
+        "model_poll_interval_s": number(0.1, 86400),
         "show_reports": flag(),
         "int8": flag(),
     },
@@ -105,7 +105,7 @@ PARAMS: dict[str, Rule | dict[str, Rule]] = {
     "CLASSES": integer(2, 1000),
     "POSITIVE_CLASS": text(),
     "MIN_SENSITIVITY": optional(number(0.01, 1)),
-    "FAMILIAR_SHARE": number(0.5, 1),
+    "OOD_QUANTILE": number(0.5, 1),
     "SPLIT": shares(),
     "FOLDS": integer(3, 100),
     "FOLD_SEEDS": listing(integer(0, 2**31 - 1), low=1),
@@ -139,5 +139,9 @@ SEARCH: dict[str, Rule | dict[str, Rule]] = {
     "metric": choice("loss", "roc_auc", "balanced_accuracy"),
     "folds": integer(1, 100),
     "epochs": integer(1, 10000),
-    "space": {key: span(rule) for key, rule in PARAMS.items() if key in SEARCHED and isinstance(rule, Rule)},
+    "space": {
+        key: span(rule)
+        for key, rule in PARAMS.items()
+        if key in SEARCHED and isinstance(rule, Rule)
+    },
 }

@@ -7,8 +7,16 @@ import numpy as np
 # From coarse to fine: pixels of the sides, blur in pixels, steps, and the correlation of the pictures and of their
 # details below which it is given up: of 26 copies none was below 0.994 at the second level, half of the others was.
 _LEVELS = ((32, 2.0, 8, 0.8, -1), (32, 0.7, 6, 0.85, 0.98), (64, 0.0, 4, 0.9, -1))
-_AS_IT_IS = (1.0, 1.0, 0.0, 0.0)  # the moving picture's x and y scale and shift, sides going from -1 to 1
-_MOST_SCALE, _MOST_SHIFT = 0.25, 0.5  # of the start's scale, of the sides' half: beyond this it is another picture
+_AS_IT_IS = (
+    1.0,
+    1.0,
+    0.0,
+    0.0,
+)  # the moving picture's x and y scale and shift, sides going from -1 to 1
+_MOST_SCALE, _MOST_SHIFT = (
+    0.25,
+    0.5,
+)  # of the start's scale, of the sides' half: beyond this it is another picture
 _LEAST_OVERLAP = 0.3  # of the area
 # Blurs in pixels: what is finer than the first is noise and resampling, what is coarser than the second is alike in
 # neighbouring slices too.
@@ -18,7 +26,9 @@ _LEAST_GAIN = 0.2
 _STILL = 0.01  # pixels
 
 
-def aligned_correlation(first: np.ndarray, second: np.ndarray, place: np.ndarray | None = None) -> float:
+def aligned_correlation(
+    first: np.ndarray, second: np.ndarray, place: np.ndarray | None = None
+) -> float:
     """Correlate the details of two thumbnails where they overlap best: each scaled along either axis, shifted.
 
     What is coarse counts for nothing, since it's alike in neighbouring slices, nor do the few pixels that are furthest
@@ -118,7 +128,10 @@ def _align(
             return None
         step = change[:4] / change[4]
         place = place + step
-        if np.abs(place[:2] / start[:2] - 1).max() > _MOST_SCALE or np.abs(place[2:] - start[2:]).max() > _MOST_SHIFT:
+        if (
+            np.abs(place[:2] / start[:2] - 1).max() > _MOST_SCALE
+            or np.abs(place[2:] - start[2:]).max() > _MOST_SHIFT
+        ):
             return None
         if np.abs(step).max() * half < _STILL:
             break
@@ -137,7 +150,9 @@ def _overlap(
         inside = np.flatnonzero((where >= 0) & (where <= side - 1))
         insides.append(inside)
         apart = np.abs(np.subtract.outer(where[inside], np.arange(side)))
-        weights = np.maximum(0, 1 - apart / max(1, scale))  # linear; blurred where pixels of the moving one are skipped
+        weights = np.maximum(
+            0, 1 - apart / max(1, scale)
+        )  # linear; blurred where pixels of the moving one are skipped
         spreads.append(weights / weights.sum(1, keepdims=True))
     (columns, rows), (across, along) = insides, spreads
     x, y = np.tile(axis[columns], len(rows)), np.repeat(axis[rows], len(columns))

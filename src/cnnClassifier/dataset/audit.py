@@ -15,8 +15,8 @@ from PIL import Image
 
 from cnnClassifier.dataset.alignment import aligned_correlation, details
 from cnnClassifier.dataset.marks import NO_MARKS, Marks, find_marks, shared_marks
-from cnnClassifier.imaging.decode import Decoded, Reading, decode
-from cnnClassifier.imaging.dicomheader import read_pseudonym
+from cnnClassifier.imaging.decode import Decoded, DicomOptions, decode
+from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
 
@@ -35,10 +35,13 @@ HANDLING = {
 _THUMBNAIL = 64
 _BORDER = 0.05  # of each side
 _FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF", "dcm": "DICOM"}
-_AS_IT_IS = Reading()
+_AS_IT_IS = DicomOptions()
 _AT_ONCE = 1024  # thumbnails compared in one go
 _PAIR = np.dtype([("likeness", np.float32), ("first", np.int32), ("other", np.int32)])
-_ALIGNED, _WORTH = 3, 0.7  # pairs that are aligned for one file at the most, and how alike their outlines must be
+_ALIGNED, _WORTH = (
+    3,
+    0.7,
+)  # pairs that are aligned for one file at the most, and how alike their outlines must be
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class FileFacts:
         grey: mean and standard deviation, 0-255.
         border: mean, standard deviation, 5th and 95th percentile of the outer 5 % at top, bottom, left and right.
         marks: details by which crops are found.
-        patient: of DICOM a pseudonym (see `read_pseudonym`); else empty.
+        patient: of DICOM a pseudonym (see `read_patient_pseudonym`); else empty.
     """
 
     path: str
@@ -92,7 +95,7 @@ def read_files(
     max_pixels: int,
     min_side: int = 1,
     backend: str = "threading",
-    reading: Reading = _AS_IT_IS,
+    reading: DicomOptions = _AS_IT_IS,
 ) -> list[FileFacts]:
     """Read and decode each file once, on all cores.
 
@@ -104,14 +107,21 @@ def read_files(
         backend: joblib's: `threading` (Pillow decodes without the GIL) or `loky` (processes).
         reading: window and frame of DICOM files.
     """
-    jobs = (joblib.delayed(_read_file)(data_dir, path, label, max_pixels, min_side, reading) for path, label in files)
+    jobs = (
+        joblib.delayed(_read_file)(data_dir, path, label, max_pixels, min_side, reading)
+        for path, label in files
+    )
     found = joblib.Parallel(n_jobs=-1, backend=backend, return_as="generator")(jobs)
     return list(progress(found, total=len(files), desc="reading files", unit="file"))
 
 
-def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side: int, reading: Reading) -> FileFacts:
+def _read_file(
+    data_dir: Path, path: str, label: str, max_pixels: int, min_side: int, reading: DicomOptions
+) -> FileFacts:
     def left_out(reason: str) -> FileFacts:
-        return FileFacts(path, label, digest, len(data), 0, np.empty(0, np.uint8), "", "", "", reason)
+        return FileFacts(
+            path, label, digest, len(data), 0, np.empty(0, np.uint8), "", "", "", reason
+        )
 
     data, digest = b"", ""
     try:
@@ -121,12 +131,14 @@ def _read_file(data_dir: Path, path: str, label: str, max_pixels: int, min_side:
     digest = hashlib.sha256(data).hexdigest()
     try:
         image = decode(data, max_pixels, reading)
-        patient = read_pseudonym(data) if image.format == "DICOM" else ""
+        patient = read_patient_pseudonym(data) if image.format == "DICOM" else ""
     except ImageError as error:
         return left_out(f"{error.code}: {error}")
     height, width = image.pixels.shape[:2]
     if min(height, width) < min_side:
-        return left_out(f"too_small: {width}×{height} pixels; at least {min_side} on each side are taken")
+        return left_out(
+            f"too_small: {width}×{height} pixels; at least {min_side} on each side are taken"
+        )
     grey = Image.fromarray(image.pixels).convert("L")
     pixels = np.asarray(grey)
     return FileFacts(
@@ -166,7 +178,11 @@ def _unusual(image: Decoded, path: str, *, blank: bool) -> Iterator[str]:
 def _border(pixels: np.ndarray) -> tuple[float, ...]:
     rows, columns = (max(1, round(_BORDER * side)) for side in pixels.shape)
     sides = (pixels[:rows], pixels[-rows:], pixels[:, :columns], pixels[:, -columns:])
-    return tuple(float(figure) for side in sides for figure in (side.mean(), side.std(), *np.percentile(side, (5, 95))))
+    return tuple(
+        float(figure)
+        for side in sides
+        for figure in (side.mean(), side.std(), *np.percentile(side, (5, 95)))
+    )
 
 
 def byte_copies(facts: Sequence[FileFacts], rank: Sequence[int] | None = None) -> dict[int, int]:
@@ -216,7 +232,9 @@ def near_copies(facts: Sequence[FileFacts], bits: int, correlation: float) -> li
     return sorted(linked.links)
 
 
-def _link_alike(facts: Sequence[FileFacts], linked: "_Linked", bits: int, correlation: float) -> np.ndarray:
+def _link_alike(
+    facts: Sequence[FileFacts], linked: "_Linked", bits: int, correlation: float
+) -> np.ndarray:
     """Link what has like hashes and like thumbnails.
 
     Returns:
@@ -242,18 +260,26 @@ def _link_alike(facts: Sequence[FileFacts], linked: "_Linked", bits: int, correl
                 if len(rest) == 0:
                     continue
                 likeness = outlines[rest] @ outlines[first]
-                for other in _alike(facts, first, rest[likeness >= correlation - 1e-5], correlation):
+                for other in _alike(
+                    facts, first, rest[likeness >= correlation - 1e-5], correlation
+                ):
                     linked.link(first, other)
                 nearest = np.argsort(-likeness, kind="stable")[:_ALIGNED]
                 nearest = nearest[likeness[nearest] >= _WORTH]
                 pairs = np.empty(len(nearest), _PAIR)
-                pairs["likeness"], pairs["first"], pairs["other"] = likeness[nearest], first, rest[nearest]
+                pairs["likeness"], pairs["first"], pairs["other"] = (
+                    likeness[nearest],
+                    first,
+                    rest[nearest],
+                )
                 doubtful += pairs.tobytes()
         earlier.append(piece)
     return np.frombuffer(doubtful, _PAIR)
 
 
-def _link_aligned(facts: Sequence[FileFacts], linked: "_Linked", doubtful: np.ndarray, correlation: float) -> None:
+def _link_aligned(
+    facts: Sequence[FileFacts], linked: "_Linked", doubtful: np.ndarray, correlation: float
+) -> None:
     """Link what has like hashes and, once aligned, like thumbnails: the likeliest first, a few tries for each file."""
     tried: Counter[int] = Counter()
     for place in np.lexsort((doubtful["other"], doubtful["first"], -doubtful["likeness"])):
@@ -274,7 +300,10 @@ def _link_crops(facts: Sequence[FileFacts], linked: "_Linked", correlation: floa
     tried: Counter[int] = Counter()
     for shared in shared_marks([facts[place].marks for place in chosen]):
         pair = chosen[shared.first], chosen[shared.other]
-        if min(tried[place] for place in pair) < _ALIGNED and linked.part[pair[0]] != linked.part[pair[1]]:
+        if (
+            min(tried[place] for place in pair) < _ALIGNED
+            and linked.part[pair[0]] != linked.part[pair[1]]
+        ):
             tried.update(pair)
             one, other = (facts[place].thumbnail for place in pair)
             if aligned_correlation(one, other, shared.place) >= correlation:
@@ -323,7 +352,9 @@ def _outlines(facts: Sequence[FileFacts]) -> np.ndarray:
     return outlines
 
 
-def _alike(facts: Sequence[FileFacts], first: int, others: np.ndarray, correlation: float) -> Iterator[int]:
+def _alike(
+    facts: Sequence[FileFacts], first: int, others: np.ndarray, correlation: float
+) -> Iterator[int]:
     """Yield those of `others` whose thumbnails' details correlate with those of `first` by `correlation` or more."""
     if len(others) == 0:
         return
@@ -339,7 +370,9 @@ def _centred(fact: FileFacts) -> np.ndarray:
     return fact.thumbnail - fact.thumbnail.mean(dtype=np.float32)
 
 
-def group_files(facts: Sequence[FileFacts], pattern: str | None, pairs: Sequence[tuple[int, int]]) -> list[str]:
+def group_files(
+    facts: Sequence[FileFacts], pattern: str | None, pairs: Sequence[tuple[int, int]]
+) -> list[str]:
     """Name the group of each file, joined with near-copies: what the pattern takes from its name, or whose it is.
 
     Args:
@@ -351,7 +384,10 @@ def group_files(facts: Sequence[FileFacts], pattern: str | None, pairs: Sequence
     Returns:
         For each file the name of its group: the first of the names that were joined.
     """
-    return join([_group_name(Path(fact.path), pattern) or fact.patient or fact.path for fact in facts], pairs)
+    return join(
+        [_group_name(Path(fact.path), pattern) or fact.patient or fact.path for fact in facts],
+        pairs,
+    )
 
 
 def join(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:
@@ -375,7 +411,9 @@ def _group_name(path: Path, pattern: str | None) -> str:
     return (match["group"] or "").strip() if match else ""
 
 
-def conflicts(facts: Sequence[FileFacts], same: Callable[[FileFacts], str]) -> list[list[FileFacts]]:
+def conflicts(
+    facts: Sequence[FileFacts], same: Callable[[FileFacts], str]
+) -> list[list[FileFacts]]:
     """Return the sets of files that are the same by `same` and stand under more than one class."""
     found: dict[str, list[FileFacts]] = defaultdict(list)
     for fact in facts:

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from cnnClassifier.dataset.archive import archive_trouble, safe_path
-from cnnClassifier.dataset.disk import check_free, write_all
+from cnnClassifier.dataset.extraction import archive_trouble, safe_path
 from cnnClassifier.dataset.layout import is_image
+from cnnClassifier.dataset.storage import check_free, write_all
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.log import logger
@@ -133,7 +133,11 @@ def download_drive_folder(identifier: str, target: Path, patience: Patience) -> 
     def list_files() -> list[Any]:
         with _drive_errors(f"folder {identifier}", patience):
             return gdown.download_folder(
-                id=identifier, output=str(part), skip_download=True, quiet=True, timeout=patience.timeout
+                id=identifier,
+                output=str(part),
+                skip_download=True,
+                quiet=True,
+                timeout=patience.timeout,
             )
 
     files = [file for file in _retry(list_files, patience.retries) if is_image(Path(file.path))]
@@ -141,14 +145,19 @@ def download_drive_folder(identifier: str, target: Path, patience: Patience) -> 
     for file in progress(files, desc="Google Drive", unit="file"):
         path = safe_path(file.path)
         if path is None:
-            raise SourceError(f"Google Drive folder {identifier}: the name {file.path!r} leads elsewhere; rename it")
+            raise SourceError(
+                f"Google Drive folder {identifier}: the name {file.path!r} leads elsewhere; rename it"
+            )
         create_directories((part / path).parent)
         _drive_download(file.id, part / path, patience)
     os.replace(part, target)
 
 
 def _drive_download(
-    identifier: str, file: Path, patience: Patience, progress: Callable[[int, int | None], None] | None = None
+    identifier: str,
+    file: Path,
+    patience: Patience,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> None:
     import gdown
 
@@ -181,7 +190,9 @@ def _drive_errors(what: str, patience: Patience) -> Iterator[None]:
         raise _explain(error, f"Google Drive {what}", patience) from error
 
 
-def _retry(work: Callable[[], Result], retries: int, received: Callable[[], int] = lambda: 0) -> Result:
+def _retry(
+    work: Callable[[], Result], retries: int, received: Callable[[], int] = lambda: 0
+) -> Result:
     """Call `work` until it succeeds; the count of failures starts anew whenever more was received than ever before."""
     failures, most = 0, received()
     while True:
@@ -210,13 +221,19 @@ def _transfer(url: str, part: Path, patience: Patience) -> None:
         with requests.get(url, headers=headers, stream=True, timeout=patience.timeout) as response:
             if known and _range_is_spent(response, offset):
                 return
-            if known and response.status_code in (206, 416) and not _continues(response, offset, known):
+            if (
+                known
+                and response.status_code in (206, 416)
+                and not _continues(response, offset, known)
+            ):
                 logger.info("%s: the server can't go on at byte %d; starting again", shown, offset)
                 _forget(part)
                 _transfer(url, part, patience)
                 return
             _refuse_status(response, shown)
-            if response.status_code == 200:  # bytes of an older version must never stand beside the new version's mark
+            if (
+                response.status_code == 200
+            ):  # bytes of an older version must never stand beside the new version's mark
                 _forget(part)
                 offset = 0
             version.write_text(_version(response), encoding="utf-8")
@@ -239,7 +256,9 @@ def _save(response: requests.Response, part: Path, offset: int, shown: str) -> N
             write_all(file, chunk)
             bar.update(len(chunk))
     if total is not None and _size(part) != total:
-        raise _TransientError(f"{shown}: cut short: {_size(part):,} of {total:,} bytes came; run it again to go on")
+        raise _TransientError(
+            f"{shown}: cut short: {_size(part):,} of {total:,} bytes came; run it again to go on"
+        )
 
 
 def _version(response: requests.Response) -> str:
@@ -258,7 +277,9 @@ def _continues(response: requests.Response, offset: int, known: str) -> bool:
 
 def _range_is_spent(response: requests.Response, offset: int) -> bool:
     """Tell whether all bytes had come already: a run was killed before it could rename the file."""
-    return response.status_code == 416 and response.headers.get("Content-Range") == f"bytes */{offset}"
+    return (
+        response.status_code == 416 and response.headers.get("Content-Range") == f"bytes */{offset}"
+    )
 
 
 def _refuse_status(response: requests.Response, shown: str) -> None:
@@ -281,25 +302,37 @@ def _explain(error: requests.RequestException, shown: str, patience: Patience) -
     cause = error.args[0] if error.args else None
     reason = getattr(cause, "reason", cause)
     if isinstance(error, requests.exceptions.SSLError):
-        return SourceError(f"{shown}: no trusted connection ({_short(reason)}); check the address and the clock")
+        return SourceError(
+            f"{shown}: no trusted connection ({_short(reason)}); check the address and the clock"
+        )
     if isinstance(error, requests.exceptions.ProxyError):
-        return SourceError(f"{shown}: the proxy fails ({_short(reason)}); check HTTP_PROXY and HTTPS_PROXY")
+        return SourceError(
+            f"{shown}: the proxy fails ({_short(reason)}); check HTTP_PROXY and HTTPS_PROXY"
+        )
     if isinstance(error, requests.ConnectTimeout):
         return _TransientError(
             f"{shown}: no connection within {patience.connect_s:g} s; check the network, or raise "
             "data_ingestion.connect_timeout_s"
         )
-    if isinstance(error, requests.ReadTimeout) or isinstance(cause, urllib3.exceptions.ReadTimeoutError):
+    if isinstance(error, requests.ReadTimeout) or isinstance(
+        cause, urllib3.exceptions.ReadTimeoutError
+    ):
         return _TransientError(
             f"{shown}: the server sent nothing for {patience.read_s:g} s; run it again to go on, or raise "
             "data_ingestion.read_timeout_s"
         )
     if isinstance(reason, urllib3.exceptions.NameResolutionError):
-        return _TransientError(f"{shown}: the host's name can't be resolved; check the network and the address")
+        return _TransientError(
+            f"{shown}: the host's name can't be resolved; check the network and the address"
+        )
     if isinstance(reason, urllib3.exceptions.NewConnectionError):
-        return _TransientError(f"{shown}: no connection ({_short(reason)}); check the network and the address")
+        return _TransientError(
+            f"{shown}: no connection ({_short(reason)}); check the network and the address"
+        )
     if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
-        return _TransientError(f"{shown}: the connection broke ({_short(reason)}); run it again to go on")
+        return _TransientError(
+            f"{shown}: the connection broke ({_short(reason)}); run it again to go on"
+        )
     return SourceError(f"{shown}: {_short(error)}; correct data_ingestion.source_URL")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
 
-from cnnClassifier.dataset.disk import check_free
+from cnnClassifier.dataset.storage import check_free
 from cnnClassifier.imaging.decode import SUFFIXES
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
@@ -74,7 +74,9 @@ def list_images(folder: Path) -> list[PurePosixPath]:
     seen: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(here)
-        folders[:] = sorted(name for name in folders if not _is_litter(name)) if real not in seen else []
+        folders[:] = (
+            sorted(name for name in folders if not _is_litter(name)) if real not in seen else []
+        )
         if real not in seen:
             below = PurePosixPath(*Path(here).relative_to(folder).parts)
             found += [below / name for name in files if is_image(PurePosixPath(name))]
@@ -91,12 +93,19 @@ def image_files(data_dir: Path) -> list[tuple[str, str]]:
     images = list_images(data_dir) if data_dir.is_dir() else []
     if not images:
         raise SourceError(f"{data_dir}: no image inside; run data_ingestion first")
-    depth = 1 if all(image.parts[0].lower() in SPLITS and len(image.parts) > 2 for image in images) else 0
+    depth = (
+        1
+        if all(image.parts[0].lower() in SPLITS and len(image.parts) > 2 for image in images)
+        else 0
+    )
     return [(image.as_posix(), image.parts[depth]) for image in images]
 
 
 def arrange(
-    images: Iterable[PurePosixPath], patterns: Mapping[str, str] | None, class_count: int, origin: str
+    images: Iterable[PurePosixPath],
+    patterns: Mapping[str, str] | None,
+    class_count: int,
+    origin: str,
 ) -> list[Placed]:
     """Find the class folders and place each image.
 
@@ -118,14 +127,20 @@ def arrange(
     """
     images = list(images)
     if not images:
-        raise SourceError(f"{origin}: no image inside; expected folders, one for each class, of {_suffixes()} files")
+        raise SourceError(
+            f"{origin}: no image inside; expected folders, one for each class, of {_suffixes()} files"
+        )
     found = _find(images)
     if not found:
         raise SourceError(
             f"{origin}: the images lie in no class folder; put those of each class in a folder of its own"
         )
     if len(found) < len(images):
-        logger.warning("%s: %d images lie in no class folder and are left out", origin, len(images) - len(found))
+        logger.warning(
+            "%s: %d images lie in no class folder and are left out",
+            origin,
+            len(images) - len(found),
+        )
     folders = Counter(image.folder for image in found)
     labels = _match(folders, patterns, origin) if patterns else _merge_case(folders)
     _check_count(set(labels.values()), folders, class_count, origin)
@@ -165,7 +180,9 @@ def _find(images: list[PurePosixPath]) -> list[_Found]:
     names = _folders_at(images, depth)
     if not names or not all(name.casefold() in SPLITS for name in names):
         return _in_folders(images, depth, None)
-    by_split = {name: [image for image in images if _below(image, depth, name)] for name in sorted(names)}
+    by_split = {
+        name: [image for image in images if _below(image, depth, name)] for name in sorted(names)
+    }
     depths = {name: _skip_wrappers(members, depth + 1) for name, members in by_split.items()}
     several = [_folders_at(members, depths[name]) for name, members in by_split.items()]
     known = {folder.casefold() for folders in several if len(folders) > 1 for folder in folders}
@@ -180,7 +197,11 @@ def _skip_wrappers(images: list[PurePosixPath], depth: int, known: Iterable[str]
     """Return the depth at which class or split folders stand; a folder named like a `known` class is no wrapper."""
     while True:
         names = _folders_at(images, depth)
-        if len(names) != 1 or min(names).casefold() in known or any(len(image.parts) == depth + 2 for image in images):
+        if (
+            len(names) != 1
+            or min(names).casefold() in known
+            or any(len(image.parts) == depth + 2 for image in images)
+        ):
             return depth
         depth += 1
 
@@ -211,7 +232,9 @@ def _match(folders: Counter[str], patterns: Mapping[str, str], origin: str) -> d
     labels: dict[str, str] = {}
     for label, pattern in patterns.items():
         if not label or PurePath(label).name != label or _is_litter(label):
-            raise SourceError(f"data_ingestion.classes: {label!r} can't name a folder; choose a plain word")
+            raise SourceError(
+                f"data_ingestion.classes: {label!r} can't name a folder; choose a plain word"
+            )
         matched = [folder for folder in folders if fnmatchcase(folder.lower(), pattern.lower())]
         if not matched:
             raise SourceError(

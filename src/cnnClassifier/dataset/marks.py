@@ -9,16 +9,27 @@ from PIL import Image
 from scipy.fft import dctn, idctn
 
 _SIDE = 128  # pixels of the longer side
-_BLURS = 1.4 * 2 ** (np.arange(14) / 4)  # pixels; a detail is as large as the blur that it stands out at
+_BLURS = 1.4 * 2 ** (
+    np.arange(14) / 4
+)  # pixels; a detail is as large as the blur that it stands out at
 _CONTRAST = 0.5  # grey levels by which it must stand out
-_LONG = 12  # edges, along which a place isn't sure, have a larger tr²/det of their second derivatives
+_LONG = (
+    12  # edges, along which a place isn't sure, have a larger tr²/det of their second derivatives
+)
 _MOST = 80  # marks of a picture
 _REACH, _PATCH = 5, 8  # a patch reaches so many sizes from its middle; samples of its sides
 _BITS = 48  # of a code: the signs of a patch's lowest frequencies
-_ORDERS, _NEXT, _APART = 16, 6, 8  # ways to sort the codes, neighbours looked at in each, bits that may differ
+_ORDERS, _NEXT, _APART = (
+    16,
+    6,
+    8,
+)  # ways to sort the codes, neighbours looked at in each, bits that may differ
 _KEPT = 2  # like codes kept of each
 _LEAST = 5  # marks that must agree on scale and shift
-_NEAR, _ALIKE = 0.1, 0.35  # how far they may be off: of the sides' half, and as a logarithm of the scale
+_NEAR, _ALIKE = (
+    0.1,
+    0.35,
+)  # how far they may be off: of the sides' half, and as a logarithm of the scale
 _PARTNERS = 6  # pictures looked at for each
 
 
@@ -69,9 +80,13 @@ def find_marks(grey: Image.Image) -> Marks:
     layer, y, x = _blobs(layers)
     size = _BLURS[layer]
     reach = _REACH * size
-    inside = (np.minimum(x, y) > 0.65 * reach) & (np.minimum(width - 1 - x, height - 1 - y) > 0.65 * reach)
+    inside = (np.minimum(x, y) > 0.65 * reach) & (
+        np.minimum(width - 1 - x, height - 1 - y) > 0.65 * reach
+    )
     layer, y, x, size, reach = layer[inside], y[inside], x[inside], size[inside], reach[inside]
-    places = np.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1, 2 * size / width, 2 * size / height], 1)
+    places = np.stack(
+        [(2 * x + 1) / width - 1, (2 * y + 1) / height - 1, 2 * size / width, 2 * size / height], 1
+    )
     offsets = np.multiply.outer(reach, (2 * np.arange(_PATCH) + 1) / _PATCH - 1)
     columns = (x[:, None] + offsets).round().astype(int).clip(0, width - 1)
     rows = (y[:, None] + offsets).round().astype(int).clip(0, height - 1)
@@ -85,8 +100,13 @@ def find_marks(grey: Image.Image) -> Marks:
 
 def _blurred(pixels: np.ndarray) -> np.ndarray:
     """Blur a picture by each of `_BLURS`, mirrored at its borders: float32, (blurs, height, width)."""
-    down, across = (np.arange(side, dtype=np.float32) * np.float32(np.pi / side) for side in pixels.shape)
-    weights = [np.exp(-np.multiply.outer(_BLURS**2 / 2, along**2)).astype(np.float32) for along in (down, across)]
+    down, across = (
+        np.arange(side, dtype=np.float32) * np.float32(np.pi / side) for side in pixels.shape
+    )
+    weights = [
+        np.exp(-np.multiply.outer(_BLURS**2 / 2, along**2)).astype(np.float32)
+        for along in (down, across)
+    ]
     return idctn(dctn(pixels) * weights[0][:, :, None] * weights[1][:, None, :], axes=(1, 2))
 
 
@@ -141,7 +161,9 @@ def shared_marks(marks: Sequence[Marks]) -> list[Shared]:
         return []
     places = np.concatenate([its.places for its in marks])
     found = []
-    for first, other in _partners(owner, _like_codes(np.concatenate([its.codes for its in marks]), owner)):
+    for first, other in _partners(
+        owner, _like_codes(np.concatenate([its.codes for its in marks]), owner)
+    ):
         count, place = _agreeing(places[first].astype(float), places[other].astype(float))
         if count >= _LEAST:
             found.append(Shared(int(owner[first[0]]), int(owner[other[0]]), count, place))
@@ -153,7 +175,9 @@ def _like_codes(codes: np.ndarray, owner: np.ndarray) -> np.ndarray:
     nearest = np.zeros((len(codes), _KEPT), np.int32)
     apart = np.full((len(codes), _KEPT), _APART + 1, np.uint8)
     for turn in range(0, _BITS, _BITS // _ORDERS):
-        keys = (codes << np.uint64(turn)) & np.uint64(2**_BITS - 1) | codes >> np.uint64(_BITS - turn)
+        keys = (codes << np.uint64(turn)) & np.uint64(2**_BITS - 1) | codes >> np.uint64(
+            _BITS - turn
+        )
         order = np.argsort(keys, kind="stable").astype(np.int32)
         ordered, its_owner = codes[order], owner[order]
         for step in range(1, _NEXT + 1):
@@ -167,7 +191,9 @@ def _like_codes(codes: np.ndarray, owner: np.ndarray) -> np.ndarray:
     return np.unique(np.minimum(mark, other) * len(codes) + np.maximum(mark, other))
 
 
-def _keep(nearest: np.ndarray, apart: np.ndarray, here: np.ndarray, there: np.ndarray, bits: np.ndarray) -> None:
+def _keep(
+    nearest: np.ndarray, apart: np.ndarray, here: np.ndarray, there: np.ndarray, bits: np.ndarray
+) -> None:
     """Let each code in `here`, which are different ones, keep its partner where it is nearer than the furthest kept."""
     worst = apart[here].argmax(1)
     known = ((nearest[here] == there[:, None]) & (apart[here] <= _APART)).any(1)
@@ -199,7 +225,9 @@ def _agreeing(first: np.ndarray, other: np.ndarray) -> tuple[int, np.ndarray]:
     shifts = other[:, :2] - scales * first[:, :2]
     moved = scales[:, None] * first[:, :2] + shifts[:, None]
     ratios = np.log(scales[:, 0])
-    agree = (np.abs(moved - other[:, :2]).max(2) < _NEAR) & (np.abs(np.subtract.outer(ratios, ratios)) < _ALIKE)
+    agree = (np.abs(moved - other[:, :2]).max(2) < _NEAR) & (
+        np.abs(np.subtract.outer(ratios, ratios)) < _ALIKE
+    )
     best = agree[agree.sum(1).argmax()]
     scale = np.median(scales[best], axis=0)
     for _ in range(2):  # sizes are known in steps, places better
@@ -207,7 +235,9 @@ def _agreeing(first: np.ndarray, other: np.ndarray) -> tuple[int, np.ndarray]:
         apart = scale * (first[:, :2] - middle)
         spread = (apart[best] ** 2).sum()
         if spread > 0:
-            scale = scale * np.clip((apart[best] * (other[best, :2] - its_middle)).sum() / spread, 0.8, 1.25)
+            scale = scale * np.clip(
+                (apart[best] * (other[best, :2] - its_middle)).sum() / spread, 0.8, 1.25
+            )
         off = np.abs(scale * (first[:, :2] - middle) + its_middle - other[:, :2]).max(1)
         best = (off < _NEAR) & (np.abs(ratios - np.log(scale[0])) < _ALIKE)
     return int(best.sum()), np.append(scale, its_middle - scale * middle)

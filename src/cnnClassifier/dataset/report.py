@@ -12,10 +12,14 @@ import numpy as np
 from cnnClassifier.dataset.audit import HANDLING, FileFacts
 from cnnClassifier.dataset.shortcuts import MOST_IMAGES, SHORTCUTS, Reach
 from cnnClassifier.entity.config_entity import DataValidationConfig
+from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
-from cnnClassifier.entity.notices import is_synthetic
 
-COPY, CONFLICT, GIVEN = "copy of", "conflict:", "given split:"  # how reasons to leave out usable files begin
+COPY, CONFLICT, GIVEN = (
+    "copy of",
+    "conflict:",
+    "given split:",
+)  # how reasons to leave out usable files begin
 _FAR_SHARE = 0.05  # a split that misses its share by more is warned of
 _FEW_GROUPS = 5
 _REMEDIES = {
@@ -79,13 +83,16 @@ def build_report(audited: Audited, config: DataValidationConfig) -> dict[str, An
         "near_copies": _counted(near_sets(audited)),
         "conflicts": _counted(conflict_sets(audited)),
         "images": dict(sorted(Counter(entry.label for entry in used).items())),
-        "groups": {label: len({e.group for e in used if e.label == label}) for label in audited.manifest.classes},
+        "groups": {
+            label: len({e.group for e in used if e.label == label})
+            for label in audited.manifest.classes
+        },
         "largest_group": max(Counter(entry.group for entry in used).values()),
         "sizes": _sizes(used),
         "splits": _splits(audited.manifest, config.shares if audited.given is None else None),
         "given_split": _given(audited),
         "shortcuts": {name: asdict(reach) for name, reach in audited.reached.items()},
-        "shortcut_limit": config.shortcut_limit,
+        "shortcut_warning_auc": config.shortcut_warning_auc,
     }
     findings = list(_findings(audited, config, report))
     report["warnings"] = [finding.text for finding in findings if finding.level == "warning"]
@@ -96,7 +103,9 @@ def build_report(audited: Audited, config: DataValidationConfig) -> dict[str, An
 def near_sets(audited: Audited) -> list[list[int]]:
     """Return the sets of near-copies, byte copies and conflicts aside, as places in `facts`; the largest first."""
     entries = audited.manifest.entries
-    return _sets(audited, [place for place, e in enumerate(entries) if _kind(e) in ("", "given_split")])
+    return _sets(
+        audited, [place for place, e in enumerate(entries) if _kind(e) in ("", "given_split")]
+    )
 
 
 def copy_sets(audited: Audited) -> list[list[int]]:
@@ -115,7 +124,9 @@ def conflict_sets(audited: Audited) -> list[list[int]]:
     One file of each class comes first, so that they stand side by side however large the set is.
     """
     found = []
-    for places in _sets(audited, [p for p, e in enumerate(audited.manifest.entries) if _kind(e) == "conflicts"]):
+    for places in _sets(
+        audited, [p for p, e in enumerate(audited.manifest.entries) if _kind(e) == "conflicts"]
+    ):
         heads = {audited.facts[place].label: place for place in reversed(places)}.values()
         found.append([*sorted(heads), *(place for place in places if place not in heads)])
     return found
@@ -125,7 +136,9 @@ def _sets(audited: Audited, places: Sequence[int]) -> list[list[int]]:
     found: dict[str, list[int]] = defaultdict(list)
     for place in places:
         found[audited.pictures[place]].append(place)
-    return sorted((same for same in found.values() if len(same) > 1), key=lambda same: (-len(same), same))
+    return sorted(
+        (same for same in found.values() if len(same) > 1), key=lambda same: (-len(same), same)
+    )
 
 
 def _counted(sets: Sequence[Sequence[int]]) -> dict[str, int]:
@@ -143,7 +156,11 @@ def _kind(entry: Entry) -> str:
 
 def _unusual(facts: Sequence[FileFacts]) -> dict[str, dict[str, Any]]:
     found = Counter(name for fact in facts for name in fact.unusual)
-    return {name: {"files": found[name], "handled": text} for name, text in HANDLING.items() if found[name]}
+    return {
+        name: {"files": found[name], "handled": text}
+        for name, text in HANDLING.items()
+        if found[name]
+    }
 
 
 def _sizes(used: Sequence[Entry]) -> dict[str, Any]:
@@ -159,7 +176,9 @@ def _sizes(used: Sequence[Entry]) -> dict[str, Any]:
         "most_common": dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:5]),
         "width": [int(sides[:, 0].min()), int(sides[:, 0].max())],
         "height": [int(sides[:, 1].min()), int(sides[:, 1].max())],
-        "unfamiliar": {entry.path: entry.size for entry, is_far in zip(used, far, strict=True) if is_far},
+        "unfamiliar": {
+            entry.path: entry.size for entry, is_far in zip(used, far, strict=True) if is_far
+        },
     }
 
 
@@ -188,13 +207,17 @@ def _given(audited: Audited) -> dict[str, Any] | None:
     learnt = {audited.pictures[place] for place in readable if audited.given[place] == "train"}
     test = [place for place in readable if audited.given[place] == "test"]
     return {
-        "images": {split: sum(audited.given[place] == split for place in readable) for split in SPLITS},
+        "images": {
+            split: sum(audited.given[place] == split for place in readable) for split in SPLITS
+        },
         "test_images_with_copy_in_train": sum(audited.pictures[place] in learnt for place in test),
         "validation_taken_from_train": "validation" not in audited.given,
     }
 
 
-def _findings(audited: Audited, config: DataValidationConfig, report: dict[str, Any]) -> Iterator[Finding]:
+def _findings(
+    audited: Audited, config: DataValidationConfig, report: dict[str, Any]
+) -> Iterator[Finding]:
     yield from _content_findings(report)
     yield from _group_findings(audited, config, report)
     yield from _split_findings(report)
@@ -246,9 +269,13 @@ def _content_findings(report: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _group_findings(audited: Audited, config: DataValidationConfig, report: dict[str, Any]) -> Iterator[Finding]:
+def _group_findings(
+    audited: Audited, config: DataValidationConfig, report: dict[str, Any]
+) -> Iterator[Finding]:
     pattern = config.group_pattern
-    unnamed = [f for f in audited.facts if not (pattern and re.search(pattern, PurePosixPath(f.path).name))]
+    unnamed = [
+        f for f in audited.facts if not (pattern and re.search(pattern, PurePosixPath(f.path).name))
+    ]
     told = sum(bool(fact.patient) for fact in unnamed)
     if told:
         yield Finding(
@@ -278,7 +305,11 @@ def _split_findings(report: dict[str, Any]) -> Iterator[Finding]:
     if given:
         crossing, total = given["test_images_with_copy_in_train"], given["images"]["test"]
         left_out = report["left_out"]["given_split"]
-        source = " Validation is taken from train, in whole groups." if given["validation_taken_from_train"] else ""
+        source = (
+            " Validation is taken from train, in whole groups."
+            if given["validation_taken_from_train"]
+            else ""
+        )
         yield Finding(
             "warning" if crossing else "good",
             f"As given, {crossing} of {total} test images have a copy or near-copy in train; "
@@ -298,7 +329,9 @@ def _split_findings(report: dict[str, Any]) -> Iterator[Finding]:
             "warning" if gap > _FAR_SHARE else "good",
             f"No class's share of a split is further from the wished one than {100 * gap:.1f} points ({label} in "
             f"{split}: {splits[split]['class_shares'][label]:.1%} for {splits[split]['wished_share']:.0%}).",
-            "The groups allow no better: add groups, or change SPLIT in params.yaml." if gap > _FAR_SHARE else "",
+            "The groups allow no better: add groups, or change SPLIT in params.yaml."
+            if gap > _FAR_SHARE
+            else "",
         )
     few = [
         f"{label} {count} in {split}"
@@ -315,7 +348,7 @@ def _split_findings(report: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _shortcut_findings(report: dict[str, Any]) -> Iterator[Finding]:
-    limit, reached = report["shortcut_limit"], report["shortcuts"]
+    limit, reached = report["shortcut_warning_auc"], report["shortcuts"]
     high = [name for name in reached if reached[name]["auc"] >= limit]
     for name in high:
         reach = reached[name]
@@ -327,11 +360,15 @@ def _shortcut_findings(report: dict[str, Any]) -> Iterator[Finding]:
         )
     if reached and not high:
         best = max(reached, key=lambda name: reached[name]["auc"])
-        yield Finding("good", f"No shortcut reaches AUC {limit:.2f}; {SHORTCUTS[best]} comes nearest.", "")
+        yield Finding(
+            "good", f"No shortcut reaches AUC {limit:.2f}; {SHORTCUTS[best]} comes nearest.", ""
+        )
     if not reached:
         yield Finding("note", "Shortcuts aren't measured: a class has fewer than two groups.", "")
     elif report["used"] > MOST_IMAGES:
-        yield Finding("note", f"Shortcuts are measured on {MOST_IMAGES} images, drawn with SEED.", "")
+        yield Finding(
+            "note", f"Shortcuts are measured on {MOST_IMAGES} images, drawn with SEED.", ""
+        )
 
 
 def _count(number: int, noun: str) -> str:

@@ -12,12 +12,17 @@ from cnnClassifier.dataset.audit import FileFacts
 from cnnClassifier.dataset.report import Audited, conflict_sets, copy_sets, near_sets
 from cnnClassifier.dataset.shortcuts import SHORTCUTS
 from cnnClassifier.entity.config_entity import DataValidationConfig
+from cnnClassifier.entity.disclaimers import DISCLAIMER
 from cnnClassifier.entity.manifest import SPLITS
-from cnnClassifier.entity.notices import DISCLAIMER
-from cnnClassifier.imaging.decode import Reading, decode
-from cnnClassifier.utils.page import fill_page
+from cnnClassifier.imaging.decode import DicomOptions, decode
+from cnnClassifier.utils.page import render_template_file
 
-_SETS, _PICTURES, _ROWS, _POINTS = 12, 8, 50, 1500  # that are shown of each kind, so that the page stays small
+_SETS, _PICTURES, _ROWS, _POINTS = (
+    12,
+    8,
+    50,
+    1500,
+)  # that are shown of each kind, so that the page stays small
 _SIDE = 200  # pixels of a picture's longer side
 
 
@@ -29,7 +34,7 @@ def render_page(audited: Audited, report: dict[str, Any], config: DataValidation
         report: as `build_report` returned it.
         config: where the pictures are, and the limits that the page names.
     """
-    return fill_page(
+    return render_template_file(
         "cnnClassifier.dataset",
         "report_page.html",
         report=report,
@@ -47,7 +52,10 @@ def render_page(audited: Audited, report: dict[str, Any], config: DataValidation
 
 
 def _gallery(
-    sets: Sequence[Sequence[int]], audited: Audited, config: DataValidationConfig, pictures: int = _PICTURES
+    sets: Sequence[Sequence[int]],
+    audited: Audited,
+    config: DataValidationConfig,
+    pictures: int = _PICTURES,
 ) -> dict[str, Any]:
     classes = audited.manifest.classes
     shown = []
@@ -70,7 +78,9 @@ def _gallery(
 def _picture(fact: FileFacts, config: DataValidationConfig) -> str:
     """Return a small JPEG as a data URI."""
     data = (config.data_dir / fact.path).read_bytes()
-    image = Image.fromarray(decode(data, config.max_pixels, Reading.parse(config.dicom_window)).pixels)
+    image = Image.fromarray(
+        decode(data, config.max_pixels, DicomOptions.parse(config.dicom_window)).pixels
+    )
     image.thumbnail((_SIDE, _SIDE))
     out = io.BytesIO()
     image.save(out, "JPEG", quality=80)

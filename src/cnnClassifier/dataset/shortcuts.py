@@ -33,7 +33,9 @@ class Reach:
     high: float
 
 
-@threadpool_limits.wrap(limits=1)  # the matrices are small: threads would wait for one another most of the time
+@threadpool_limits.wrap(
+    limits=1
+)  # the matrices are small: threads would wait for one another most of the time
 def shortcuts(facts: Sequence[FileFacts], groups: Sequence[str], seed: int) -> dict[str, Reach]:
     """Measure how far simple models get on what isn't the content.
 
@@ -61,12 +63,18 @@ def shortcuts(facts: Sequence[FileFacts], groups: Sequence[str], seed: int) -> d
     # The same resamples for all: what differs between two figures is then the shortcut alone.
     rng = np.random.default_rng(seed)
     count = units.max() + 1
-    drawn = [np.bincount(rng.integers(count, size=count), minlength=count)[units] for _ in range(_RESAMPLES)]
+    drawn = [
+        np.bincount(rng.integers(count, size=count), minlength=count)[units]
+        for _ in range(_RESAMPLES)
+    ]
     weights = np.stack([np.ones(len(labels), int), *drawn])
     times = max(1, min(_MOST_REPEATS, MOST_IMAGES // (2 * len(labels))))
     found = {}
     for name, table in _tables(facts).items():
-        repeats = [_aucs(labels, _out_of_fold(table, labels, units, folds, seed + n), weights) for n in range(times)]
+        repeats = [
+            _aucs(labels, _out_of_fold(table, labels, units, folds, seed + n), weights)
+            for n in range(times)
+        ]
         aucs = np.mean(repeats, axis=0)
         low, high = np.nanpercentile(aucs, _INTERVAL)
         found[name] = Reach(round(float(aucs[0]), 4), round(float(low), 4), round(float(high), 4))
@@ -96,11 +104,15 @@ def _tables(facts: Sequence[FileFacts]) -> dict[str, np.ndarray]:
         "size": size,
         "grey": np.array([fact.grey for fact in facts]),
         "border": np.array([fact.border for fact in facts]),
-        "thumbnail": thumbnails.reshape(len(facts), 32, 2, 32, 2).mean((2, 4)).reshape(len(facts), -1),
+        "thumbnail": thumbnails.reshape(len(facts), 32, 2, 32, 2)
+        .mean((2, 4))
+        .reshape(len(facts), -1),
     }
 
 
-def _out_of_fold(table: np.ndarray, labels: np.ndarray, units: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def _out_of_fold(
+    table: np.ndarray, labels: np.ndarray, units: np.ndarray, folds: int, seed: int
+) -> np.ndarray:
     """Return the probabilities that a model gives to images whose groups it hasn't seen: (images, classes)."""
     from sklearn.decomposition import PCA
     from sklearn.feature_selection import VarianceThreshold
@@ -110,7 +122,9 @@ def _out_of_fold(table: np.ndarray, labels: np.ndarray, units: np.ndarray, folds
     from sklearn.preprocessing import StandardScaler
 
     scores = np.zeros((len(labels), labels.max() + 1))
-    for train, test in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(table, labels, units):
+    for train, test in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(
+        table, labels, units
+    ):
         known = np.unique(labels[train])
         if len(known) == 1:
             scores[test, known[0]] = 1
@@ -120,7 +134,9 @@ def _out_of_fold(table: np.ndarray, labels: np.ndarray, units: np.ndarray, folds
         fewer = [main, VarianceThreshold(_ROUNDING)] if table.shape[1] > _COMPONENTS else []
         logistic = LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000)
         model = make_pipeline(*fewer, StandardScaler(), logistic)
-        scores[np.ix_(test, known)] = model.fit(table[train], labels[train]).predict_proba(table[test])
+        scores[np.ix_(test, known)] = model.fit(table[train], labels[train]).predict_proba(
+            table[test]
+        )
     return scores
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from cnnClassifier.dataset.archive import archive_trouble, unpack
-from cnnClassifier.dataset.disk import disk_errors, exclusive
 from cnnClassifier.dataset.download import (
     Patience,
     download_drive_file,
@@ -16,6 +14,8 @@ from cnnClassifier.dataset.download import (
     drive_id,
     without_secrets,
 )
+from cnnClassifier.dataset.extraction import archive_trouble, unpack
+from cnnClassifier.dataset.storage import disk_errors, exclusive
 from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.utils.common import sha256_of
 from cnnClassifier.utils.errors import SourceError
@@ -70,7 +70,9 @@ def _kind(url: str) -> str:
         parts = urlsplit(url)
         host = parts.hostname
     except ValueError as error:
-        raise SourceError(f"{url}: no valid address ({error}); correct data_ingestion.source_URL") from None
+        raise SourceError(
+            f"{url}: no valid address ({error}); correct data_ingestion.source_URL"
+        ) from None
     scheme = parts.scheme.lower()
     if scheme == "phantom":
         return "phantom"
@@ -95,7 +97,9 @@ def _phantom(url: str, config: DataIngestionConfig, scratch: Path) -> Path:
 
 
 def _local(url: str, data_dir: Path) -> Path:
-    path = Path(url2pathname(urlsplit(url).path) if url.lower().startswith("file://") else url).expanduser()
+    path = Path(
+        url2pathname(urlsplit(url).path) if url.lower().startswith("file://") else url
+    ).expanduser()
     with disk_errors(path):
         if not (path.is_file() or path.is_dir()):
             raise SourceError(f"{path}: no such file or folder; correct data_ingestion.source_URL")

@@ -12,7 +12,9 @@ from cnnClassifier.utils.errors import ManifestError
 _WORK = 200_000  # groups placed, over all tries
 
 
-def split_groups(groups: Sequence[str], labels: Sequence[str], shares: Sequence[float], seed: int) -> dict[str, str]:
+def split_groups(
+    groups: Sequence[str], labels: Sequence[str], shares: Sequence[float], seed: int
+) -> dict[str, str]:
     """Assign whole groups to splits, as near to the wished shares of each class as the groups allow.
 
     Large groups go first, each to the split that lacks most of its classes; of several shuffled tries the one whose
@@ -54,7 +56,9 @@ def split_groups(groups: Sequence[str], labels: Sequence[str], shares: Sequence[
         order = order[np.argsort(-counts[order].sum(1), kind="stable")]
         placed = _place(counts, order, wanted)
         got = np.stack([counts[placed == split].sum(0) for split in range(len(splits))])
-        cost = float(np.abs(got - wanted).max(initial=0, where=wanted > 0)) + (1e9 if (got == 0).any() else 0)
+        cost = float(np.abs(got - wanted).max(initial=0, where=wanted > 0)) + (
+            1e9 if (got == 0).any() else 0
+        )
         if cost < best_cost:
             best, best_cost = placed, cost
     if best is None or best_cost >= 1e9:
@@ -94,7 +98,11 @@ def given_splits(paths: Sequence[str]) -> list[str]:
 
 
 def keep_given(
-    given: Sequence[str], groups: Sequence[str], labels: Sequence[str], shares: Sequence[float], seed: int
+    given: Sequence[str],
+    groups: Sequence[str],
+    labels: Sequence[str],
+    shares: Sequence[float],
+    seed: int,
 ) -> list[str]:
     """Keep a given split as far as no group stands in two of them.
 
@@ -118,15 +126,21 @@ def keep_given(
     home: dict[str, str] = {}
     for group, split in zip(groups, given, strict=True):
         home[group] = max(home.get(group, ""), split, key=("", *SPLITS).index)
-    kept = [split if home[group] == split else "" for group, split in zip(groups, given, strict=True)]
+    kept = [
+        split if home[group] == split else "" for group, split in zip(groups, given, strict=True)
+    ]
     if "validation" not in given:
         train = [place for place, split in enumerate(kept) if split == "train"]
         pair = (shares[0] / (shares[0] + shares[1]), shares[1] / (shares[0] + shares[1]))
-        drawn = split_groups([groups[place] for place in train], [labels[place] for place in train], pair, seed)
+        drawn = split_groups(
+            [groups[place] for place in train], [labels[place] for place in train], pair, seed
+        )
         for place in train:
             kept[place] = drawn[groups[place]]
     for split in SPLITS:
-        missing = set(labels) - {label for label, its in zip(labels, kept, strict=True) if its == split}
+        missing = set(labels) - {
+            label for label, its in zip(labels, kept, strict=True) if its == split
+        }
         if missing:
             raise ManifestError(
                 f"split: as_given leaves no {', '.join(sorted(missing))} in {split} once copies and groups that cross "

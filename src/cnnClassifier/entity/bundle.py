@@ -7,17 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from cnnClassifier.entity.reading import parse_window
+from cnnClassifier.entity.dicom_options import parse_window
 from cnnClassifier.utils.common import load_json, save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
 
 MODEL_FILE = "model.keras"
-CARD_FILE = "model.json"
+METADATA_FILE = "model.json"
 REFERENCE_FILE = "reference.npz"
 HISTORY_FILE = "history.csv"
-BUNDLE_FILES = (MODEL_FILE, CARD_FILE, REFERENCE_FILE)  # what serving needs; also INT8_FILE, where the card says so
+BUNDLE_FILES = (
+    MODEL_FILE,
+    METADATA_FILE,
+    REFERENCE_FILE,
+)  # what serving needs; also INT8_FILE, where the card says so
 INT8_FILE = "model_int8.zip"
-INT8_RECORD = "int8.json"
+INT8_AGREEMENT_FILE = "int8.json"
 
 
 def decide(probabilities: np.ndarray, positive: int, threshold: float) -> np.ndarray:
@@ -36,7 +40,7 @@ def decide(probabilities: np.ndarray, positive: int, threshold: float) -> np.nda
     return probabilities.argmax(axis=1)
 
 
-def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Soften (temperature above 1) or sharpen probabilities; the order of the classes stays.
 
     Args:
@@ -59,7 +63,7 @@ class ModelBundle:
         classes: names in the order of the model's outputs.
         positive_class: the class whose probability the threshold applies to.
         image_size: (height, width, 3) that the model takes, RGB 0-255.
-        temperature: softens or sharpens the model's probabilities, see `temper`.
+        temperature: softens or sharpens the model's probabilities, see `apply_temperature`.
         threshold: the positive class is called at this calibrated probability or more (two classes only).
         operating_points: thresholds by name; `default` is `threshold`.
         validation: log loss on the validation split before and after the temperature.
@@ -107,7 +111,7 @@ class ModelBundle:
 
     def write(self, bundle_dir: Path) -> None:
         """Write `model.json` into a folder that holds `model.keras` already."""
-        save_json(bundle_dir / CARD_FILE, asdict(self))
+        save_json(bundle_dir / METADATA_FILE, asdict(self))
 
     @classmethod
     def read(cls, bundle_dir: Path) -> "ModelBundle":
@@ -121,23 +125,27 @@ class ModelBundle:
             if not (bundle_dir / name).is_file():
                 raise BundleError(f"no trained model: {bundle_dir / name} is missing; {mend}")
         try:
-            content: dict[str, Any] = load_json(bundle_dir / CARD_FILE)
+            content: dict[str, Any] = load_json(bundle_dir / METADATA_FILE)
             content["classes"] = tuple(content["classes"])
             content["image_size"] = tuple(content["image_size"])
             bundle = cls(**content)
             parse_window(bundle.dicom_window)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"{bundle_dir / CARD_FILE}: not a model's description ({error}); {mend}") from None
+            raise BundleError(
+                f"{bundle_dir / METADATA_FILE}: not a model's description ({error}); {mend}"
+            ) from None
         if bundle.positive_class not in bundle.classes:
             raise BundleError(
-                f"{bundle_dir / CARD_FILE}: positive_class: {bundle.positive_class!r} is none of the classes; {mend}"
+                f"{bundle_dir / METADATA_FILE}: positive_class: {bundle.positive_class!r} is none of the classes; {mend}"
             )
         expected = {MODEL_FILE: bundle.model_sha256, REFERENCE_FILE: bundle.reference_sha256}
         if bundle.int8_sha256:
             expected[INT8_FILE] = bundle.int8_sha256
         for name, digest in expected.items():
             if not (bundle_dir / name).is_file() or sha256_of(bundle_dir / name) != digest:
-                raise BundleError(f"{bundle_dir / name} isn't the one that {CARD_FILE} describes (its sha256); {mend}")
+                raise BundleError(
+                    f"{bundle_dir / name} isn't the one that {METADATA_FILE} describes (its sha256); {mend}"
+                )
         return bundle
 
     def accepts_int8(self, evaluation_dir: Path | None) -> bool:
@@ -149,10 +157,14 @@ class ModelBundle:
         if not self.int8_sha256 or not evaluation_dir:
             return False
         try:
-            record = load_json(evaluation_dir / INT8_RECORD)
+            record = load_json(evaluation_dir / INT8_AGREEMENT_FILE)
         except (OSError, ValueError):
             return False
-        wanted = {"model_sha256": self.model_sha256, "int8_sha256": self.int8_sha256, "accepted": True}
+        wanted = {
+            "model_sha256": self.model_sha256,
+            "int8_sha256": self.int8_sha256,
+            "accepted": True,
+        }
         return isinstance(record, dict) and wanted.items() <= record.items()
 
     def label(self, name: str) -> str:

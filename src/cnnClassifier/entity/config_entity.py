@@ -34,7 +34,7 @@ class DataValidationConfig:
     near_copy_correlation: float
     conflicts: str
     split: str
-    shortcut_limit: float
+    shortcut_warning_auc: float
     min_side: int
     max_pixels: int
     dicom_window: str
@@ -106,7 +106,7 @@ class TrainingConfig:
     precision: str
     positive_class: str
     min_sensitivity: float | None
-    familiar_share: float
+    ood_quantile: float
     augmentation: AugmentationConfig
     fit: FitConfig
 
@@ -130,7 +130,7 @@ class GatesConfig:
         min_groups_per_class: in use, over all splits.
         no_leakage: whether no content and no group may stand in two splits.
         min_roc_auc: on the test split.
-        min_roc_auc_low: lower end of its interval.
+        min_roc_auc_lower_bound: lower end of its interval.
         max_shortcut_auc: of what the audit measures beside the content.
         max_ece: expected calibration error on the test split.
         stops: whether a gate that isn't met stops the pipeline; else it only warns.
@@ -140,7 +140,7 @@ class GatesConfig:
     min_groups_per_class: int | None
     no_leakage: bool
     min_roc_auc: float | None
-    min_roc_auc_low: float | None
+    min_roc_auc_lower_bound: float | None
     max_shortcut_auc: float | None
     max_ece: float | None
     stops: bool
@@ -173,7 +173,7 @@ class EvaluationConfig:
     bundle_dir: Path
     root_dir: Path
     max_pixels: int
-    bootstrap_draws: int
+    bootstrap_samples: int
     gallery: int
     seed: int
     gates: GatesConfig
@@ -192,8 +192,8 @@ class ServingConfig:
         max_pixels: of one image.
         cors_origins: other origins that browsers may call from.
         max_images: in one request.
-        at_once: how many requests hold images in memory at once.
-        queue_length: how many requests may wait for their turn.
+        max_concurrent_requests: how many requests hold images in memory at once.
+        max_queued_requests: how many requests may wait for their turn.
         request_timeout_s: how long a request may take, its waiting included.
         rate_limit: of one client, such as `600/minute`; None for no limit.
         uncertain_margin: a probability nearer to the threshold than this is called uncertain.
@@ -203,7 +203,7 @@ class ServingConfig:
         report_path: data_report.json of the data that it was trained on, likewise.
         show_reports: whether the pages on model and data, which show pictures of the data, may be looked at.
         model_cache: where a model of the registry is kept.
-        model_poll_s: seconds from one look at the registry to the next.
+        model_poll_interval_s: seconds from one look at the registry to the next.
     """
 
     bundle_dir: Path
@@ -213,8 +213,8 @@ class ServingConfig:
     max_pixels: int
     cors_origins: tuple[str, ...] = ()
     max_images: int = 32
-    at_once: int = 2
-    queue_length: int = 64
+    max_concurrent_requests: int = 2
+    max_queued_requests: int = 64
     request_timeout_s: float = 30.0
     rate_limit: str | None = None
     uncertain_margin: float = 0.1
@@ -224,7 +224,7 @@ class ServingConfig:
     report_path: Path | None = None
     show_reports: bool = False
     model_cache: Path = Path(".cache/models")
-    model_poll_s: float = 10.0
+    model_poll_interval_s: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class SearchConfig:
         epochs: at the most.
         storage: URL of the study.
         root_dir: for the report and the changes.
-        grace_s: seconds without a sign of life until a trial is taken over.
+        stale_after_s: seconds without a sign of life until a trial is taken over.
     """
 
     crossvalidation: CrossValidationConfig
@@ -283,4 +283,4 @@ class SearchConfig:
     epochs: int
     storage: str
     root_dir: Path
-    grace_s: float
+    stale_after_s: float

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnClassifier.utils.common import replacing
+from cnnClassifier.utils.common import atomic_write
 from cnnClassifier.utils.errors import ManifestError
 
 SPLITS = ("train", "validation", "test")
@@ -80,7 +80,7 @@ class Manifest:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(_COLUMNS)
         writer.writerows(asdict(entry).values() for entry in self.entries)
-        with replacing(path) as staged:
+        with atomic_write(path) as staged:
             staged.write_text(out.getvalue(), encoding="utf-8")
 
     @classmethod
@@ -103,5 +103,7 @@ class Manifest:
             raise ManifestError(f"{path}: damaged ({error}); run data_validation again") from None
         unknown = {entry.split for entry in manifest.entries} - {"", *SPLITS}
         if unknown:
-            raise ManifestError(f"{path}: damaged (no split is called {min(unknown)!r}); run data_validation again")
+            raise ManifestError(
+                f"{path}: damaged (no split is called {min(unknown)!r}); run data_validation again"
+            )
         return manifest

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cnnClassifier.entity.reading import DicomFacts
+from cnnClassifier.entity.dicom_options import DicomInfo
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Prediction:
     distance: float
     unfamiliar_limit: float
     map: np.ndarray
-    dicom: DicomFacts | None
+    dicom: DicomInfo | None
     pixels: np.ndarray
 
 
 @dataclass(frozen=True)
-class Inspection:
+class InferenceResult:
     """What one forward pass tells of n images.
 
     Attributes:

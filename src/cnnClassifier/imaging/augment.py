@@ -72,13 +72,19 @@ def augment(pixels: np.ndarray, view: View) -> np.ndarray:
     turn = np.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
     slant = np.array([[1, -np.sin(shear)], [0, np.cos(shear)]])
     scale = np.diag([view.zoom[1] * (-1 if view.flip else 1), view.zoom[0]])
-    matrix = turn @ slant @ scale  # from a place in the view to the place in the picture that it shows, as (x, y)
+    matrix = (
+        turn @ slant @ scale
+    )  # from a place in the view to the place in the picture that it shows, as (x, y)
     centre = np.array([width, height]) / 2
     shift = np.array([view.shift[1] * width, view.shift[0] * height])
     corner = centre + turn @ shift - matrix @ centre
     corners = corner + np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ matrix.T
     margin = 1 + int(np.ceil(max(0, -corners.min(), (corners - [width, height]).max())))
-    padded = Image.fromarray(np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
+    padded = Image.fromarray(
+        np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    )
     origin = corner + margin
     data = (matrix[0, 0], matrix[0, 1], origin[0], matrix[1, 0], matrix[1, 1], origin[1])
-    return np.asarray(padded.transform((width, height), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR))
+    return np.asarray(
+        padded.transform((width, height), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
+    )

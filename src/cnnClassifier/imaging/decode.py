@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cnnClassifier.entity.reading import DicomFacts, Reading
+from cnnClassifier.entity.dicom_options import DicomInfo, DicomOptions
 from cnnClassifier.imaging.dicom import read_dicom
-from cnnClassifier.imaging.dicomheader import is_dicom
+from cnnClassifier.imaging.dicom_header import is_dicom
 from cnnClassifier.utils.errors import ImageError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".dcm", ".dicom"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}
+)
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-_AS_IT_IS = Reading()
+_AS_IT_IS = DicomOptions()
 _MOST_PARTS = 50_000
 
 
@@ -37,7 +39,7 @@ class Decoded:
     mode: str
     frames: int
     rotated: bool
-    dicom: DicomFacts | None = None
+    dicom: DicomInfo | None = None
 
     @property
     def size(self) -> str:
@@ -45,7 +47,7 @@ class Decoded:
         return f"{self.pixels.shape[1]}x{self.pixels.shape[0]}"
 
 
-def decode(data: bytes, max_pixels: int, reading: Reading = _AS_IT_IS) -> Decoded:
+def decode(data: bytes, max_pixels: int, reading: DicomOptions = _AS_IT_IS) -> Decoded:
     """Decode `data` into upright RGB.
 
     What the bytes are is told by their content. DICOM: see `read_dicom`. Of other images 16-bit grey is scaled from
@@ -65,15 +67,23 @@ def decode(data: bytes, max_pixels: int, reading: Reading = _AS_IT_IS) -> Decode
     if is_dicom(data):
         return _decode_dicom(data, max_pixels, reading)
     if _is_flooded(data):
-        raise ImageError("corrupt", f"the image has more than {_MOST_PARTS:,} chunks or markers; save it again")
+        raise ImageError(
+            "corrupt", f"the image has more than {_MOST_PARTS:,} chunks or markers; save it again"
+        )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images and odd EXIF; max_pixels decides here
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow warns of large images and odd EXIF; max_pixels decides here
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
-                    raise ImageError("too_large", f"{width}×{height} pixels; at most {max_pixels:,} are taken")
-                frames = 1 + bool(getattr(image, "is_animated", False))  # n_frames walks through all of them
+                    raise ImageError(
+                        "too_large", f"{width}×{height} pixels; at most {max_pixels:,} are taken"
+                    )
+                frames = 1 + bool(
+                    getattr(image, "is_animated", False)
+                )  # n_frames walks through all of them
                 image.seek(0)
                 image.load()
                 mode, kind = image.mode, str(image.format)
@@ -82,9 +92,13 @@ def decode(data: bytes, max_pixels: int, reading: Reading = _AS_IT_IS) -> Decode
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError("not_an_image", "not a PNG, JPEG, BMP, GIF, TIFF, WebP or DICOM image") from None
+        raise ImageError(
+            "not_an_image", "not a PNG, JPEG, BMP, GIF, TIFF, WebP or DICOM image"
+        ) from None
     except Image.DecompressionBombError:
-        raise ImageError("too_large", f"too many pixels; at most {max_pixels:,} are taken") from None
+        raise ImageError(
+            "too_large", f"too many pixels; at most {max_pixels:,} are taken"
+        ) from None
     except MemoryError:
         raise ImageError("too_large", "the image needs more memory than there is") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, …
@@ -94,11 +108,21 @@ def decode(data: bytes, max_pixels: int, reading: Reading = _AS_IT_IS) -> Decode
 
 def _is_flooded(data: bytes) -> bool:
     """Tell whether a PNG or JPEG has more parts than an honest one: Pillow reads millions of empty ones for seconds."""
-    at, parts = 8 if data.startswith(b"\x89PNG\r\n\x1a\n") else 2 if data.startswith(b"\xff\xd8") else len(data), 0
+    at, parts = (
+        8
+        if data.startswith(b"\x89PNG\r\n\x1a\n")
+        else 2
+        if data.startswith(b"\xff\xd8")
+        else len(data),
+        0,
+    )
     while at + 4 <= len(data) and parts <= _MOST_PARTS:
         if data[0] == 0x89:
             at += 12 + int.from_bytes(data[at : at + 4])
-        elif data[at] != 0xFF or data[at + 1] in (0x00, 0xFF):  # padding or junk, which is passed over
+        elif data[at] != 0xFF or data[at + 1] in (
+            0x00,
+            0xFF,
+        ):  # padding or junk, which is passed over
             at += 1
         elif data[at + 1] == 0xDA:  # from the first scan on libjpeg reads
             break
@@ -109,7 +133,7 @@ def _is_flooded(data: bytes) -> bool:
     return parts > _MOST_PARTS
 
 
-def _decode_dicom(data: bytes, max_pixels: int, reading: Reading) -> Decoded:
+def _decode_dicom(data: bytes, max_pixels: int, reading: DicomOptions) -> Decoded:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -119,7 +143,9 @@ def _decode_dicom(data: bytes, max_pixels: int, reading: Reading) -> Decoded:
     except MemoryError:
         raise ImageError("too_large", "the image needs more memory than there is") from None
     except Exception:  # what pydicom and Pillow raise isn't told: it could quote the file
-        raise ImageError("corrupt", "the DICOM file's pixels can't be decoded; save it again") from None
+        raise ImageError(
+            "corrupt", "the DICOM file's pixels can't be decoded; save it again"
+        ) from None
     return Decoded(pixels, "DICOM", kind, facts.frames, False, facts)
 
 
@@ -133,5 +159,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema()[0] == 255:
             return rgba.convert("RGB")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert(
+            "RGB"
+        )
     return image.convert("RGB")

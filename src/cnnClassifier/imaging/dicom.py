@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnnClassifier.entity.reading import WINDOWS, DicomFacts, Reading
-from cnnClassifier.imaging import dicomheader as tags
-from cnnClassifier.imaging.dicomheader import Header, read_header
+from cnnClassifier.entity.dicom_options import WINDOWS, DicomInfo, DicomOptions
+from cnnClassifier.imaging import dicom_header as tags
+from cnnClassifier.imaging.dicom_header import Header, read_header
 from cnnClassifier.utils.errors import ImageError
 
 _NATIVE = frozenset((tags.IMPLICIT_LITTLE, tags.EXPLICIT_LITTLE, tags.EXPLICIT_BIG))
@@ -22,7 +22,9 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
-def read_dicom(data: bytes, max_pixels: int, reading: Reading) -> tuple[np.ndarray, str, DicomFacts]:
+def read_dicom(
+    data: bytes, max_pixels: int, reading: DicomOptions
+) -> tuple[np.ndarray, str, DicomInfo]:
     """Decode the chosen frame, and only that.
 
     Grey: stored values become HU by slope and intercept, then grey levels by a linear window; MONOCHROME1 is
@@ -47,13 +49,15 @@ def read_dicom(data: bytes, max_pixels: int, reading: Reading) -> tuple[np.ndarr
         raise ImageError("too_large", f"{columns}×{rows} pixels; at most {max_pixels:,} are taken")
     frames = _frames(header)
     if not 1 <= reading.frame <= frames:
-        raise ImageError("no_such_frame", f"there is no frame {reading.frame}; choose one from 1 to {frames}")
+        raise ImageError(
+            "no_such_frame", f"there is no frame {reading.frame}; choose one from 1 to {frames}"
+        )
     options = _options(header, rows, columns)
     stored = _decode(header, options, reading.frame, frames)
     kind = options["photometric_interpretation"]
     if kind in _COLOUR:
         grown = np.right_shift(stored, max(0, options["bits_stored"] - 8)).astype(np.uint8)
-        return grown, kind, DicomFacts("colour", None, None, reading.frame, frames)
+        return grown, kind, DicomInfo("colour", None, None, reading.frame, frames)
     grey, facts = _windowed(stored, header.of_frame(reading.frame), options, reading, frames)
     return np.repeat(grey[..., np.newaxis], 3, axis=2), kind, facts
 
@@ -77,18 +81,30 @@ def _options(header: Header, rows: int, columns: int) -> dict[str, Any]:
 
         name = UID_dictionary.get(syntax, ("an unknown one",))[0]
         raise ImageError(
-            "unsupported", f"DICOM transfer syntax {name} isn't taken; save the file as Explicit VR Little Endian"
+            "unsupported",
+            f"DICOM transfer syntax {name} isn't taken; save the file as Explicit VR Little Endian",
         )
     if kind not in _GREY + _COLOUR:
-        raise ImageError("unsupported", f"only DICOM files in {', '.join(_GREY + _COLOUR)} are taken")
+        raise ImageError(
+            "unsupported", f"only DICOM files in {', '.join(_GREY + _COLOUR)} are taken"
+        )
     samples = header.integer(tags.SAMPLES, 1)
     allocated = header.integer(tags.ALLOCATED)
     stored = header.integer(tags.STORED, allocated)
     if syntax in _JPEG and stored > 8:
-        raise ImageError("unsupported", "only 8-bit JPEG is taken inside DICOM; save it as Explicit VR Little Endian")
+        raise ImageError(
+            "unsupported",
+            "only 8-bit JPEG is taken inside DICOM; save it as Explicit VR Little Endian",
+        )
     if allocated not in (8, 16):
-        raise ImageError("unsupported", f"only DICOM files of 8 or 16 bits a pixel are taken, not {allocated}")
-    if samples != (1 if kind in _GREY else 3) or not 1 <= stored <= allocated or rows * columns == 0:
+        raise ImageError(
+            "unsupported", f"only DICOM files of 8 or 16 bits a pixel are taken, not {allocated}"
+        )
+    if (
+        samples != (1 if kind in _GREY else 3)
+        or not 1 <= stored <= allocated
+        or rows * columns == 0
+    ):
         raise ImageError("corrupt", "the DICOM file's size, bits and colours don't fit together")
     return {
         "rows": rows,
@@ -117,9 +133,13 @@ def _decode(header: Header, options: dict[str, Any], frame: int, frames: int) ->
     else:
         encoded = get_frame(io.BytesIO(header.pixels), frame - 1, number_of_frames=frames)
         if not (_packed_fits if syntax == _RLE else _picture_fits)(encoded, options):
-            raise ImageError("corrupt", "the DICOM file's compressed pixels are of another size than it says")
+            raise ImageError(
+                "corrupt", "the DICOM file's compressed pixels are of another size than it says"
+            )
         source, place, frames = encapsulate([encoded]), 0, 1
-    decoded, _ = get_decoder(syntax).as_array(source, index=place, **options | {"number_of_frames": frames})
+    decoded, _ = get_decoder(syntax).as_array(
+        source, index=place, **options | {"number_of_frames": frames}
+    )
     return decoded.astype(decoded.dtype.newbyteorder("="), copy=False)
 
 
@@ -131,7 +151,9 @@ def _picture_fits(encoded: bytes, options: dict[str, Any]) -> bool:
 
 def _packed_fits(encoded: bytes, options: dict[str, Any]) -> bool:
     """Tell whether RLE segments unpack to no more than the header says: two bytes can stand for 128."""
-    most = options["rows"] * options["columns"] + 256  # what is padded to an even length reads as a run
+    most = (
+        options["rows"] * options["columns"] + 256
+    )  # what is padded to an even length reads as a run
     count, *starts = struct.unpack_from("<16I", encoded)
     starts = [*starts[: min(count, 15)], len(encoded)]
     return all(_unpacked(encoded, at, end, most) <= most for at, end in itertools.pairwise(starts))
@@ -149,19 +171,21 @@ def _unpacked(packed: bytes, at: int, end: int, most: int) -> int:
 
 
 def _windowed(
-    pixels: np.ndarray, header: Header, options: dict[str, Any], reading: Reading, frames: int
-) -> tuple[np.ndarray, DicomFacts]:
+    pixels: np.ndarray, header: Header, options: dict[str, Any], reading: DicomOptions, frames: int
+) -> tuple[np.ndarray, DicomInfo]:
     """Return grey levels, uint8 (rows, columns), by a table of all values that a pixel can hold."""
     bits = pixels.dtype.itemsize * 8
     codes = pixels.view(f"u{pixels.dtype.itemsize}")
     values, padded = _meaning(header, options, bits)
     name, centre, width = _window(header, reading, values, padded, codes)
     with np.errstate(over="ignore"):
-        levels = ((values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5).clip(0, 1) * 255  # PS3.3 C.11.2.1.2.1
+        levels = ((values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5).clip(
+            0, 1
+        ) * 255  # PS3.3 C.11.2.1.2.1
     if options["photometric_interpretation"] == "MONOCHROME1":
         levels = 255 - levels
     levels[padded] = 0
-    facts = DicomFacts(name, round(centre, 3), round(width, 3), reading.frame, frames)
+    facts = DicomInfo(name, round(centre, 3), round(width, 3), reading.frame, frames)
     return levels.round().astype(np.uint8)[codes], facts
 
 
@@ -171,7 +195,9 @@ def _meaning(header: Header, options: dict[str, Any], bits: int) -> tuple[np.nda
     high = header.integer(tags.HIGH_BIT, stored - 1)
     if header.syntax not in _NATIVE or not stored <= high + 1 <= bits:
         high = stored - 1
-    patterns = np.arange(2**bits, dtype=f"u{bits // 8}") << (bits - 1 - high)  # overlays may fill the other bits
+    patterns = np.arange(2**bits, dtype=f"u{bits // 8}") << (
+        bits - 1 - high
+    )  # overlays may fill the other bits
     numbers = (patterns.view(f"i{bits // 8}") if signed else patterns) >> (bits - stored)
     slope, intercept = header.number(tags.SLOPE), header.number(tags.INTERCEPT)
     if slope == 0:
@@ -186,7 +212,7 @@ def _meaning(header: Header, options: dict[str, Any], bits: int) -> tuple[np.nda
 
 
 def _window(
-    header: Header, reading: Reading, values: np.ndarray, padded: np.ndarray, codes: np.ndarray
+    header: Header, reading: DicomOptions, values: np.ndarray, padded: np.ndarray, codes: np.ndarray
 ) -> tuple[str, float, float]:
     """Return name, centre and width of the window."""
     if isinstance(reading.window, tuple):
@@ -196,7 +222,9 @@ def _window(
     centre, width = header.number(tags.CENTRE), header.number(tags.WIDTH)
     if centre is not None and width is not None and width >= 1:
         return "file", centre, width
-    if len(values) > 256 and (tags.SLOPE in header.values or tags.INTERCEPT in header.values):  # 8 bits hold no HU
+    if len(values) > 256 and (
+        tags.SLOPE in header.values or tags.INTERCEPT in header.values
+    ):  # 8 bits hold no HU
         return ("lung", *WINDOWS["lung"])
     present = np.zeros(len(values), bool)
     present[codes] = True

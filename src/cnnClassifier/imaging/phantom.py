@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnnClassifier.entity.notices import PHANTOM_SCHEME
+from cnnClassifier.entity.disclaimers import PHANTOM_SCHEME
 from cnnClassifier.imaging.thorax import Patient, draw_patient, measure
 from cnnClassifier.utils.errors import SourceError
 
@@ -82,16 +82,22 @@ def parse_phantom(url: str) -> PhantomOptions:
         SourceError: a key is unknown or given twice, or a value is out of its range.
     """
     if not url.startswith(PHANTOM_SCHEME):
-        raise SourceError(f"{url}: expected a source that starts with {PHANTOM_SCHEME}, for example {EXAMPLE}")
+        raise SourceError(
+            f"{url}: expected a source that starts with {PHANTOM_SCHEME}, for example {EXAMPLE}"
+        )
     kinds, found = _kinds(), {}
-    for item in filter(None, (part.strip() for part in url.removeprefix(PHANTOM_SCHEME).split(","))):
+    for item in filter(
+        None, (part.strip() for part in url.removeprefix(PHANTOM_SCHEME).split(","))
+    ):
         key, _, text = (part.strip() for part in item.partition("="))
         if key not in kinds:
             raise SourceError(
                 f"{PHANTOM_SCHEME} {key}: unknown key; expected one of {', '.join(kinds)}; for example {EXAMPLE}"
             )
         if key in found:
-            raise SourceError(f"{PHANTOM_SCHEME} {key}: expected once, found twice; for example {EXAMPLE}")
+            raise SourceError(
+                f"{PHANTOM_SCHEME} {key}: expected once, found twice; for example {EXAMPLE}"
+            )
         try:
             found[key] = kinds[key](text)
         except ValueError:
@@ -132,7 +138,9 @@ def _display_window(seed: int, jitter: float) -> tuple[float, float]:
 def lesion_patients(options: PhantomOptions) -> frozenset[int]:
     """Return the numbers of the half of the patients that have a lesion."""
     rng = np.random.default_rng(np.random.SeedSequence(options.seed, spawn_key=(0,)))
-    return frozenset(int(number) + 1 for number in rng.permutation(options.patients)[: options.patients // 2])
+    return frozenset(
+        int(number) + 1 for number in rng.permutation(options.patients)[: options.patients // 2]
+    )
 
 
 def write_phantom(folder: Path, options: PhantomOptions, workers: int = -1) -> int:
@@ -156,7 +164,10 @@ def write_phantom(folder: Path, options: PhantomOptions, workers: int = -1) -> i
     for name in (LESION_CLASS, NORMAL_CLASS):
         (folder / name).mkdir(parents=True, exist_ok=True)
     numbers = range(1, options.patients + 1)
-    jobs = (delayed(_write_patient)(folder, options, number, number in with_lesion) for number in numbers)
+    jobs = (
+        delayed(_write_patient)(folder, options, number, number in with_lesion)
+        for number in numbers
+    )
     written: Iterator[int] = Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
     return sum(progress(written, total=options.patients, desc="phantom", unit="patient"))
 

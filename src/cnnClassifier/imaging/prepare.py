@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from cnnClassifier.imaging.decode import Reading, decode
+from cnnClassifier.imaging.decode import DicomOptions, decode
 
-_AS_IT_IS = Reading()
+_AS_IT_IS = DicomOptions()
 
 
 def resize(pixels: np.ndarray, image_size: tuple[int, int, int]) -> np.ndarray:
@@ -35,7 +35,12 @@ def shrink(pixels: np.ndarray, most: int) -> np.ndarray:
     return pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
 
 
-def prepare(data: bytes, image_size: tuple[int, int, int], max_pixels: int, reading: Reading = _AS_IT_IS) -> np.ndarray:
+def prepare(
+    data: bytes,
+    image_size: tuple[int, int, int],
+    max_pixels: int,
+    reading: DicomOptions = _AS_IT_IS,
+) -> np.ndarray:
     """Turn a file's bytes into the array that the model takes.
 
     Args:

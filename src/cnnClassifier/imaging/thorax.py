@@ -120,7 +120,9 @@ def draw_patient(rng: np.random.Generator, slices: int, lesion_mm: tuple[float, 
         slices: how many neighbouring levels are scanned.
         lesion_mm: smallest and largest diameter of the lesion.
     """
-    anatomy = Anatomy(**{item.name: float(rng.uniform(*item.metadata["range"])) for item in fields(Anatomy)})
+    anatomy = Anatomy(
+        **{item.name: float(rng.uniform(*item.metadata["range"])) for item in fields(Anatomy)}
+    )
     unit = anatomy.half_width_mm
     middle = float(rng.uniform(0.05, 0.95))
     lesion = _draw_lesion(rng, anatomy, middle, rng.uniform(*lesion_mm) / 2 / unit)
@@ -145,7 +147,8 @@ def _draw_lesion(rng: np.random.Generator, anatomy: Anatomy, z: float, radius: f
     solid = 1.0 if kind < 0.78 else float(rng.uniform(0.6, 0.85)) if kind < 0.97 else 0.0
     count = int(rng.integers(6, 18))
     lobes = np.stack(
-        [np.arange(2, 9), rng.uniform(0.1, 1, 7) * 0.36 / np.arange(2, 9), rng.uniform(0, 6.28, 7)], axis=1
+        [np.arange(2, 9), rng.uniform(0.1, 1, 7) * 0.36 / np.arange(2, 9), rng.uniform(0, 6.28, 7)],
+        axis=1,
     )
     spicules = np.stack(
         [
@@ -156,20 +159,32 @@ def _draw_lesion(rng: np.random.Generator, anatomy: Anatomy, z: float, radius: f
         ],
         axis=1,
     )
-    position = (float(x.ravel()[place]), float(y.ravel()[place]), z + float(rng.uniform(-0.2, 0.2)) * radius)
+    position = (
+        float(x.ravel()[place]),
+        float(y.ravel()[place]),
+        z + float(rng.uniform(-0.2, 0.2)) * radius,
+    )
     glass_hu, solid_hu = (float(hu) for hu in rng.uniform((-480, 15), (-300, 75)))
-    return Lesion(position, min(radius, float(room.max())), solid, glass_hu, solid_hu, lobes, spicules)
+    return Lesion(
+        position, min(radius, float(room.max())), solid, glass_hu, solid_hu, lobes, spicules
+    )
 
 
 def _grow_tree(rng: np.random.Generator, anatomy: Anatomy, side: int, middle: float) -> np.ndarray:
     """Join random points of a lung to a tree that starts at the hilum and stays short from there to every point."""
-    points = rng.uniform((0.1, -0.5, middle - 0.22), (0.85, 0.5, middle + 0.22), (3600, 3)) * (side, 1, 1)
+    points = rng.uniform((0.1, -0.5, middle - 0.22), (0.85, 0.5, middle + 0.22), (3600, 3)) * (
+        side,
+        1,
+        1,
+    )
     depth = np.minimum(
         _cavity(anatomy, points[:, 0], points[:, 1], points[:, 2]),
         -_mediastinum(anatomy, points[:, 0], points[:, 1], points[:, 2]),
     )
     points = points[depth > 0.025][: int(1700 * anatomy.vessel_share)]
-    roots = np.array([(side * 0.17, 0.03, 0.36), (side * 0.16, 0.10, 0.46), (side * 0.15, -0.03, 0.42)])
+    roots = np.array(
+        [(side * 0.17, 0.03, 0.36), (side * 0.16, 0.10, 0.46), (side * 0.15, -0.03, 0.42)]
+    )
     roots[:, 2] = np.clip(roots[:, 2], middle - 0.2, middle + 0.2)
     order = np.argsort(np.linalg.norm(points - roots[0], axis=1))
     nodes = np.concatenate([roots, points[order]])
@@ -193,11 +208,15 @@ def _grow_tree(rng: np.random.Generator, anatomy: Anatomy, side: int, middle: fl
 def _ramp(value: Any, start: float, end: float) -> Any:
     """Rise smoothly from 0 at `start` to 1 at `end`."""
     share = (value - start) / (end - start)
-    share = np.clip(share, 0, 1) if isinstance(share, np.ndarray) else min(max(float(share), 0.0), 1.0)
+    share = (
+        np.clip(share, 0, 1) if isinstance(share, np.ndarray) else min(max(float(share), 0.0), 1.0)
+    )
     return share * share * (3 - 2 * share)
 
 
-def _blob(x: Any, y: Any, sides: tuple[Any, Any, Any, Any], power: float = 2.0, turn: float = 0.0) -> Any:
+def _blob(
+    x: Any, y: Any, sides: tuple[Any, Any, Any, Any], power: float = 2.0, turn: float = 0.0
+) -> Any:
     """Return how far inside an egg about (0, 0) each point lies; `sides` reach to -x, +x, -y and +y."""
     if turn:
         cos, sin = math.cos(turn), math.sin(turn)
@@ -245,7 +264,9 @@ def _mediastinum(anatomy: Anatomy, x: Any, y: Any, z: Any) -> Any:
     inside = _round_max(band, _heart(anatomy, x, y, z), 0.05)
     hilum = np.exp(-(((z - 0.42) / 0.18) ** 2)) * 0.075 + 1e-3
     for side in (-1, 1):
-        inside = _round_max(inside, _blob(x - side * 0.18, y - 0.05, (hilum, hilum, hilum, hilum)), 0.05)
+        inside = _round_max(
+            inside, _blob(x - side * 0.18, y - 0.05, (hilum, hilum, hilum, hilum)), 0.05
+        )
     aorta_x, aorta_y = _aorta_at(anatomy)
     size = anatomy.aorta + 0.008
     inside = _round_max(inside, _blob(x - aorta_x, y - aorta_y, (size, size, size, size)), 0.03)
@@ -259,9 +280,14 @@ class _Slice:
         anatomy = patient.anatomy
         self.patient, self.anatomy, self.z = patient, anatomy, z
         self.pixel = anatomy.fov_mm / size / anatomy.half_width_mm
-        axis = ((np.arange(size) + 0.5) * self.pixel - anatomy.fov_mm / 2 / anatomy.half_width_mm).astype(np.float32)
+        axis = (
+            (np.arange(size) + 0.5) * self.pixel - anatomy.fov_mm / 2 / anatomy.half_width_mm
+        ).astype(np.float32)
         self.plane_x, self.plane_y = np.meshgrid(axis, axis)
-        x, y = self.plane_x - np.float32(anatomy.shift_x), self.plane_y - np.float32(anatomy.shift_y)
+        x, y = (
+            self.plane_x - np.float32(anatomy.shift_x),
+            self.plane_y - np.float32(anatomy.shift_y),
+        )
         cos, sin = np.float32(math.cos(anatomy.turn)), np.float32(math.sin(anatomy.turn))
         self.x, self.y = x * cos + y * sin, y * cos - x * sin
         self.wave = [self._field(number) for number in range(4)]
@@ -289,13 +315,26 @@ class _Slice:
         columns = [(x * cos - y * sin + anatomy.shift_x) / self.pixel + size / 2 for x, y in points]
         rows = [(x * sin + y * cos + anatomy.shift_y) / self.pixel + size / 2 for x, y in points]
         margin = (margin + 0.03) / self.pixel + 1
-        first_row, end_row = (min(max(int(row), 0), size) for row in (min(rows) - margin, max(rows) + margin))
-        first, end = (min(max(int(column), 0), size) for column in (min(columns) - margin, max(columns) + margin))
+        first_row, end_row = (
+            min(max(int(row), 0), size) for row in (min(rows) - margin, max(rows) + margin)
+        )
+        first, end = (
+            min(max(int(column), 0), size)
+            for column in (min(columns) - margin, max(columns) + margin)
+        )
         return slice(first_row, end_row), slice(first, end)
 
-    def paint_egg(self, at: tuple[float, float], radii: tuple[float, float], hu: Any, turn: float = 0.0) -> None:
+    def paint_egg(
+        self, at: tuple[float, float], radii: tuple[float, float], hu: Any, turn: float = 0.0
+    ) -> None:
         box = self.box([at], max(radii))
-        inside = _blob(self.x[box] - at[0], self.y[box] - at[1], (radii[0], radii[0], radii[1], radii[1]), 2.0, turn)
+        inside = _blob(
+            self.x[box] - at[0],
+            self.y[box] - at[1],
+            (radii[0], radii[0], radii[1], radii[1]),
+            2.0,
+            turn,
+        )
         self._paint_in(box, inside, hu)
 
     def _paint_in(self, box: tuple[slice, slice], inside: Any, hu: Any) -> None:
@@ -317,7 +356,9 @@ class _Slice:
         self._paint_in(box, inside, hu)
 
 
-def measure(patient: Patient, index: int, size: int, noise: float = 1.0, lesion: bool = True) -> np.ndarray:
+def measure(
+    patient: Patient, index: int, size: int, noise: float = 1.0, lesion: bool = True
+) -> np.ndarray:
     """Scan one slice.
 
     Args:
@@ -366,17 +407,34 @@ def _paint_table_and_body(canvas: _Slice, cavity: Any, rng: np.random.Generator)
     anatomy, size = canvas.anatomy, len(canvas.hu)
     x, y = canvas.x, canvas.y
     body = _blob(
-        x, y, (1.0, 1.0, anatomy.front + anatomy.wall_front, anatomy.back + anatomy.wall_back), anatomy.squareness
+        x,
+        y,
+        (1.0, 1.0, anatomy.front + anatomy.wall_front, anatomy.back + anatomy.wall_back),
+        anatomy.squareness,
     )
     groove = 0.035 * np.exp(-((x / 0.12) ** 2)) * (y > 0)
     body = body - groove + 0.008 * canvas.wave[2]
-    breast = max(anatomy.breast, 0) * _ramp(canvas.z, -0.1, 0.2) * (1 - 0.5 * _ramp(canvas.z, 0.55, 0.8))
+    breast = (
+        max(anatomy.breast, 0) * _ramp(canvas.z, -0.1, 0.2) * (1 - 0.5 * _ramp(canvas.z, 0.55, 0.8))
+    )
     for side in (-1, 1):
         if breast:
             sides = (0.40, 0.36, 0.1 + breast, 0.3)
-            lump = _blob(x - side * 0.45, y + (anatomy.front + anatomy.wall_front) * 0.86, sides, 2.0, side * 0.45)
+            lump = _blob(
+                x - side * 0.45,
+                y + (anatomy.front + anatomy.wall_front) * 0.86,
+                sides,
+                2.0,
+                side * 0.45,
+            )
             body = _round_max(body, lump, 0.05)
-    top = anatomy.back + anatomy.wall_back + anatomy.shift_y - 0.03 + anatomy.table_mm / anatomy.half_width_mm
+    top = (
+        anatomy.back
+        + anatomy.wall_back
+        + anatomy.shift_y
+        - 0.03
+        + anatomy.table_mm / anatomy.half_width_mm
+    )
     below = canvas.plane_y - (top - anatomy.table_curve * canvas.plane_x**2)
     half = 1.18 - np.abs(canvas.plane_x)
     canvas.paint(np.minimum(np.minimum(below, 0.10 - below), half), -930)
@@ -386,7 +444,11 @@ def _paint_table_and_body(canvas: _Slice, cavity: Any, rng: np.random.Generator)
     canvas.paint(body - 0.010, FAT + 9 * _grain(rng, size, 3) + 4 * canvas.wave[3])
     if breast:
         gland = anatomy.gland * (canvas.wave[3] + 0.9 * _grain(rng, size, 4)) - 0.9
-        front = _ramp(-y, anatomy.front * 0.9, anatomy.front * 1.2) * _ramp(body, 0.03, 0.1) * (cavity < -0.1)
+        front = (
+            _ramp(-y, anatomy.front * 0.9, anatomy.front * 1.2)
+            * _ramp(body, 0.03, 0.1)
+            * (cavity < -0.1)
+        )
         canvas.hu += front * np.clip(gland, 0, 1) * 110
     return body
 
@@ -396,12 +458,19 @@ def _paint_wall(canvas: _Slice, cavity: Any, body: Any, rng: np.random.Generator
     anatomy, size, x, y, z = canvas.anatomy, len(canvas.hu), canvas.x, canvas.y, canvas.z
     wave = canvas.wave
     fibre = _grain(rng, size, 1.2)
-    muscle = anatomy.muscle_hu + 9 * fibre + 6 * wave[3] - 45 * np.clip(_grain(rng, size, 2.5) - 1.4, 0, 1)
+    muscle = (
+        anatomy.muscle_hu
+        + 9 * fibre
+        + 6 * wave[3]
+        - 45 * np.clip(_grain(rng, size, 2.5) - 1.4, 0, 1)
+    )
     fat = anatomy.fat * (1 + 0.5 * _ramp(-y, 0.0, 0.5) + 0.25 * wave[2])
     outward = -cavity
     plane = body - fat
     # The front of the chest carries a thin sheet only; what is further out there is breast or fat.
-    sheet = 0.085 + 0.30 * _ramp(np.abs(x), 0.25, 0.8) * _ramp(y, -0.62, 0.1) + 0.2 * _ramp(y, 0.0, 0.4)
+    sheet = (
+        0.085 + 0.30 * _ramp(np.abs(x), 0.25, 0.8) * _ramp(y, -0.62, 0.1) + 0.2 * _ramp(y, 0.0, 0.4)
+    )
     canvas.paint(np.minimum(plane, sheet - outward + 0.02 * wave[3]), muscle)
     share = outward / np.maximum(outward + plane, 0.02)
     thick = anatomy.fat_planes * np.clip(0.9 + 1.1 * wave[3], 0.05, 2.5)
@@ -409,7 +478,10 @@ def _paint_wall(canvas: _Slice, cavity: Any, body: Any, rng: np.random.Generator
         gap = thick * part - np.abs(share - centre - 0.13 * wave[2])
         width = np.maximum(outward + plane, 0.02)
         canvas.paint(np.minimum(gap * width, plane) * (outward > 0.045), FAT + 8 * fibre)
-    armpit = _blob(np.abs(x) - 0.86, y + 0.12 + 0.1 * z, (0.10, 0.08, 0.16, 0.13), 2.0, 0.3) + 0.02 * wave[3]
+    armpit = (
+        _blob(np.abs(x) - 0.86, y + 0.12 + 0.1 * z, (0.10, 0.08, 0.16, 0.13), 2.0, 0.3)
+        + 0.02 * wave[3]
+    )
     canvas.paint(np.minimum(armpit, plane), FAT + 12 * fibre)
 
     angle = np.arctan2(y, np.abs(x))
@@ -421,7 +493,10 @@ def _paint_wall(canvas: _Slice, cavity: Any, body: Any, rng: np.random.Generator
     shape = np.sin(number * 12.9898 + np.where(x > 0, 4.1, 0.0) + anatomy.rib_phase * 50)
     tall, length = 0.021 + 0.004 * shape, 0.125 + 0.045 * shape
     across = outward - 0.031 - (0.10 + 0.12 * shape) * along * np.where(y > 0, 1, -1)
-    rib = np.minimum(tall * np.sqrt(np.clip(1 - (along / length) ** 2, 0, 1)) - np.abs(across), length - np.abs(along))
+    rib = np.minimum(
+        tall * np.sqrt(np.clip(1 - (along / length) ** 2, 0, 1)) - np.abs(across),
+        length - np.abs(along),
+    )
     rib = np.where(np.abs(x) < 0.13, -0.1, rib)
     cartilage = _ramp(-angle, 0.62, 0.85)
     cortex = CORTEX * anatomy.bone * (1 - cartilage) + 110 * cartilage
@@ -463,7 +538,9 @@ def _paint_chest(canvas: _Slice, cavity: Any, rng: np.random.Generator) -> Any:
         wall = 0.03 + 0.012 * canvas.wave[2]
         septum = 0.015 - np.abs((x - 0.12) * 0.7 + (y + 0.12) * 0.7 + 0.05 * canvas.wave[3])
         canvas.paint(np.minimum(heart - wall, -septum), blood, 2.5)
-        groove = np.minimum(0.006 - np.abs(x + 0.04 + 0.5 * (y + 0.1) + 0.05 * canvas.wave[2]), 0.05 + heart)
+        groove = np.minimum(
+            0.006 - np.abs(x + 0.04 + 0.5 * (y + 0.1) + 0.05 * canvas.wave[2]), 0.05 + heart
+        )
         canvas.paint(np.minimum(groove, heart), -40 + 20 * grain)
         root = 1 - _ramp(z, 0.55, 0.7)
         if root > 0.3:
@@ -472,8 +549,12 @@ def _paint_chest(canvas: _Slice, cavity: Any, rng: np.random.Generator) -> Any:
         trunk = np.exp(-(((z - 0.36) / 0.15) ** 2))
         if trunk > 0.35:
             canvas.paint_egg((0.085, lift - 0.01), (0.085 * trunk, 0.1 * trunk), blood, -0.4)
-            canvas.paint_rod(((0.07, lift + 0.06), (-0.17, 0.02)), (0.05 * trunk, 0.055 * trunk), blood)
-            canvas.paint_rod(((0.1, lift + 0.04), (0.18, 0.04)), (0.05 * trunk, 0.045 * trunk), blood)
+            canvas.paint_rod(
+                ((0.07, lift + 0.06), (-0.17, 0.02)), (0.05 * trunk, 0.055 * trunk), blood
+            )
+            canvas.paint_rod(
+                ((0.1, lift + 0.04), (0.18, 0.04)), (0.05 * trunk, 0.045 * trunk), blood
+            )
         atrium = _ramp(z, 0.42, 0.55) * (1 - 0.6 * _ramp(z, 0.7, 0.9))
         if atrium > 0.1:
             canvas.paint_egg((0.01, spine - 0.22), (0.19 * atrium, 0.085 * atrium), blood)
@@ -493,17 +574,29 @@ def _paint_spine(canvas: _Slice, body_depth: Any, rng: np.random.Generator) -> N
     grain = _grain(rng, len(canvas.hu), 1.3)
     hard, soft = CORTEX * anatomy.bone, 190 * anatomy.bone + 45 * grain
     for side in (-1, 1):
-        muscle = _blob(canvas.x - side * 0.15, canvas.y - spine - 0.27, (0.14, 0.14, 0.09, 0.09), 2.0, side * 0.25)
+        muscle = _blob(
+            canvas.x - side * 0.15,
+            canvas.y - spine - 0.27,
+            (0.14, 0.14, 0.09, 0.09),
+            2.0,
+            side * 0.25,
+        )
         muscle = np.minimum(muscle + 0.01 * canvas.wave[3], body_depth - anatomy.fat)
         canvas.paint(muscle, anatomy.muscle_hu + 8 * grain)
-        arm = ((side * 0.06, spine + 0.12), (side * 0.20, spine + 0.165 + 0.02 * math.sin(canvas.z * 30)))
+        arm = (
+            (side * 0.06, spine + 0.12),
+            (side * 0.20, spine + 0.165 + 0.02 * math.sin(canvas.z * 30)),
+        )
         canvas.paint_rod(arm, (0.03, 0.02), hard * 0.85)
         canvas.paint_rod(arm, (0.018, 0.010), soft)
     tip = spine + 0.24 + 0.06 * math.sin(canvas.z * 23 + anatomy.rib_phase * 6)
     canvas.paint_rod(((0.0, spine + 0.17), (0.005, tip)), (0.024, 0.016), hard * 0.9)
     canvas.paint_rod(((0.0, spine + 0.17), (0.005, tip)), (0.012, 0.005), 220)
     canvas.paint_egg((0.0, spine + 0.125), (0.098, 0.075), hard * 0.85)
-    body = _blob(canvas.x, canvas.y - spine, (0.112, 0.112, 0.095, 0.085), 2.3) + 0.006 * canvas.wave[3]
+    body = (
+        _blob(canvas.x, canvas.y - spine, (0.112, 0.112, 0.095, 0.085), 2.3)
+        + 0.006 * canvas.wave[3]
+    )
     canvas.paint(body, hard * 0.75)
     canvas.paint(body - 0.013, soft)
     canvas.paint_egg((0.0, spine + 0.125), (0.060, 0.050), -30)
@@ -514,7 +607,13 @@ def _paint_lungs(canvas: _Slice, lung: Any, cavity: Any, rng: np.random.Generato
     """Paint parenchyma, vessels, airways, fissures and a calcified granuloma."""
     anatomy, size, y = canvas.anatomy, len(canvas.hu), canvas.y
     fine, coarse = _grain(rng, size, 0.9), _grain(rng, size, 5)
-    tissue = anatomy.lung_hu + anatomy.dependent * _ramp(y, -0.45, 0.5) + 14 * canvas.wave[3] + 13 * fine + 9 * coarse
+    tissue = (
+        anatomy.lung_hu
+        + anatomy.dependent * _ramp(y, -0.45, 0.5)
+        + 14 * canvas.wave[3]
+        + 13 * fine
+        + 9 * coarse
+    )
     if anatomy.emphysema > 0:
         holes = np.clip(_grain(rng, size, 2.2) + 0.5 * coarse - 1.6 + 0.6 * anatomy.emphysema, 0, 1)
         tissue = tissue - 75 * holes
@@ -532,13 +631,15 @@ def _paint_lungs(canvas: _Slice, lung: Any, cavity: Any, rng: np.random.Generato
     if anatomy.fissure > 0:
         for side, tilt in ((-1, 0.35), (1, -0.3)):
             line = y - anatomy.fissure + 0.25 - 0.55 * canvas.z + tilt * (canvas.x - side * 0.45)
-            thin = np.clip(1 - np.abs(line + 0.03 * canvas.wave[2]) / (1.3 * canvas.pixel), 0, 1) * (
-                canvas.x * side > 0
-            )
+            thin = np.clip(
+                1 - np.abs(line + 0.03 * canvas.wave[2]) / (1.3 * canvas.pixel), 0, 1
+            ) * (canvas.x * side > 0)
             canvas.hu += inside * thin * 90 * _ramp(cavity, 0.0, 0.1)
     if anatomy.granuloma > 0:
         spot = canvas.patient.tree[int(anatomy.granuloma * 1e6) % len(canvas.patient.tree), 3:5]
-        canvas.paint_egg((float(spot[0]), float(spot[1])), (anatomy.granuloma, anatomy.granuloma), 600)
+        canvas.paint_egg(
+            (float(spot[0]), float(spot[1])), (anatomy.granuloma, anatomy.granuloma), 600
+        )
 
 
 def _add_vessels(canvas: _Slice, opaque: np.ndarray, dark: np.ndarray) -> None:
@@ -560,7 +661,8 @@ def _add_vessels(canvas: _Slice, opaque: np.ndarray, dark: np.ndarray) -> None:
     shares = np.minimum(1, 2 * radius / np.maximum(steep, 1e-3) / slab)
     across = (end - start)[:, :2]
     cut = np.concatenate(
-        [start[:, :2] + first * across, start[:, :2] + last * across, tree[:, 6:], shares[:, None]], axis=1
+        [start[:, :2] + first * across, start[:, :2] + last * across, tree[:, 6:], shares[:, None]],
+        axis=1,
     )
     for x, y, end_x, end_y, thick, thin, airway, share in cut.tolist():
         box, inside = canvas.rod(((x, y), (end_x, end_y)), (thick, thin))
@@ -599,7 +701,9 @@ def _paint_lesion(canvas: _Slice, lung: Any, rng: np.random.Generator) -> None:
     ragged = 0.04 * _grain(rng, size, 3) + 0.03 * _grain(rng, size, 1.2)
     inside = radius * (outline + ragged) - distance
     glass = canvas.cover(inside, 1.5)
-    core = canvas.cover(inside - radius * (1 - lesion.solid), 1.0 if lesion.solid == 1 else 4.0) * (lesion.solid > 0)
+    core = canvas.cover(inside - radius * (1 - lesion.solid), 1.0 if lesion.solid == 1 else 4.0) * (
+        lesion.solid > 0
+    )
     halo = 0.15 * np.exp(np.minimum(inside, 0) / (0.10 * radius))
     rays = np.zeros_like(x)
     for direction, length, thickness, bend in lesion.spicules.tolist():
@@ -645,7 +749,9 @@ def _scan(canvas: _Slice, body: Any, noise: float, rng: np.random.Generator) -> 
     if anatomy.sharpening > 0:
         hu = hu + anatomy.sharpening * (hu - ndimage.gaussian_filter(hu, 1.6 / pixel_mm))
     grain = _grain(rng, size, 0.65) + 0.35 * _grain(rng, size, 0.6, 5)
-    shield = ndimage.gaussian_filter(np.clip(body, 0, None).astype(np.float32), 20 * size / 256 / 1.4)
+    shield = ndimage.gaussian_filter(
+        np.clip(body, 0, None).astype(np.float32), 20 * size / 256 / 1.4
+    )
     hu = hu + noise * anatomy.grain_hu * grain * (0.55 + 1.3 * shield)
     circle = np.hypot(canvas.plane_x, canvas.plane_y) < anatomy.fov_mm / 2 / anatomy.half_width_mm
     return np.where(circle, hu, OUTSIDE_SCAN).astype(np.float32)

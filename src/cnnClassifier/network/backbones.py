@@ -26,7 +26,12 @@ class Backbone:
     boundaries: dict[str, str]
 
 
-_VGG = {"block2": "block1_pool", "block3": "block2_pool", "block4": "block3_pool", "block5": "block4_pool"}
+_VGG = {
+    "block2": "block1_pool",
+    "block3": "block2_pool",
+    "block4": "block3_pool",
+    "block5": "block4_pool",
+}
 BACKBONES = {
     backbone.name: backbone
     for backbone in (
@@ -44,12 +49,22 @@ BACKBONES = {
             "pool4_conv",
             {"conv3": "pool2_pool", "conv4": "pool3_pool", "conv5": "pool4_pool"},
         ),
-        Backbone("MobileNetV2", "mobilenet_v2", "block_12_add", {"block_6": "block_5_add", "block_13": "block_12_add"}),
+        Backbone(
+            "MobileNetV2",
+            "mobilenet_v2",
+            "block_12_add",
+            {"block_6": "block_5_add", "block_13": "block_12_add"},
+        ),
         Backbone(
             "EfficientNetB0",
             "efficientnet",
             "block5c_add",
-            {"block4": "block3b_add", "block5": "block4c_add", "block6": "block5c_add", "block7": "block6d_add"},
+            {
+                "block4": "block3b_add",
+                "block5": "block4c_add",
+                "block6": "block5c_add",
+                "block7": "block6d_add",
+            },
         ),
     )
 }
@@ -72,8 +87,12 @@ def build_backbone(name: str, image_size: tuple[int, int, int], seed: int) -> "k
     backbone = BACKBONES[name]
     inputs = keras.Input(image_size, name="image")
     normalised = getattr(keras.applications, backbone.module).preprocess_input(inputs)
-    model = getattr(keras.applications, name)(include_top=False, weights=None, input_tensor=normalised)
-    return keras.Model(inputs, model.output, name=model.name)  # takes an image rather than a list of one
+    model = getattr(keras.applications, name)(
+        include_top=False, weights=None, input_tensor=normalised
+    )
+    return keras.Model(
+        inputs, model.output, name=model.name
+    )  # takes an image rather than a list of one
 
 
 def feature_layer_of(name: str, wanted: str, model: "keras.Model") -> str:
@@ -92,7 +111,9 @@ def feature_layer_of(name: str, wanted: str, model: "keras.Model") -> str:
     return layer_name
 
 
-def freeze_boundary(name: str, feature_layer: str, fine_tune_from: str | None, model: "keras.Model") -> str:
+def freeze_boundary(
+    name: str, feature_layer: str, fine_tune_from: str | None, model: "keras.Model"
+) -> str:
     """Return the last frozen layer: the feature layer, or the one before the first block that is trained.
 
     Raises:

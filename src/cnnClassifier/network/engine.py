@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnClassifier.entity.bundle import INT8_FILE, MODEL_FILE, REFERENCE_FILE, ModelBundle, decide, temper
-from cnnClassifier.entity.prediction import Inspection
-from cnnClassifier.network.activation import ActivationMap
-from cnnClassifier.network.familiarity import Reference
-from cnnClassifier.network.graph import graph_of, load_graph
-from cnnClassifier.network.quiet import forbid_telemetry
+from cnnClassifier.entity.bundle import (
+    INT8_FILE,
+    MODEL_FILE,
+    REFERENCE_FILE,
+    ModelBundle,
+    apply_temperature,
+    decide,
+)
+from cnnClassifier.entity.prediction import InferenceResult
+from cnnClassifier.network.cam import ActivationMap
+from cnnClassifier.network.out_of_distribution import Reference
+from cnnClassifier.network.quantization import load_graph, to_openvino
+from cnnClassifier.network.tf_setup import forbid_telemetry
 from cnnClassifier.utils.errors import BundleError
 
 if TYPE_CHECKING:
@@ -42,13 +49,17 @@ class Engine:
         path = bundle_dir / (INT8_FILE if int8 else MODEL_FILE)
         forbid_telemetry()
         try:
-            graph, self._activation = load_graph(path) if int8 else _from_keras(path, self.bundle.feature_layer)
+            graph, self._activation = (
+                load_graph(path) if int8 else _from_keras(path, self.bundle.feature_layer)
+            )
             self._requests = _compile(graph, self.bundle.image_size)
             # The first one allocates what the others use, so that no request has to wait for it.
             shown, _, _ = self._run(np.zeros(self.bundle.image_size, np.uint8))
         except ImportError as error:
             raise BundleError(f"{error}; run `pip install -r requirements-serve.txt`") from error
-        except Exception as error:  # Keras and OpenVINO raise whatever the layer, the archive or the graph does
+        except (
+            Exception
+        ) as error:  # Keras and OpenVINO raise whatever the layer, the archive or the graph does
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise BundleError(f"{path}: can't be run ({reason}); train it again") from error
         if shown.shape != (1, len(self.bundle.classes)) or not np.isfinite(shown).all():
@@ -68,7 +79,7 @@ class Engine:
         """
         return self.inspect(images).probabilities
 
-    def inspect(self, images: np.ndarray) -> Inspection:
+    def inspect(self, images: np.ndarray) -> InferenceResult:
         """Return what one forward pass each tells: probabilities, distance from the training images, activation map.
 
         Args:
@@ -79,11 +90,15 @@ class Engine:
         probabilities, distances, maps = [], [], []
         for image in images:
             raw, features, activations = self._run(image)
-            calibrated = temper(raw, bundle.temperature).astype(np.float32)
+            calibrated = apply_temperature(raw, bundle.temperature).astype(np.float32)
             probabilities.append(calibrated)
             distances.append(self._reference.distances(features.mean((1, 2), dtype=np.float32)))
-            maps.append(self._activation.maps(activations, decide(calibrated, positive, bundle.threshold)))
-        return Inspection(np.concatenate(probabilities), np.concatenate(distances), np.concatenate(maps))
+            maps.append(
+                self._activation.maps(activations, decide(calibrated, positive, bundle.threshold))
+            )
+        return InferenceResult(
+            np.concatenate(probabilities), np.concatenate(distances), np.concatenate(maps)
+        )
 
     def _run(self, image: np.ndarray) -> list[np.ndarray]:
         """Return raw probabilities, the feature layer's and the map layer's output, float32, each for one image."""
@@ -99,7 +114,7 @@ def _from_keras(path: Path, feature_layer: str) -> tuple["openvino.Model", Activ
         os.environ["KERAS_BACKEND"] = "openvino"
     import keras
 
-    return graph_of(keras.models.load_model(path, compile=False), feature_layer)
+    return to_openvino(keras.models.load_model(path, compile=False), feature_layer)
 
 
 def _compile(graph: "openvino.Model", image_size: tuple[int, int, int]) -> "SimpleQueue[Any]":

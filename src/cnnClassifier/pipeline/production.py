@@ -28,4 +28,9 @@ def _registry(manager: ConfigurationManager) -> Registry:
 
 def _show(manager: ConfigurationManager, version: str) -> None:
     name = manager.tracking().registered_model
-    logger.info("in production: %s, version %s (python app.py --model models:/%s@production)", name, version, name)
+    logger.info(
+        "in production: %s, version %s (python app.py --model models:/%s@production)",
+        name,
+        version,
+        name,
+    )

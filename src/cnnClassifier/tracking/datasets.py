@@ -4,8 +4,8 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
+from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import Manifest
-from cnnClassifier.entity.notices import is_synthetic
 from cnnClassifier.tracking.tracker import Tracker
 from cnnClassifier.utils.common import sha256_of
 
@@ -28,7 +28,9 @@ def log_splits(tracker: Tracker, manifest: Manifest, source: str, *splits: str) 
         entries = [entry for entry in manifest.entries if entry.split == split]
         if not entries:
             continue
-        digest = hashlib.sha256("".join(f"{entry.sha256}{entry.label}" for entry in entries).encode()).hexdigest()
+        digest = hashlib.sha256(
+            "".join(f"{entry.sha256}{entry.label}" for entry in entries).encode()
+        ).hexdigest()
         profile = {
             "images": len(entries),
             "groups": len({entry.group for entry in entries}),

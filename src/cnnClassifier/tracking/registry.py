@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cnnClassifier.entity.config_entity import TrackingConfig
-from cnnClassifier.tracking.servers import (
+from cnnClassifier.tracking.connection import (
     TrackingError,
     check_answers,
     environment,
     in_one_line,
     lacks,
-    without_password,
+    redact_credentials,
 )
 
 PRODUCTION = "production"
@@ -30,7 +30,7 @@ def connect(config: TrackingConfig, note: Callable[[str], None]) -> Any:
     """
     os.environ.update(environment(config.uri))
     check_answers(config.uri)
-    from cnnClassifier.tracking.store import Store
+    from cnnClassifier.tracking.mlflow_store import Store
 
     return asking(config, lambda: Store(config.uri, config.experiment, {}, note))
 
@@ -45,8 +45,10 @@ def asking(config: TrackingConfig, action: Callable[[], Any]) -> Any:
         return action()
     except TrackingError:
         raise
-    except Exception as error:  # MLflow lets through what requests, SQLAlchemy and its own stores raise
-        place = without_password(config.uri)
+    except (
+        Exception
+    ) as error:  # MLflow lets through what requests, SQLAlchemy and its own stores raise
+        place = redact_credentials(config.uri)
         what = "has no registry of models, or no such run or version" if lacks(error) else "refused"
         raise TrackingError(f"{place} {what}: {in_one_line(error)}") from None
 
@@ -106,13 +108,17 @@ class Registry:
             return version
         self._client.set_registered_model_alias(self._name, PRODUCTION, version)
         self._remember([*history, version])
-        self._record(version, "promoted", reason or "the gates are met", forced=str(bool(unmet)), unmet=unmet)
+        self._record(
+            version, "promoted", reason or "the gates are met", forced=str(bool(unmet)), unmet=unmet
+        )
         return version
 
     def _rollback(self, reason: str) -> str:
         history = self._history()
         if len(history) < 2:
-            raise TrackingError(f"{self._name}: no version was in production before; promote one instead")
+            raise TrackingError(
+                f"{self._name}: no version was in production before; promote one instead"
+            )
         *rest, left = history
         self._client.set_registered_model_alias(self._name, PRODUCTION, rest[-1])
         self._remember(rest)
@@ -120,7 +126,7 @@ class Registry:
         return rest[-1]
 
     def _candidate(self) -> str:
-        from cnnClassifier.tracking.store import CANDIDATE
+        from cnnClassifier.tracking.mlflow_store import CANDIDATE
 
         return str(self._client.get_model_version_by_alias(self._name, CANDIDATE).run_id)
 
@@ -131,7 +137,9 @@ class Registry:
             return "it has not been evaluated, so that no gate can be said to be met."
         if names == "none":
             return ""
-        return " ".join(tags.get(f"gate.{name}", f"{name} is not met.") for name in names.split(", "))
+        return " ".join(
+            tags.get(f"gate.{name}", f"{name} is not met.") for name in names.split(", ")
+        )
 
     def _version_of(self, run: Any) -> str:
         found = self._client.search_model_versions(f"name = '{self._name}'")
@@ -139,7 +147,9 @@ class Registry:
         if versions:
             return str(max(versions))
         if not self._client.list_artifacts(run.info.run_id, "model"):
-            raise TrackingError(f"run {run.info.run_id} has no model; run evaluation, or promote another run")
+            raise TrackingError(
+                f"run {run.info.run_id} has no model; run evaluation, or promote another run"
+            )
         tags = {key: run.data.tags[key] for key in VERSION_TAGS if key in run.data.tags}
         return str(self._store.add_version(self._name, run.info.run_id, tags))
 
@@ -148,7 +158,9 @@ class Registry:
         return list(json.loads(tags.get(_HISTORY, "[]")))
 
     def _remember(self, history: list[str]) -> None:
-        self._client.set_registered_model_tag(self._name, _HISTORY, json.dumps(history[-_MOST_HISTORY:]))
+        self._client.set_registered_model_tag(
+            self._name, _HISTORY, json.dumps(history[-_MOST_HISTORY:])
+        )
 
     def _record(self, version: str, what: str, reason: str, **more: str) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")

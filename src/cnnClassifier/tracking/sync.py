@@ -11,9 +11,9 @@ from mlflow.entities import DatasetInput, Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from cnnClassifier.entity.config_entity import TrackingConfig
+from cnnClassifier.tracking.connection import LOCAL_STORE, TrackingError, is_remote, ui_location
+from cnnClassifier.tracking.mlflow_store import MODEL_FOLDER, SENT_AS, Event, Store
 from cnnClassifier.tracking.registry import VERSION_TAGS, asking, connect
-from cnnClassifier.tracking.servers import LOCAL_STORE, TrackingError, is_remote, where_to_see
-from cnnClassifier.tracking.store import MODEL_FOLDER, SENT_AS, Event, Store
 from cnnClassifier.tracking.tracker import EVALUATED, TRAINED
 
 # Tags on the server: the run's id here, and whether all of it has arrived.
@@ -45,14 +45,16 @@ def sync(config: TrackingConfig, note: Callable[[str], None]) -> int:
     local = Store(LOCAL_STORE, config.experiment, {}, note)
     waiting = [
         run
-        for run in local.client.search_runs([local.experiment_id], order_by=["attributes.start_time ASC"])
+        for run in local.client.search_runs(
+            [local.experiment_id], order_by=["attributes.start_time ASC"]
+        )
         if "unsent" in run.data.tags and SENT_AS not in run.data.tags
     ]
     waiting.sort(key=lambda run: "mlflow.parentRunId" in run.data.tags)  # parents first
     sender = _Sender(local, server, config)
     for run in waiting:
         sent = asking(config, partial(sender.send, run))
-        note(f"{run.info.run_name}: {where_to_see(config.uri, server.experiment_id, sent)}")
+        note(f"{run.info.run_name}: {ui_location(config.uri, server.experiment_id, sent)}")
     return len(waiting)
 
 
@@ -83,7 +85,10 @@ class _Sender:
         self._number += 1
         number, server, run_id = self._number, self._server, run.info.run_id
         tags = {key: value for key, value in run.data.tags.items() if key not in _HERE_ALONE}
-        opening: Event = {"name": run.info.run_name, "tags": tags | {_SENT_FROM: run_id, _SENT: _HALF}}
+        opening: Event = {
+            "name": run.info.run_name,
+            "tags": tags | {_SENT_FROM: run_id, _SENT: _HALF},
+        }
         opening |= {"started": run.info.start_time}
         if tags.get("state") == EVALUATED:  # its training may have reached the server
             opening["resume"] = {"model_sha256": tags["model_sha256"], "state": TRAINED}
@@ -110,7 +115,8 @@ class _Sender:
         for item in client.list_artifacts(run_id):
             if item.path != MODEL_FOLDER:
                 self._server.client.log_artifact(
-                    self._server.run_ids[number], client.download_artifacts(run_id, item.path, str(scratch))
+                    self._server.run_ids[number],
+                    client.download_artifacts(run_id, item.path, str(scratch)),
                 )
         if any(item.path == MODEL_FOLDER for item in client.list_artifacts(run_id)):
             bundle = client.download_artifacts(run_id, MODEL_FOLDER, str(scratch))
@@ -118,7 +124,12 @@ class _Sender:
             self._server.write(
                 [
                     {"what": "model", "run": number, "bundle": bundle},
-                    {"what": "register", "run": number, "name": self._config.registered_model, "tags": tags},
+                    {
+                        "what": "register",
+                        "run": number,
+                        "name": self._config.registered_model,
+                        "tags": tags,
+                    },
                 ]
             )
 

@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from cnnClassifier.entity.config_entity import TrackingConfig
-from cnnClassifier.tracking.servers import LOCAL_STORE, TrackingError, environment, without_password
-from cnnClassifier.utils.common import clone_dir
+from cnnClassifier.tracking.connection import (
+    LOCAL_STORE,
+    TrackingError,
+    environment,
+    redact_credentials,
+)
+from cnnClassifier.utils.common import project_dir
 from cnnClassifier.utils.log import logger
 
 Event = dict[str, Any]
-TRAINED, EVALUATED = "trained", "evaluated"  # of the tag `state`: evaluation goes on with the run of training
+TRAINED, EVALUATED = (
+    "trained",
+    "evaluated",
+)  # of the tag `state`: evaluation goes on with the run of training
 _AGAIN = "to log them later: python main.py --only evaluation"
 
 
@@ -31,7 +39,9 @@ class Tracker:
         numbers: yields the numbers of children.
     """
 
-    def __init__(self, send: Callable[[Event], None], number: int = 0, numbers: Iterator[int] | None = None) -> None:
+    def __init__(
+        self, send: Callable[[Event], None], number: int = 0, numbers: Iterator[int] | None = None
+    ) -> None:
         self._send_event = send
         self._number = number
         self._numbers = numbers or count(1)
@@ -39,14 +49,20 @@ class Tracker:
     def _send(self, what: str, **content: Any) -> None:
         self._send_event({"what": what, "run": self._number, **content})
 
-    def open(self, name: str, tags: Mapping[str, str], resume: Mapping[str, str] | None = None) -> None:
+    def open(
+        self, name: str, tags: Mapping[str, str], resume: Mapping[str, str] | None = None
+    ) -> None:
         """Begin the run, or go on with the latest that has the tags `resume`."""
-        self._send("open", name=name, tags=dict(tags), resume=dict(resume or {}), workspace=str(Path.cwd()))
+        self._send(
+            "open", name=name, tags=dict(tags), resume=dict(resume or {}), workspace=str(Path.cwd())
+        )
 
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> "Tracker":
         """Begin a run under this one, such as a fold or a trial; `finish` ends it."""
         child = Tracker(self._send_event, next(self._numbers), self._numbers)
-        child._send("open", name=name, tags=dict(tags or {}), parent=self._number, workspace=str(Path.cwd()))
+        child._send(
+            "open", name=name, tags=dict(tags or {}), parent=self._number, workspace=str(Path.cwd())
+        )
         return child
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -60,12 +76,18 @@ class Tracker:
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log figures of a step, such as an epoch."""
         now = int(time.time() * 1000)
-        self._send("metrics", values=[[key, float(value), now, step] for key, value in values.items()])
+        self._send(
+            "metrics", values=[[key, float(value), now, step] for key, value in values.items()]
+        )
 
     def history(self, values: Mapping[str, Sequence[float]]) -> None:
         """Log for each metric its value an epoch, unless the run has it already."""
         now = int(time.time() * 1000)
-        rows = [[key, float(v), now, step] for key, series in values.items() for step, v in enumerate(series, 1)]
+        rows = [
+            [key, float(v), now, step]
+            for key, series in values.items()
+            for step, v in enumerate(series, 1)
+        ]
         self._send("history", values=rows)
 
     def files(self, folder: str, paths: Sequence[Path]) -> None:
@@ -79,7 +101,7 @@ class Tracker:
             values={
                 "split": split,
                 "digest": digest[:32],
-                "source": without_password(source),
+                "source": redact_credentials(source),
                 "profile": dict(profile),
             },
         )
@@ -157,12 +179,14 @@ class _Sender:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
-            cwd=clone_dir(),  # where the local store is
+            cwd=project_dir(),  # where the local store is
             env={**os.environ, **variables, "PYTHONPATH": path},
         )
         self._reader = threading.Thread(target=self._read, name="tracking", daemon=True)
         self._reader.start()
-        self.send({"what": "connect", "uri": uri, "wanted": config.uri, "experiment": config.experiment})
+        self.send(
+            {"what": "connect", "uri": uri, "wanted": config.uri, "experiment": config.experiment}
+        )
 
     def send(self, event: Event) -> None:
         with self._lock, suppress(OSError, ValueError):  # it has died: `close` says so
@@ -178,10 +202,14 @@ class _Sender:
         if self._reader.is_alive():
             self._process.kill()
             self._reader.join()
-            logger.warning("MLflow took longer than %.0f s; evaluation logs what is missing", patience_s)
+            logger.warning(
+                "MLflow took longer than %.0f s; evaluation logs what is missing", patience_s
+            )
         self._process.wait()
         if self._receipt:
-            logger.info("MLflow run %s; to see it: %s", self._receipt["run_id"], self._receipt["see"])
+            logger.info(
+                "MLflow run %s; to see it: %s", self._receipt["run_id"], self._receipt["see"]
+            )
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -191,7 +219,9 @@ class _Sender:
                 _warn(said["text"])
                 logger.debug("%s", said["traceback"])
             elif said["what"] == "lost":
-                logger.error("NOT LOGGED TO MLFLOW: %s. The results are safe; %s", said["text"], _AGAIN)
+                logger.error(
+                    "NOT LOGGED TO MLFLOW: %s. The results are safe; %s", said["text"], _AGAIN
+                )
                 logger.debug("%s", said["traceback"])
             elif said["what"] == "note":
                 logger.info("MLflow: %s", said["text"])

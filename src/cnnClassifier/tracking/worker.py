@@ -11,7 +11,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from cnnClassifier.tracking.servers import LOCAL_STORE, check_answers, in_one_line, is_remote, without_password
+from cnnClassifier.tracking.connection import (
+    LOCAL_STORE,
+    check_answers,
+    in_one_line,
+    is_remote,
+    redact_credentials,
+)
 
 Event = dict[str, Any]
 _SAMPLE_S = 5.0  # from one look at processor and memory to the next
@@ -42,7 +48,9 @@ class Worker:
             return
         try:
             self._write(events)
-        except Exception as error:  # MLflow lets through what requests, SQLAlchemy and its own stores raise
+        except (
+            Exception
+        ) as error:  # MLflow lets through what requests, SQLAlchemy and its own stores raise
             self._gave_up = not is_remote(self._uri)
             self._report(error)
             if not self._gave_up:
@@ -61,17 +69,26 @@ class Worker:
         """Return where the run stands, if it stands anywhere."""
         if self._gave_up or not self._store or 0 not in self._store.run_ids:
             return None
-        return {"what": "receipt", "run_id": self._store.run_ids[0], "see": self._store.where_to_see(0)}
+        return {
+            "what": "receipt",
+            "run_id": self._store.run_ids[0],
+            "see": self._store.ui_location(0),
+        }
 
     def close(self) -> None:
         """End all runs that haven't said how they ended; what the local store has of it needs no sending any more."""
         runs = [event["run"] for event in self._journal if event["what"] == "open"]
         self.take([{"what": "finish", "run": run, "status": "KILLED"} for run in reversed(runs)])
         opening = next((event for event in self._journal if event["what"] == "open"), {})
-        if self._gave_up or not self._store or not opening.get("resume") or not is_remote(self._uri):
+        if (
+            self._gave_up
+            or not self._store
+            or not opening.get("resume")
+            or not is_remote(self._uri)
+        ):
             return
         if Path(LOCAL_STORE.removeprefix("sqlite:///")).is_file():
-            from cnnClassifier.tracking.store import SENT_AS, Store
+            from cnnClassifier.tracking.mlflow_store import SENT_AS, Store
 
             local = Store(LOCAL_STORE, self._experiment, {}, note=_note)
             run = local.find(opening["resume"])
@@ -79,21 +96,21 @@ class Worker:
                 local.client.set_tag(run.info.run_id, SENT_AS, self._store.run_ids[0])
 
     def _write(self, events: list[Event]) -> None:
-        from cnnClassifier.tracking.store import Store
+        from cnnClassifier.tracking.mlflow_store import Store
 
         if self._store is None:
             check_answers(self._uri)
             unsent = {}
             if self._uri != self._wanted:
-                unsent = {"unsent": without_password(self._wanted), "half_sent": self._half_sent}
+                unsent = {"unsent": redact_credentials(self._wanted), "half_sent": self._half_sent}
             self._store = Store(self._uri, self._experiment, unsent, note=_note)
         self._store.write(events)
 
     def _report(self, error: Exception) -> None:
         said = in_one_line(error)
-        place = without_password(self._uri)
+        place = redact_credentials(self._uri)
         # MLflow's errors repeat the address, password and all.
-        trace = without_password(traceback.format_exc())
+        trace = redact_credentials(traceback.format_exc())
         text = said if place in said else f"{place}: {said}"
         _say(what="lost" if self._gave_up else "error", text=text, traceback=trace)
 
@@ -101,7 +118,9 @@ class Worker:
 def main() -> None:
     """Log until stdin ends."""
     sys.stdout = sys.stderr  # MLflow prints; what the pipeline reads is `_say`'s alone
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pipeline: its end of the pipe closes, then
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the pipeline: its end of the pipe closes, then
     if hasattr(os, "nice"):
         os.nice(5)
     events: queue.Queue[Event | None] = queue.Queue()

@@ -8,8 +8,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cnnClassifier.entity.config_entity import Between, Choice, SearchConfig
-from cnnClassifier.entity.notices import is_synthetic
-from cnnClassifier.tuning.sampling import living
+from cnnClassifier.entity.disclaimers import is_synthetic
+from cnnClassifier.tuning.search_space import living
 
 _FEW = 6  # finished trials, below which no importance is told
 
@@ -44,14 +44,19 @@ def build_report(study: optuna.Study, config: SearchConfig, name: str, most: int
         "synthetic": is_synthetic(config.crossvalidation.training.source_URL),
         "params_file": config.params_path.name,
         "space": {key: _words(span) for key, span in config.space.items()},
-        "log": sorted(key for key, span in config.space.items() if isinstance(span, Between) and span.log),
+        "log": sorted(
+            key for key, span in config.space.items() if isinstance(span, Between) and span.log
+        ),
         "trials": [_describe(trial, config.metric) for trial in finished],
         "importance": _importance(study, complete, config.crossvalidation.training.fit.seed),
     }
     if complete:
         best = _describe(study.best_trial, config.metric)
         report["best"] = best
-        first = next((t for t in report["trials"] if _is(t["params"], config.params) and not t["early"]), None)
+        first = next(
+            (t for t in report["trials"] if _is(t["params"], config.params) and not t["early"]),
+            None,
+        )
         if first and first["number"] != best["number"]:
             wins = _wins(best["folds"], first["folds"], report["minimise"])
             report["first"] = {**first, "wins": wins}
@@ -74,7 +79,9 @@ def _describe(trial: FrozenTrial, metric: str) -> dict[str, Any]:
     }
 
 
-def _importance(study: optuna.Study, complete: Sequence[FrozenTrial], seed: int) -> dict[str, float]:
+def _importance(
+    study: optuna.Study, complete: Sequence[FrozenTrial], seed: int
+) -> dict[str, float]:
     """Return each parameter's share of what the trials' values differ by (fANOVA, Hutter et al. 2014)."""
     if len(complete) < _FEW or len({trial.value for trial in complete}) == 1:
         return {}

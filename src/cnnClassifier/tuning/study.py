@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from cnnClassifier.tuning.sampling import Sampler, Space, distributions, living, size_of
+from cnnClassifier.tuning.search_space import Sampler, Space, distributions, living, size_of
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import UserError
 from cnnClassifier.utils.log import logger
@@ -44,7 +44,7 @@ class SharedStudy:
         space: of the parameters.
         first: what the first trial tries, where it lies within the space.
         seed: of the sampler.
-        grace_s: seconds without a sign of life until a trial is taken over.
+        stale_after_s: seconds without a sign of life until a trial is taken over.
 
     Attributes:
         study: Optuna's.
@@ -55,7 +55,14 @@ class SharedStudy:
     """
 
     def __init__(
-        self, url: str, name: str, minimise: bool, space: Space, first: Mapping[str, Any], seed: int, grace_s: float
+        self,
+        url: str,
+        name: str,
+        minimise: bool,
+        space: Space,
+        first: Mapping[str, Any],
+        seed: int,
+        stale_after_s: float,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
@@ -68,7 +75,7 @@ class SharedStudy:
         )
         self.size = size_of(space)
         self._distributions = distributions(space)
-        self._grace_s = grace_s
+        self._grace_s = stale_after_s
         self._seen: dict[tuple[int, Any], float] = {}
 
     def finished(self) -> list[FrozenTrial]:
@@ -94,12 +101,16 @@ class SharedStudy:
             yield None
             return
         stop = threading.Event()
-        sign = threading.Thread(target=self._beat, args=(trial, stop), name="search-beat", daemon=True)
+        sign = threading.Thread(
+            target=self._beat, args=(trial, stop), name="search-beat", daemon=True
+        )
         sign.start()
         try:
             yield trial
         except BaseException:
-            self._give_back(next(t for t in self.study.get_trials(deepcopy=False) if t.number == trial.number))
+            self._give_back(
+                next(t for t in self.study.get_trials(deepcopy=False) if t.number == trial.number)
+            )
             raise
         finally:
             stop.set()
@@ -111,7 +122,9 @@ class SharedStudy:
         Returns:
             Whether it counts; not where another process took it over meanwhile.
         """
-        return self._end(trial.number, TrialState.PRUNED if value is None else TrialState.COMPLETE, value)
+        return self._end(
+            trial.number, TrialState.PRUNED if value is None else TrialState.COMPLETE, value
+        )
 
     def _next(self, most: int, until: float) -> Trial | None:
         said = False
@@ -145,7 +158,10 @@ class SharedStudy:
         now = time.monotonic()
         for trial in living(self.study):
             sign = (trial.number, trial.user_attrs.get(_BEAT))
-            if trial.state == TrialState.RUNNING and now - self._seen.setdefault(sign, now) > self._grace_s:
+            if (
+                trial.state == TrialState.RUNNING
+                and now - self._seen.setdefault(sign, now) > self._grace_s
+            ):
                 logger.warning("trial %d: its process is gone; it will be done again", trial.number)
                 self._give_back(trial)
 
@@ -184,12 +200,20 @@ def _open(url: str) -> BaseStorage:
             return _storage(url)
         except ImportError:
             driver = re.match(r"\w+\+(\w+):", url)
-            wanted = driver[1] if driver else "psycopg[binary]"  # what SQLAlchemy takes where none is named
-            raise SearchError(f'search.storage: {place} wants a driver; pip install "{wanted}"') from None
+            wanted = (
+                driver[1] if driver else "psycopg[binary]"
+            )  # what SQLAlchemy takes where none is named
+            raise SearchError(
+                f'search.storage: {place} wants a driver; pip install "{wanted}"'
+            ) from None
         except (OptunaError, SQLAlchemyError, OSError) as error:
             failure = error
-            time.sleep(attempt)  # two that make a server's tables at once: the second finds them made
-    raise SearchError(f"search.storage: {place} can't be opened: {' '.join(str(failure).split())[:200]}")
+            time.sleep(
+                attempt
+            )  # two that make a server's tables at once: the second finds them made
+    raise SearchError(
+        f"search.storage: {place} can't be opened: {' '.join(str(failure).split())[:200]}"
+    )
 
 
 def _storage(url: str) -> BaseStorage:
@@ -197,19 +221,28 @@ def _storage(url: str) -> BaseStorage:
     if scheme in ("journal", "sqlite"):
         create_directories(Path(path).parent)
     if scheme == "journal":
-        return JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))  # links want rights on Windows
+        return JournalStorage(
+            JournalFileBackend(path, JournalFileOpenLock(path))
+        )  # links want rights on Windows
     if scheme != "sqlite":
         return RDBStorage(url)
-    with FileLock(f"{path.partition('?')[0]}.lock"):  # of two that make the tables at once each meets the other's
+    with FileLock(
+        f"{path.partition('?')[0]}.lock"
+    ):  # of two that make the tables at once each meets the other's
         storage = RDBStorage(url, {"connect_args": {"timeout": _SQLITE_WAIT_S}})
     # Optuna reads before it writes: a transaction that doesn't lock from the start lets two take the same trial.
     event.listen(storage.engine, "connect", _set_up_sqlite)
-    event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    event.listen(
+        storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
+    )
     storage.engine.dispose()
     return storage
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # leaves transactions to SQLAlchemy
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):  # a killed process still loses nothing; 5 times as fast
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+    ):  # a killed process still loses nothing; 5 times as fast
         connection.execute(f"PRAGMA {pragma}")

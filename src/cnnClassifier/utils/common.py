@@ -32,7 +32,9 @@ def read_yaml(path: Path) -> ConfigBox:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name another with --config or --params") from None
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}; name another with --config or --params") from None
+        raise ConfigError(
+            f"{path}: {error.strerror or error}; name another with --config or --params"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -53,17 +55,19 @@ def create_directories(*paths: Path) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
 
 
-def clone_dir() -> Path:
+def project_dir() -> Path:
     """Return where caches and runs lie: the folder that we are in, or the clone whose experiment DVC runs in a copy.
 
     `dvc exp run --queue` and `--temp` make copies below `.dvc/tmp/exps`, and remove them at the end.
     """
     here = Path.cwd()
-    return next((folder for folder in here.parents if here.is_relative_to(folder / ".dvc/tmp/exps")), Path())
+    return next(
+        (folder for folder in here.parents if here.is_relative_to(folder / ".dvc/tmp/exps")), Path()
+    )
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """Yield a path beside `target` to write to; on success it takes the target's place in one rename.
 
     A file or a folder may be written. On an error, or when the process is killed, the old target stays. The path lies
@@ -77,7 +81,9 @@ def replacing(target: Path) -> Iterator[Path]:
         yield staged
         old = scratch / "old"
         try:
-            if target.exists() and (target.is_dir() or staged.is_dir()):  # a rename replaces files by files alone
+            if target.exists() and (
+                target.is_dir() or staged.is_dir()
+            ):  # a rename replaces files by files alone
                 os.replace(target, old)
             os.replace(staged, target)
         except BaseException:  # Ctrl-C between the two renames as well
@@ -88,10 +94,10 @@ def replacing(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def clear_leftovers(target: Path) -> None:
-    """Remove what killed runs of `replacing` left beside `target`; if one fell between its two renames, undo the first.
+def remove_stale_temp(target: Path) -> None:
+    """Remove what killed runs of `atomic_write` left beside `target`; if one fell between its two renames, undo the first.
 
-    Call it only where no other process can be replacing `target`, such as under a lock.
+    Call it only where no other process can be atomic_write `target`, such as under a lock.
     """
     for scratch in Path(target).parent.glob(f"{glob.escape(_scratch_prefix(target))}*"):
         if (scratch / "old").exists() and not target.exists():
@@ -102,7 +108,7 @@ def clear_leftovers(target: Path) -> None:
 def save_json(path: Path, data: Any) -> None:
     """Write `data` as indented JSON with a closing newline; NaN and infinities are refused."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with replacing(path) as staged:
+    with atomic_write(path) as staged:
         staged.write_text(text, encoding="utf-8")
 
 

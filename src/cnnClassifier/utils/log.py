@@ -73,4 +73,8 @@ class _OneLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
-        return f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
+        return (
+            f"{record.levelname.lower()}: {message}"
+            if record.levelno >= logging.WARNING
+            else message
+        )

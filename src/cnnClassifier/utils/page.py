@@ -4,7 +4,7 @@ from importlib.resources import files
 from typing import Any
 
 
-def fill_page(package: str, name: str, **content: Any) -> str:
+def render_template_file(package: str, name: str, **content: Any) -> str:
     """Return a page; the same content gives the same bytes.
 
     Args:

@@ -1,0 +1,79 @@
+"""The trainable top of the classifier."""
+
+from typing import TYPE_CHECKING
+
+NORM_LAYER = "head_norm"
+MAP_LAYER = "head_map"
+
+if TYPE_CHECKING:
+    import keras
+
+
+def add_head(
+    backbone: "keras.Model",
+    feature_layer: str,
+    head: str,
+    dropout: float,
+    class_count: int,
+    seed: int,
+) -> "keras.Model":
+    """Put a softmax head on a layer of the backbone; what the backbone has after that layer is dropped.
+
+    A lesion is a few cells of the feature map. `conv_max` looks at each cell and its neighbours and takes the mean
+    of the strongest answer and of all answers: one cell is enough, and what fills the picture counts as well. It
+    drops whole channels (Tompson et al. 2015), as neighbours in a map say much the same; `average` (global average
+    pooling, Lin et al. 2013) suits what fills the picture; `flatten` is the head of most tutorials, and the one
+    with the most weights to overfit.
+
+    Args:
+        backbone: a functional model with a layer `feature_layer` whose output is (n, h, w, channels).
+        feature_layer: its name.
+        head: `conv_max`, `average` or `flatten`.
+        dropout: share of features dropped in training, 0 to 0.95.
+        class_count: number of outputs.
+        seed: of the new weights and of dropout.
+
+    Returns:
+        A model from RGB 0-255 to probabilities, (n, class_count).
+    """
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(seed)
+    x = backbone.get_layer(feature_layer).output
+    if head == "conv_max":
+        x = layers.BatchNormalization(name=NORM_LAYER)(x)
+        x = layers.SpatialDropout2D(dropout, seed=seed, name="head_dropout")(x)
+        x = layers.Conv2D(64, 1, activation="relu", name="head_mix")(x)
+        x = layers.Conv2D(32, 3, padding="same", activation="relu", name=MAP_LAYER)(x)
+        strongest = layers.GlobalMaxPooling2D(name="head_max")(x)
+        mean = layers.GlobalAveragePooling2D(name="head_mean")(x)
+        x = layers.Average(name="head_pool")([strongest, mean])
+    else:
+        pool = layers.GlobalAveragePooling2D if head == "average" else layers.Flatten
+        x = pool(name="head_pool")(x)
+        x = layers.BatchNormalization(name=NORM_LAYER)(x)
+        x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
+    outputs = layers.Dense(class_count, activation="softmax", name="probabilities")(x)
+    return keras.Model(backbone.input, outputs, name="classifier")
+
+
+def head_alone(
+    shape: tuple[int, int, int], head: str, dropout: float, class_count: int, seed: int
+) -> "keras.Model":
+    """Return the head of `add_head` without a backbone, with the same first weights.
+
+    Args:
+        shape: of one feature map, (h, w, channels).
+        head: as in `add_head`.
+        dropout: as in `add_head`.
+        class_count: as in `add_head`.
+        seed: as in `add_head`.
+
+    Returns:
+        A model from feature maps to probabilities, (n, class_count).
+    """
+    import keras
+
+    maps = keras.Input(shape, name="maps")
+    return add_head(keras.Model(maps, maps), "maps", head, dropout, class_count, seed)

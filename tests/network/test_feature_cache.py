@@ -1,0 +1,203 @@
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from cnnClassifier.network import feature_cache as module
+from cnnClassifier.network.feature_cache import (
+    FeatureCache,
+    Features,
+    choose_precision,
+    forward,
+    split_at,
+    trunk_id,
+)
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+ROW_BYTES = 2 * 4 * 4 * 5
+
+
+def build(keras, seed=0, scale=1.0, activation="relu"):
+    """A frozen network from 8x8 RGB to a 4x4 map of 5 channels."""
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((8, 8, 3), name="image")
+    x = keras.layers.Rescaling(scale / 255, name="scale")(image)
+    x = keras.layers.Conv2D(5, 3, strides=2, padding="same", activation=activation, name="mix")(x)
+    return keras.Model(image, x, name="trunk")
+
+
+@pytest.fixture(scope="module")
+def trunk(keras):
+    return build(keras)
+
+
+@pytest.fixture(scope="module")
+def expected(trunk):
+    return np.asarray(trunk(IMAGES.astype(np.float32))).astype(np.float16).astype(np.float32)
+
+
+@pytest.fixture
+def cached(trunk, tmp_path):
+    """Ask a cache for images by number; return the maps and which images had to be loaded."""
+
+    def ask(numbers, folder=tmp_path):
+        loaded = []
+
+        def load(item):
+            loaded.append(numbers[item])
+            return IMAGES[numbers[item]]
+
+        cache = FeatureCache(folder, trunk, "float32")
+        found = cache.features([f"image-{number}" for number in numbers], load)
+        return found.take(np.arange(len(numbers))), sorted(loaded)
+
+    return ask
+
+
+def files(folder):
+    return {kind: sorted(folder.glob(f"*/*.{kind}")) for kind in ("index", "f16")}
+
+
+def test_maps_are_the_trunks_and_computed_once(cached, expected, tmp_path):
+    for numbers, computed in [
+        ([3, 1, 4, 1, 5], [1, 3, 4, 5]),  # the same image twice is one
+        ([3, 1, 4, 1, 5], []),
+        ([9, 3, 2, 1], [2, 9]),  # more images or views add to those there are
+        (list(range(11)), [0, 6, 7, 8, 10]),  # several batches, the last one padded
+        (list(range(10, -1, -1)), []),
+    ]:
+        found, loaded = cached(numbers)
+        assert loaded == computed
+        assert np.allclose(found, expected[numbers], atol=1e-3)
+    keys = [key for path in files(tmp_path)["index"] for key in path.read_text().splitlines()]
+    assert sorted(keys) == sorted(f"image-{number}" for number in range(11))
+    assert sum(path.stat().st_size for path in files(tmp_path)["f16"]) == 11 * ROW_BYTES
+
+
+@pytest.mark.parametrize("kind", ["index", "f16", "both", "f16 gone"])
+def test_a_killed_run_goes_on_with_what_is_whole(cached, expected, tmp_path, kind):
+    cached(list(range(5)), tmp_path / "whole")
+    sizes = {name: paths[0].stat().st_size for name, paths in files(tmp_path / "whole").items()}
+    rng = np.random.default_rng(len(kind))
+    for trial in range(1 if "gone" in kind else 8):
+        folder = tmp_path / str(trial)
+        shutil.copytree(tmp_path / "whole", folder)
+        whole = 5
+        for name in ("f16", "index"):
+            path, cut = files(folder)[name][0], int(rng.integers(0, sizes[name]))
+            if kind == "f16 gone" and name == "f16":
+                path.unlink()
+                whole = 0
+            elif kind in (name, "both"):
+                path.write_bytes(path.read_bytes()[:cut])
+                kept = cut // ROW_BYTES if name == "f16" else path.read_text().count("\n")
+                whole = min(whole, kept)
+        for computed in (list(range(whole, 7)), []):
+            found, loaded = cached(list(range(7)), folder)
+            assert loaded == computed
+            assert np.allclose(found, expected[:7], atol=1e-3)
+
+
+def test_two_runs_at_once_do_not_meet(cached, expected, tmp_path):
+    parts = [list(range(0, 30)), list(range(10, 40)), list(range(20, 0, -1))]
+    with ThreadPoolExecutor(3) as pool:
+        for numbers, (found, _) in zip(parts, pool.map(cached, parts), strict=True):
+            assert np.allclose(found, expected[numbers], atol=1e-3)
+    found, loaded = cached(list(range(40)))
+    assert loaded == []
+    assert np.allclose(found, expected, atol=1e-3)
+
+
+def test_an_image_that_cannot_be_loaded_stops_the_run_and_keeps_the_rest(cached, trunk, tmp_path):
+    def load(item):
+        if item == 9:
+            raise OSError("gone")
+        return IMAGES[item]
+
+    with pytest.raises(OSError, match="gone"):
+        FeatureCache(tmp_path, trunk, "float32").features(
+            [f"image-{number}" for number in range(12)], load
+        )
+    assert cached(list(range(12)))[1] == [8, 9, 10, 11]
+
+
+def test_what_is_too_large_for_float16_stays_finite(keras, tmp_path):
+    cache = FeatureCache(tmp_path, build(keras, scale=1e8, activation=None), "float32")
+    found = cache.features(["a", "b"], lambda item: IMAGES[item]).take(np.arange(2))
+    assert np.isfinite(found).all()
+    assert (found.min(), found.max()) == (-65504, 65504)
+
+
+def test_the_id_follows_all_that_decides_a_map(keras, trunk):
+    first = trunk_id(trunk, "float32")
+    assert first == trunk_id(build(keras), "float32")
+    others = [
+        trunk_id(trunk, "bfloat16"),
+        trunk_id(build(keras, seed=1), "float32"),
+        trunk_id(build(keras, scale=2.0), "float32"),
+        trunk_id(build(keras, activation="tanh"), "float32"),
+    ]
+    assert len({first, *others}) == 5
+
+
+def test_a_model_is_cut_into_two_that_share_its_layers(keras, trunk):
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(5, 3, strides=2, name="cut")(image)
+    x = keras.layers.Conv2D(2, 3, name="later")(x)
+    model = keras.Model(
+        image, keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(x))
+    )
+    front, tail = split_at(model, "cut")
+    pixels = IMAGES[:3] / np.float32(255)
+    assert np.allclose(tail(front(pixels)), model(pixels), atol=1e-6)
+    assert front.trainable_weights == []
+    assert len(tail.trainable_weights) == 4
+    before = np.asarray(model(pixels))
+    tail.get_layer("later").set_weights(
+        [values + 0.1 for values in tail.get_layer("later").get_weights()]
+    )
+    assert not np.allclose(model(pixels), before)
+    assert np.allclose(tail(front(pixels)), model(pixels), atol=1e-6)
+
+
+def test_rows_are_taken_in_the_order_asked_for_across_segments():
+    values = np.array([0, 1, 2, 10, 11], np.float16).reshape(5, 1, 1, 1)
+    segments = [values[:3], values[3:]]
+    found = Features(segments, np.array([[1, 1], [0, 2], [0, 0], [1, 0]]))
+    assert len(found) == 4
+    taken = found.take(np.array([3, 0, 0, 2]))
+    assert taken.dtype == np.float16
+    assert taken.ravel().tolist() == [10, 11, 11, 0]
+    assert found[1:3].take(np.array([1, 0])).ravel().tolist() == [0, 2]
+    assert len(found[2:]) == 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "error"), [("float32", 1e-6), ("bfloat16", 0.03), ("float16", 0.003)]
+)
+def test_the_trunk_runs_in_every_precision(trunk, precision, error):
+    exact = np.asarray(trunk(IMAGES[:4].astype(np.float32)))
+    found = forward(trunk, precision)(IMAGES[:4])
+    assert found.dtype == np.float32
+    assert np.abs(found - exact).max() <= error * np.abs(exact).max()
+    assert precision == "float32" or np.abs(found - exact).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has_bfloat16", "taken"),
+    [
+        ("float32", True, "float32"),
+        ("bfloat16", False, "bfloat16"),
+        ("auto", True, "bfloat16"),
+        ("auto", False, "float32"),
+    ],
+)
+def test_the_precision_is_what_was_asked_for_or_what_the_machine_has(
+    monkeypatch, wanted, has_bfloat16, taken
+):
+    monkeypatch.setattr(module, "_cpu_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [])
+    assert choose_precision(wanted) == taken
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: ["a GPU"])
+    assert choose_precision(wanted) == ("float16" if wanted == "auto" else wanted)

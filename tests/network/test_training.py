@@ -1,0 +1,135 @@
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnClassifier.entity.config_entity import FitConfig
+from cnnClassifier.network.feature_cache import Features
+from cnnClassifier.network.training import class_weights, fit, snapshot
+from tests.waiting import PATIENCE_S
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = FitConfig(
+    epochs=20, patience=20, batch_size=16, learning_rate=0.1, class_weights="balanced", seed=1
+)
+
+
+def toy(count, seed, share=0.5):
+    """Maps of 2x2 with 3 channels; the first channel tells the class."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(count) < share).astype(np.int64)
+    maps = rng.normal(size=(count, 2, 2, 3))
+    maps[..., 0] += 4 * labels[:, None, None] - 2
+    return Features([maps.astype(np.float16)], np.array([[0, row] for row in range(count)])), labels
+
+
+@pytest.fixture
+def tail(keras):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((2, 2, 3))
+    x = keras.layers.GlobalAveragePooling2D()(image)
+    return keras.Model(image, keras.layers.Dense(2, activation="softmax")(x))
+
+
+def loss(tail, features, labels):
+    shown = np.asarray(tail(features.take(np.arange(len(features)))))
+    return -np.log(shown[np.arange(len(labels)), labels]).mean()
+
+
+def test_it_learns_what_can_be_learnt(tail):
+    train, validation = toy(60, 0), toy(30, 1)
+    history = fit(tail, *train, *validation, CONFIG, verbose=0)
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert [len(values) for values in history.values()] == [20] * 4
+    assert history["val_accuracy"][-1] == 1
+    assert history["val_loss"][-1] < 0.1 < history["val_loss"][0]
+    assert loss(tail, *validation) == pytest.approx(min(history["val_loss"]), rel=1e-4)
+
+
+def test_it_stops_early_and_keeps_the_best_epochs_weights(tail):
+    features, labels = toy(30, 1)
+    history = fit(tail, *toy(60, 0), features, 1 - labels, replace(CONFIG, patience=3), verbose=0)
+    best = int(np.argmin(history["val_loss"]))
+    assert len(history["val_loss"]) == best + 1 + 3 < 20
+    assert loss(tail, features, 1 - labels) == pytest.approx(history["val_loss"][best], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights"),
+    [
+        ([0, 0, 0, 1], {0: 4 / 6, 1: 2.0}),
+        ([1, 0, 1, 0], {0: 1.0, 1: 1.0}),
+        ([0, 2, 2, 2, 2, 2], {0: 3.0, 2: 0.6}),
+    ],
+)
+def test_balanced_weights_let_each_class_count_alike(labels, weights):
+    assert class_weights(np.array(labels)) == pytest.approx(weights)
+
+
+def test_balanced_weights_and_seed_reach_the_fit_and_equal_fits_are_equal(tail):
+    restore = snapshot(tail)
+    found = {}
+    for name, config in {
+        "first": CONFIG,
+        "unweighted": replace(CONFIG, class_weights=None),
+        "seed": replace(CONFIG, seed=2),
+        "again": CONFIG,
+    }.items():
+        restore()
+        fit(tail, *toy(60, 0, share=0.1), *toy(30, 1), replace(config, epochs=2), verbose=0)
+        found[name] = np.concatenate([values.ravel() for values in tail.get_weights()])
+    assert np.array_equal(found["first"], found["again"])
+    assert not np.allclose(found["first"], found["unweighted"])
+    assert not np.allclose(found["first"], found["seed"], atol=1e-7)
+
+
+TWICE = """
+import hashlib, sys
+from pathlib import Path
+import numpy as np
+from tests.network.test_fit import CONFIG, toy
+from cnnClassifier.network.backbones import build_backbone
+from cnnClassifier.network.feature_cache import split_at, trunk_id
+from cnnClassifier.network.serialization import save_model
+from cnnClassifier.utils.common import sha256_of
+from cnnClassifier.network.training import fit, make_deterministic
+from cnnClassifier.network.heads import add_head
+import keras
+make_deterministic(5)
+backbone = build_backbone("VGG16", (32, 32, 3), 5)
+trunk, _ = split_at(add_head(backbone, "block1_pool", "conv_max", 0.3, 2, 5), "block1_pool")
+print(trunk_id(trunk, "float32"))
+save_model(backbone, Path(sys.argv[1]))
+print(sha256_of(sys.argv[1]))
+image = keras.Input((2, 2, 3))
+feature = keras.layers.ReLU(name="feature")(image)
+tail = add_head(keras.Model(image, feature), "feature", "conv_max", 0.5, 2, 5)
+history = fit(tail, *toy(60, 0), *toy(30, 1), CONFIG, verbose=0)
+print(hashlib.sha256(b"".join(values.tobytes() for values in tail.get_weights())).hexdigest())
+print(history["loss"])
+"""
+
+
+@pytest.mark.slow
+def test_equal_runs_give_equal_weights(tmp_path):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWICE, tmp_path / name],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for name in ("a.keras", "b.keras")
+    ]
+    (first, error), (second, _) = (run.communicate(timeout=PATIENCE_S) for run in runs)
+    assert len(first.splitlines()) == 4, error.decode()[-2000:]
+    assert first == second
