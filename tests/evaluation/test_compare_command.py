@@ -1,10 +1,10 @@
 import pytest
-from tests.evaluation.test_comparison import evaluated, write
-from tests.test_architecture import ROOT
 
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.pipeline.compare import main
 from cnnClassifier.utils.errors import UserError
+from tests.evaluation.test_comparison import evaluated, write
+from tests.test_architecture import ROOT
 
 
 def test_compares_two_folders_or_one_with_the_last_evaluation_here(tmp_path, monkeypatch, capsys):

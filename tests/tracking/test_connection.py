@@ -1,12 +1,7 @@
 import pytest
 
-from cnnClassifier.tracking.connection import (
-    TrackingError,
-    credentials,
-    lacks,
-    redact_credentials,
-    ui_location,
-)
+from cnnClassifier.tracking.connection import TrackingError, credentials, lacks, ui_location
+from cnnClassifier.utils.redaction import redact_credentials
 
 DAGSHUB = "https://dagshub.com/me/repo.mlflow"
 

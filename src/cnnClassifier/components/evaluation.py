@@ -22,13 +22,13 @@ from cnnClassifier.evaluation.ood_samples import familiarity, not_ct
 from cnnClassifier.evaluation.plots import write_pictures, write_tables
 from cnnClassifier.imaging.prepare import prepare, resize
 from cnnClassifier.network.engine import Engine
-from cnnClassifier.tracking.connection import redact_credentials
 from cnnClassifier.tracking.datasets import log_splits
 from cnnClassifier.tracking.tracker import EVALUATED, TRAINED, Tracker, track
 from cnnClassifier.utils.common import atomic_write, load_json, save_json, sha256_of, write_csv
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
+from cnnClassifier.utils.redaction import redact_credentials
 
 SCORES_FILE = "scores.json"
 _BATCH = 8

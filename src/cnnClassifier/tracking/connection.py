@@ -1,12 +1,12 @@
 """Which server or store runs go to, who one is there, and what its errors say."""
 
 import os
-import re
 import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
 from cnnClassifier.utils.errors import UserError
+from cnnClassifier.utils.redaction import redact_credentials
 
 LOCAL_STORE = "sqlite:///mlflow.db"
 _PROBE_S = 5
@@ -27,11 +27,6 @@ class TrackingError(UserError):
 def is_remote(uri: str) -> bool:
     """Tell whether a tracking URI is a server's."""
     return uri.startswith(("http://", "https://"))
-
-
-def redact_credentials(text: str) -> str:
-    """Return a text without the users and passwords of the addresses in it."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 def in_one_line(error: Exception, most: int = 300) -> str:

@@ -10,16 +10,11 @@ from typing import Any
 import yaml
 
 from cnnClassifier.entity.config_entity import TrackingConfig
-from cnnClassifier.tracking.connection import (
-    TrackingError,
-    in_one_line,
-    is_remote,
-    lacks,
-    redact_credentials,
-)
+from cnnClassifier.tracking.connection import TrackingError, in_one_line, is_remote, lacks
 from cnnClassifier.tracking.registry import asking, connect
 from cnnClassifier.utils.errors import UserError
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.redaction import redact_credentials
 
 _LOCK = "dvc.lock"
 _FOLDER_IN_RUN = "evaluation"

@@ -15,16 +15,11 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 from cnnClassifier.entity.bundle import BUNDLE_FILES, INT8_FILE, METADATA_FILE, ModelBundle
-from cnnClassifier.tracking.connection import (
-    TrackingError,
-    credentials,
-    in_one_line,
-    is_remote,
-    redact_credentials,
-)
+from cnnClassifier.tracking.connection import TrackingError, credentials, in_one_line, is_remote
 from cnnClassifier.utils.common import atomic_write, load_json, save_json
 from cnnClassifier.utils.errors import BundleError, UserError
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.redaction import redact_credentials
 
 SCHEMES = ("models:/", "runs:/")
 _SOURCE_FILE = "source.json"  # beside the bundle: which run and version it is

@@ -13,8 +13,8 @@ from cnnClassifier.tracking.connection import (
     environment,
     in_one_line,
     lacks,
-    redact_credentials,
 )
+from cnnClassifier.utils.redaction import redact_credentials
 
 PRODUCTION = "production"
 VERSION_TAGS = ("model_sha256", "synthetic", "gates_not_met")

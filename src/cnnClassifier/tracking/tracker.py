@@ -13,14 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cnnClassifier.entity.config_entity import TrackingConfig
-from cnnClassifier.tracking.connection import (
-    LOCAL_STORE,
-    TrackingError,
-    environment,
-    redact_credentials,
-)
+from cnnClassifier.tracking.connection import LOCAL_STORE, TrackingError, environment
 from cnnClassifier.utils.common import project_dir
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.redaction import redact_credentials
 
 Event = dict[str, Any]
 TRAINED, EVALUATED = (

@@ -11,13 +11,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from cnnClassifier.tracking.connection import (
-    LOCAL_STORE,
-    check_answers,
-    in_one_line,
-    is_remote,
-    redact_credentials,
-)
+from cnnClassifier.tracking.connection import LOCAL_STORE, check_answers, in_one_line, is_remote
+from cnnClassifier.utils.redaction import redact_credentials
 
 Event = dict[str, Any]
 _SAMPLE_S = 5.0  # from one look at processor and memory to the next

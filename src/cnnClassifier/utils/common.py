@@ -125,6 +125,22 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
         writer.writerows(rows)
 
 
+def read_numeric_csv(path: Path) -> dict[str, list[float]]:
+    """Read a CSV file of numbers, column by column.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: a value isn't a number.
+    """
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    columns: dict[str, list[float]] = {name: [] for name in header}
+    for row in rows:
+        for name, value in zip(header, row, strict=True):
+            columns[name].append(float(value))
+    return columns
+
+
 def get_size(path: Path) -> str:
     """Return a file's size for people, such as `56.2 MB`."""
     return format_size(Path(path).stat().st_size)
