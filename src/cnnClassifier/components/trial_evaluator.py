@@ -130,12 +130,8 @@ class Judge:
         precision = choose_precision(training.precision)
         cache = FeatureCache(training.cache_dir, trunk, precision)
         augmentation = replace(training.augmentation, views=self._views)
-        items = [
-            (entry, view)
-            for entry in self._entries
-            for view in views_of(entry.sha256, augmentation)
-        ]
-        return image_features(cache, items, training)
+        images = [(entry, views_of(entry.sha256, augmentation)) for entry in self._entries]
+        return image_features(cache, images, training)
 
     def _base(self, backbone: str) -> tuple["keras.Model", str]:
         """Load a backbone, and name the layer that a head stands on."""
