@@ -278,9 +278,9 @@ def test_no_gallery_shows_no_picture_of_the_data(prepared, logged):
             "another manifest",
         ),
         (
-            lambda c: (c.bundle_dir / "reference.npz").unlink(),
+            lambda c: (c.bundle_dir / "ood_detector.npz").unlink(),
             BundleError,
-            "reference.npz is missing",
+            "ood_detector.npz is missing",
         ),
     ],
     ids=["no report", "damaged report", "other report", "other manifest", "no reference"],
