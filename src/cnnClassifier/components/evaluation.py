@@ -107,7 +107,7 @@ class Evaluation:
         return report
 
     def _look(self, bundle: ModelBundle, manifest: Manifest) -> _Seen:
-        entries = manifest.of("test")
+        entries = manifest.in_split("test")
         engine = Engine(self.config.bundle_dir)
         shown = progress(entries, desc="test images", unit="image")
         inspection = _inspect(engine, (self._pixels(bundle, entry) for entry in shown))

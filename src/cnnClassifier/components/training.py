@@ -67,7 +67,7 @@ class Training:
 
     def _train(self, manifest: Manifest, tracker: Tracker) -> ModelBundle:
         config = self.config
-        train, validation = manifest.of("train"), manifest.of("validation")
+        train, validation = manifest.in_split("train"), manifest.in_split("validation")
         positive = positive_class(config.positive_class, manifest.classes)
         model, tail, layer, cache = open_model(config)
         items = [
