@@ -17,6 +17,7 @@ setup(
         "cnnClassifier.evaluation": ["*.j2", "*.html"],
         "cnnClassifier.dataset": ["report.html"],
         "cnnClassifier.tuning": ["report_page.html"],
+        "cnnClassifier.serving": ["openapi.yaml"],
         "cnnClassifier.utils": ["page.html"],
     },
     python_requires=">=3.11",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cnnClassifier.dataset.near_duplicates import Keypoints, extract_keypoints
 from cnnClassifier.entity.dicom_options import DicomOptions
-from cnnClassifier.imaging.decode import Decoded, decode
+from cnnClassifier.imaging.decode import DecodedImage, decode
 from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
@@ -130,7 +130,7 @@ def _read_file(
     return record, np.asarray(thumbnail), extract_keypoints(gray)
 
 
-def _unusual_properties(image: Decoded, path: str, gray: np.ndarray) -> list[str]:
+def _unusual_properties(image: DecodedImage, path: str, gray: np.ndarray) -> list[str]:
     suffix = PurePosixPath(path).suffix[1:].lower()
     checks = {
         "animated": image.frames > 1,
