@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import json
 import logging
@@ -164,7 +165,7 @@ def test_a_result_is_uncertain_near_the_threshold(
     classes = tuple("abc"[: len(probabilities)])
     bundle = ModelBundle.read(tiny_bundle)
     changes = {"classes": classes, "positive_class": "a", "threshold": threshold}
-    prediction = replace(
+    prediction = dataclasses.replace(
         Predictor(bundle, max_pixels=10_000).predict(picture()),
         probabilities=dict(zip(classes, probabilities, strict=True)),
     )
