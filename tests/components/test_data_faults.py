@@ -15,7 +15,7 @@ from scipy.ndimage import zoom
 from cnnClassifier.components.data_validation import DataValidation
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.manifest import Manifest
-from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
+from ct_phantom import parse_phantom, write_phantom
 from cnnClassifier.utils.common import load_json
 from cnnClassifier.utils.errors import ManifestError
 

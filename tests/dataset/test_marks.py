@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from cnnClassifier.dataset.audit import near_copies, read_files
 from cnnClassifier.dataset.marks import NO_MARKS, find_marks, shared_marks
-from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
+from ct_phantom import parse_phantom, write_phantom
 
 BITS, CORRELATION = 8, 0.991  # as in config.yaml
 CROPS = {  # left, top, right, bottom as shares of the sides: 60 to 75 % of the area

@@ -2,13 +2,11 @@ import io
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving.app import create_app
-from cnnClassifier.serving.examples import example_png
 from cnnClassifier.utils.common import load_json, save_json
 
 
@@ -101,19 +99,21 @@ def test_without_a_model_the_page_says_so(ask, tmp_path):
     assert ask(bundle_dir=tmp_path)("/about/model-card").status_code == 503
 
 
-def test_examples_are_synthetic_slices_and_always_the_same(ask):
+def test_a_synthetic_model_offers_the_stored_examples(ask):
     get = ask()
-    listed = get("/examples").json
-    assert [example["name"] for example in listed] == [
-        f"{k}-{n}" for k in ("mass", "clear") for n in (1, 2, 3)
-    ]
-    pictures = [get(example["url"]) for example in listed]
-    assert {(picture.mimetype, picture.headers["Cache-Control"]) for picture in pictures} == {
-        ("image/png", "private, max-age=3600")
-    }
-    pixels = [np.asarray(Image.open(io.BytesIO(picture.data))) for picture in pictures]
-    assert {image.shape for image in pixels} == {(320, 320)}
-    assert len({image.tobytes() for image in pixels}) == len(pixels)
-    example_png.cache_clear()
-    assert get(listed[0]["url"]).data == pictures[0].data
-    assert get("/examples/mass-9.png").status_code == 404
+    examples = get("/examples").json
+    names = [example["name"] for example in examples]
+    assert names == ["clear-1", "clear-2", "clear-3", "mass-1", "mass-2", "mass-3"]
+    responses = [get(example["url"]) for example in examples]
+    assert {response.mimetype for response in responses} == {"image/png"}
+    contents = {response.data for response in responses}
+    assert len(contents) == len(names)
+    for content in contents:
+        assert Image.open(io.BytesIO(content)).size == (320, 320)
+    assert get("/static/examples/mass-9.png").status_code == 404
+
+
+def test_without_a_synthetic_model_there_are_no_examples(ask, write_bundle, tmp_path):
+    assert ask(bundle_dir=tmp_path / "none")("/examples").json == []
+    real = write_bundle(tmp_path / "real", synthetic=False)
+    assert ask(bundle_dir=real)("/examples").json == []

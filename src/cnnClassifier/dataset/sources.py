@@ -87,10 +87,15 @@ def _kind(url: str) -> str:
 
 
 def _phantom(url: str, config: DataIngestionConfig, scratch: Path) -> Path:
-    from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
-
+    try:
+        from ct_phantom import parse_phantom, write_phantom
+    except ModuleNotFoundError as error:
+        raise SourceError(f"{url}: the phantom is not installed") from error
     _refuse_sha256(config, "phantom")
-    options = parse_phantom(url)
+    try:
+        options = parse_phantom(url)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
     with disk_errors(scratch.parent):
         write_phantom(scratch, options)
     return scratch

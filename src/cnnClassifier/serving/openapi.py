@@ -136,25 +136,6 @@ def _paths(config: ServingConfig) -> Schema:
                 "curl {origin}/examples",
             )
         },
-        "/examples/{name}.png": {
-            "parameters": [
-                _parameter(
-                    "path", "name", {"type": "string", "pattern": "^[a-z]+-[0-9]$"}, "mass-1"
-                )
-            ],
-            "get": _operation(
-                "example",
-                "One of them",
-                {
-                    "200": {
-                        "description": "A picture.",
-                        "content": {"image/png": {"schema": _binary()}},
-                    }
-                },
-                {"404": "There is none of that name (`not_found`)."},
-                "curl -O {origin}/examples/mass-1.png",
-            ),
-        },
         "/train": {
             "post": _operation(
                 "train",

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from flask import Blueprint, Response, abort, jsonify, render_template, url_for
+from flask import Blueprint, Response, abort, current_app, jsonify, render_template, url_for
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
 from cnnClassifier.serving.about import about as contents_of
 from cnnClassifier.serving.evaluated import card_of, data_report_of
-from cnnClassifier.serving.examples import example_names, example_png
 from cnnClassifier.serving.model_manager import ModelManager, ModelUnavailableError
 
 # The reports are one file each, with a style of their own and pictures as data; nothing in them may run or reach out.
@@ -52,17 +51,17 @@ def make_pages(host: ModelManager, config: ServingConfig) -> Blueprint:
 
     @pages.get("/examples")
     def examples() -> Response:
-        return jsonify(
-            [{"name": name, "url": url_for("pages.example", name=name)} for name in example_names()]
-        )
-
-    @pages.get("/examples/<name>.png")
-    def example(name: str) -> Response:
-        if name not in example_names():
-            abort(404)
-        response = Response(example_png(name), mimetype="image/png")
-        response.headers["Cache-Control"] = "private, max-age=3600"
-        return response
+        try:
+            synthetic = host.predictor(wait=True).bundle.synthetic
+        except ModelUnavailableError:
+            synthetic = False
+        if not synthetic:  # the examples are synthetic too: a model of real images would fail on them
+            return jsonify([])
+        found = []
+        for path in sorted(Path(current_app.static_folder or "", "examples").glob("*.png")):
+            url = url_for("static", filename=f"examples/{path.name}")
+            found.append({"name": path.stem, "url": url})
+        return jsonify(found)
 
     return pages
 

@@ -15,7 +15,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cnnClassifier.imaging.phantom import (
+from ct_phantom import (
     PhantomOptions,
     lesion_patients,
     make_patient,
@@ -23,8 +23,7 @@ from cnnClassifier.imaging.phantom import (
     render_slice,
     write_phantom,
 )
-from cnnClassifier.imaging.thorax import measure
-from cnnClassifier.utils.errors import SourceError
+from ct_phantom.scanner import scan_slice
 
 SMALL = "phantom:patients=6,slices=2,size=64,seed=5"
 
@@ -65,7 +64,7 @@ def test_parse_reads_every_key_and_keeps_the_other_defaults() -> None:
 def test_wrong_options_are_named_with_what_was_expected_and_an_example(
     url: str, words: list[str]
 ) -> None:
-    with pytest.raises(SourceError) as caught:
+    with pytest.raises(ValueError) as caught:
         parse_phantom(url)
     message = str(caught.value)
     assert "\n" not in message
@@ -118,7 +117,9 @@ def test_only_a_region_of_the_lung_tells_the_classes_of_one_patient(number: int)
         )
         changed = sick != well
         assert (sick - well).max() > 20
-        dark, _ = ndimage.label(measure(patient, index, options.size, noise=0, lesion=False) < -400)
+        dark, _ = ndimage.label(
+            scan_slice(patient, index, options.size, noise=0, lesion=False) < -400
+        )
         lung = ndimage.binary_closing((dark > 0) & (dark != dark[0, 0]), iterations=3)
         assert ndimage.binary_dilation(lung, iterations=3)[changed].all()
         rows, columns = np.nonzero(np.abs(sick - well) > 20)
@@ -171,7 +172,7 @@ def default_images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         pytest.param(lambda path, pixels: [path.stat().st_size], id="file size"),
         pytest.param(lambda path, pixels: pixels.shape, id="image size"),
         pytest.param(lambda path, pixels: [pixels.mean()], id="mean"),
-        pytest.param(lambda path, pixels: [pixels.std()], id="spread"),
+        pytest.param(lambda path, pixels: [pixels.std()], id="std"),
         pytest.param(
             lambda path, pixels: np.histogram(pixels, 32, (0, 256))[0] / pixels.size, id="histogram"
         ),
