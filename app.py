@@ -115,12 +115,12 @@ def _serve(chosen: argparse.Namespace) -> None:
 
 def _bundle_of(chosen: argparse.Namespace, manager: "ConfigurationManager") -> Path:
     """Return the folder of the wanted model; a zip, a run or a registered model is fetched, an alias followed."""
-    from cnnClassifier.serving.model_download import fetch_bundle
+    from cnnClassifier.serving.model_download import download_bundle
     from cnnClassifier.tracking.connection import TrackingError
     from cnnClassifier.tracking.model_poller import SCHEMES, ModelPoller
 
     if chosen.model.startswith(("http://", "https://")):
-        return fetch_bundle(chosen.model, chosen.model_sha256)
+        return download_bundle(chosen.model, chosen.model_sha256)
     if not chosen.model.startswith(SCHEMES):
         return Path(chosen.model)
     config = manager.serving()
