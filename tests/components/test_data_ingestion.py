@@ -11,11 +11,10 @@ import pytest
 import cnnClassifier
 from cnnClassifier.components.data_ingestion import DataIngestion
 from cnnClassifier.entity.config_entity import DataIngestionConfig
-from cnnClassifier.utils import http
 from cnnClassifier.utils.errors import UserError
-from tests.archives import IMAGES, tar_of, zip_of
+from tests.archives import IMAGES, ingestion_options, read_files, tar_of, write_files, zip_of
 from tests.loopback import Site, serving
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import until
 
 INGESTED = {name.removeprefix("scans/"): content for name, content in IMAGES.items()}
 OLD = {"old/before.png": b"old"}
@@ -39,48 +38,17 @@ DataIngestion(DataIngestionConfig(**options)).run()
 @pytest.fixture
 def data_dir(tmp_path):
     """Return a data folder with the output of an earlier run."""
-    write(tmp_path / "artifacts/data", OLD)
+    write_files(tmp_path / "artifacts/data", OLD)
     return tmp_path / "artifacts/data"
 
 
 @pytest.fixture
-def make_options(tmp_path, monkeypatch):
-    monkeypatch.setattr(http, "RETRY_DELAY_S", 0.0)
+def ingest(tmp_path):
+    def run(source, **changes):
+        options = ingestion_options(tmp_path, source, **changes)
+        return DataIngestion(DataIngestionConfig(**options)).run()
 
-    def make(source, **changes):
-        options = {
-            "source_URL": str(source),
-            "source_sha256": None,
-            "class_patterns": None,
-            "class_count": 2,
-            "download_dir": tmp_path / "downloads",
-            "data_dir": tmp_path / "artifacts/data",
-            "max_unpacked_bytes": 10**8,
-            "connect_timeout_s": PATIENCE_S,
-            "read_timeout_s": PATIENCE_S,
-            "retries": 1,
-        }
-        return options | changes
-
-    return make
-
-
-@pytest.fixture
-def ingest(make_options):
-    return lambda source, **changes: DataIngestion(
-        DataIngestionConfig(**make_options(source, **changes))
-    ).run()
-
-
-def write(folder: Path, files: dict[str, bytes]) -> None:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-
-
-def read(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return run
 
 
 def leftovers(data_dir: Path) -> set[str]:
@@ -101,13 +69,13 @@ def test_the_output_is_replaced_and_logged_in_one_line(tmp_path, ingest, data_di
         caplog.at_level(logging.INFO, logger="cnnClassifier"),
     ):
         if kind == "folder":
-            write(source, IMAGES)
+            write_files(source, IMAGES)
         elif kind == "http":
             source = site.url
         else:
             source.write_bytes(zip_of(IMAGES) if kind == "zip" else tar_of(IMAGES, "gz"))
         assert ingest(source) == data_dir
-    assert read(data_dir) == INGESTED
+    assert read_files(data_dir) == INGESTED
     assert leftovers(data_dir) == set()
     assert caplog.messages == [
         f"data_ingestion: 3 images in 2 classes (adenocarcinoma 1, normal 2) from {source}"
@@ -117,9 +85,9 @@ def test_the_output_is_replaced_and_logged_in_one_line(tmp_path, ingest, data_di
 def test_splits_are_kept_and_folders_merged_by_pattern(tmp_path, ingest, data_dir):
     for split in ("train", "test"):
         for folder in ("normal", "adeno_T1", "x"):
-            write(tmp_path / "k/Data", {f"{split}/{folder}/{split}.png": b"x"})
+            write_files(tmp_path / "k/Data", {f"{split}/{folder}/{split}.png": b"x"})
     ingest(tmp_path / "k", class_patterns={"adeno": "ADENO*", "normal": "normal"})
-    assert set(read(data_dir)) == {
+    assert set(read_files(data_dir)) == {
         "test/adeno/test.png",
         "test/normal/test.png",
         "train/adeno/train.png",
@@ -147,7 +115,7 @@ def test_after_an_error_the_last_good_output_remains(ingest, data_dir, content, 
     ):
         ingest(site.url, **changes)
     assert "\n" not in str(raised.value)
-    assert read(data_dir) == OLD
+    assert read_files(data_dir) == OLD
     assert leftovers(data_dir) == set()
 
 
@@ -159,7 +127,7 @@ def test_after_an_error_the_last_good_output_remains(ingest, data_dir, content, 
 def test_after_a_disk_error_the_last_good_output_remains(
     tmp_path, ingest, data_dir, monkeypatch, call, code, message
 ):
-    write(tmp_path / "mine", INGESTED)
+    write_files(tmp_path / "mine", INGESTED)
 
     def fail(*args, **options):
         raise OSError(code, "disk error")
@@ -168,13 +136,13 @@ def test_after_a_disk_error_the_last_good_output_remains(
         patch.setattr(call, fail)
         with pytest.raises(UserError, match=message):
             ingest(tmp_path / "mine")
-    assert read(data_dir) == OLD
+    assert read_files(data_dir) == OLD
     assert leftovers(data_dir) == set()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_killed_run_leaves_the_last_good_output_and_its_download_is_resumed(
-    make_options, ingest, data_dir, tmp_path
+    ingest, data_dir, tmp_path
 ):
     def is_stalled():
         return any(
@@ -182,36 +150,36 @@ def test_a_killed_run_leaves_the_last_good_output_and_its_download_is_resumed(
         )
 
     with serving(Site(zip_of(LARGE), stall_at=400_000)) as site:
-        process = start(make_options(site.url))
+        process = start(ingestion_options(tmp_path, site.url))
         until(is_stalled)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert read(data_dir) == OLD
+        assert read_files(data_dir) == OLD
         assert leftovers(data_dir) != set()
         site.stall_at, site.sent = None, 0
         ingest(site.url)
     assert site.requested[1].startswith("bytes=")
     assert 0 < site.sent < len(site.content) - 150_000
-    assert read(data_dir) == LARGE_INGESTED
+    assert read_files(data_dir) == LARGE_INGESTED
     assert leftovers(data_dir) == set()
 
 
 def test_a_run_killed_between_two_renames_is_undone(ingest, tmp_path):
     artifacts = tmp_path / "artifacts"
-    write(artifacts / ".data.unfinished-x/old", OLD)
+    write_files(artifacts / ".data.unfinished-x/old", OLD)
     with pytest.raises(UserError, match="No such file"):
         ingest("absent")
-    assert read(artifacts / "data") == OLD
+    assert read_files(artifacts / "data") == OLD
     assert leftovers(artifacts / "data") == set()
 
 
-def test_concurrent_runs_share_one_download(make_options, tmp_path):
+def test_concurrent_runs_share_one_download(tmp_path):
     other = tmp_path / "artifacts/other"
     with serving(Site(zip_of(LARGE), pause_s=0.005)) as site:
-        options = make_options(site.url)
+        options = ingestion_options(tmp_path, site.url)
         processes = [start(options), start(options), start(options | {"data_dir": other})]
         for process in processes:
             assert process.communicate()[1] == b""
             assert process.returncode == 0
     assert len(site.requested) == 1
-    assert read(options["data_dir"]) == read(other) == LARGE_INGESTED
+    assert read_files(options["data_dir"]) == read_files(other) == LARGE_INGESTED

@@ -8,40 +8,21 @@ import requests
 
 from cnnClassifier.dataset.sources import fetch_images
 from cnnClassifier.entity.config_entity import DataIngestionConfig
-from cnnClassifier.utils import http
 from cnnClassifier.utils.errors import UserError
-from tests.archives import IMAGES, tar_of, zip_of
+from tests.archives import IMAGES, ingestion_options, read_files, tar_of, write_files, zip_of
 from tests.loopback import Site, serving
-from tests.waiting import PATIENCE_S
 
 FILE_LINK = "https://drive.google.com/file/d/1AbC-d_9/view?usp=sharing"
 FOLDER_LINK = "https://drive.google.com/drive/folders/1AbC-d_9"
 WRONG_SHA256 = "0" * 64
 
 
-def read_files(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
 @pytest.fixture
-def fetch(tmp_path, monkeypatch):
+def fetch(tmp_path):
     """Fetch a source and return its files."""
-    monkeypatch.setattr(http, "RETRY_DELAY_S", 0.0)
-    options = {
-        "source_sha256": None,
-        "class_patterns": None,
-        "class_count": 2,
-        "download_dir": tmp_path / "downloads",
-        "data_dir": tmp_path / "artifacts/data",
-        "max_unpacked_bytes": 10**8,
-        "connect_timeout_s": 2,
-        "read_timeout_s": PATIENCE_S,
-        "retries": 0,
-    }
 
     def run(url: str, **changes) -> dict[str, bytes]:
-        config = DataIngestionConfig(source_URL=url, **options | changes)
+        config = DataIngestionConfig(**ingestion_options(tmp_path, url, retries=0, **changes))
         return read_files(fetch_images(config, tmp_path / "temp"))
 
     return run
@@ -63,8 +44,7 @@ def test_a_path_of_an_archive(tmp_path, fetch, form):
 
 
 def test_a_local_folder_is_used_in_place(tmp_path, fetch):
-    (tmp_path / "mine/a").mkdir(parents=True)
-    (tmp_path / "mine/a/1.png").write_bytes(b"x")
+    write_files(tmp_path / "mine", {"a/1.png": b"x"})
     assert fetch(str(tmp_path / "mine")) == {"a/1.png": b"x"}
     assert not (tmp_path / "temp").exists()
 
@@ -83,10 +63,8 @@ def test_a_local_folder_is_used_in_place(tmp_path, fetch):
     ],
 )
 def test_an_error_says_what_to_correct(tmp_path, fetch, source, message):
-    (tmp_path / "artifacts/data/deeper").mkdir(parents=True)
-    (tmp_path / "artifacts/data/kept.zip").write_text("x")
-    (tmp_path / "notes.txt").write_text("x")
-    (tmp_path / "page.zip").write_text("<html>")
+    write_files(tmp_path / "artifacts/data", {"deeper/a.png": b"x", "kept.zip": b"x"})
+    write_files(tmp_path, {"notes.txt": b"x", "page.zip": b"<html>"})
     assert message in error_of(fetch, source.format(tmp_path))
 
 
@@ -172,7 +150,7 @@ def test_a_google_drive_file_is_downloaded_once(fetch, monkeypatch):
     monkeypatch.setattr(gdown, "download", download)
     for _ in range(2):
         assert fetch(FILE_LINK) == IMAGES
-    options = {"quiet": True, "resume": True, "timeout": (2, PATIENCE_S), "retries": 0}
+    options = {"quiet": True, "resume": True, "timeout": (600, 600), "retries": 0}
     assert calls == [(FILE_LINK, options)]
 
 

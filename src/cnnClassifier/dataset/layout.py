@@ -1,5 +1,6 @@
 """Find the class folders of a data set, and arrange the images as `<class>/<file>`."""
 
+import glob
 import os
 import shutil
 from collections import Counter
@@ -125,10 +126,10 @@ def arrange_images(
             "%s: skipped %d images outside of the class folders", source, len(paths) - len(images)
         )
     counts = Counter(image.label for image in images)
-    if class_patterns:
-        labels = _match_patterns(counts, class_patterns, source)
-    else:
-        labels = _merge_case(counts)
+    # Without patterns each folder is a class; the first spelling names it.
+    spellings = {folder.casefold(): folder for folder in sorted(counts, reverse=True)}
+    own_patterns = {folder: glob.escape(folder) for folder in spellings.values()}
+    labels = _match_patterns(counts, class_patterns or own_patterns, source)
     classes = set(labels.values())
     if len(classes) != class_count:
         raise SourceError(
@@ -205,15 +206,6 @@ def _images_below(paths: list[PurePosixPath], depth: int, split: str) -> list[So
     return images
 
 
-def _merge_case(folders: Iterable[str]) -> dict[str, str]:
-    """Return the class of each folder; the first spelling names the class."""
-    spellings: dict[str, str] = {}
-    labels = {}
-    for folder in sorted(folders):
-        labels[folder] = spellings.setdefault(folder.casefold(), folder)
-    return labels
-
-
 def _match_patterns(
     counts: Counter[str], class_patterns: Mapping[str, str], source: str
 ) -> dict[str, str]:
@@ -224,7 +216,9 @@ def _match_patterns(
             raise SourceError(
                 f"data_ingestion.classes: {label!r} is no folder name; choose a plain word"
             )
-        matches = [folder for folder in counts if fnmatchcase(folder.lower(), pattern.lower())]
+        matches = [
+            folder for folder in counts if fnmatchcase(folder.casefold(), pattern.casefold())
+        ]
         if not matches:
             raise SourceError(
                 f"{source}: no folder matches {pattern!r} of class {label}; found {_join(counts)}; "

@@ -55,7 +55,7 @@ def make_pages(host: ModelManager, config: ServingConfig) -> Blueprint:
             synthetic = host.predictor(wait=True).bundle.synthetic
         except ModelUnavailableError:
             synthetic = False
-        if not synthetic:  # the examples are synthetic too: a model of real images would fail on them
+        if not synthetic:  # a model of real images would fail on the synthetic examples
             return jsonify([])
         found = []
         for path in sorted(Path(current_app.static_folder or "", "examples").glob("*.png")):
