@@ -109,12 +109,12 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _bundle_dir(args: argparse.Namespace, configuration: "ConfigurationManager") -> Path:
     """Return the folder of the requested model; download it and follow an alias if necessary."""
-    from cnnClassifier.serving.model_download import fetch_bundle
+    from cnnClassifier.serving.model_download import download_bundle
     from cnnClassifier.tracking.connection import TrackingError
     from cnnClassifier.tracking.model_poller import SCHEMES, ModelPoller
 
     if args.model.startswith(("http://", "https://")):
-        return fetch_bundle(args.model, args.model_sha256)
+        return download_bundle(args.model, args.model_sha256)
     if not args.model.startswith(SCHEMES):
         return Path(args.model)
     config = configuration.serving()
