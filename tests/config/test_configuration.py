@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cnnClassifier.config.schema import SEARCHED
 
 from cnnClassifier.config.configuration import ConfigurationManager
-from cnnClassifier.config.schema import SEARCHED
 from cnnClassifier.entity.config_entity import Between, Choice
 from cnnClassifier.utils.errors import ConfigError
 from tests.waiting import PATIENCE_S

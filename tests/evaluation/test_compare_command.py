@@ -1,7 +1,7 @@
 import pytest
+from cnnClassifier.pipeline.compare import main
 
 from cnnClassifier.config.configuration import ConfigurationManager
-from cnnClassifier.pipeline.compare import main
 from cnnClassifier.utils.errors import UserError
 from tests.evaluation.test_comparison import evaluated, write
 from tests.test_architecture import ROOT
