@@ -80,7 +80,8 @@ class ConfigurationManager:
         self._params_path = params_path
         self._fields: dict[str, FieldInfo] = {}
         for _, entity in USERS:
-            self._fields = entity.fields_by_key() | self._fields
+            for key, field in entity.fields_by_key().items():
+                self._fields.setdefault(key, field)
         in_params = {key: field for key, field in self._fields.items() if key.isupper()}
         in_config = {key: field for key, field in self._fields.items() if not key.isupper()}
         self._values = read_settings(config_path, in_config)
