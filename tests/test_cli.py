@@ -75,8 +75,8 @@ def test_a_run_may_start_at_a_stage(calls, words):
         (["compare"], "the following arguments are required: A"),
         (["compare", "a", "b", "c"], "unrecognized arguments: c"),
         (["promote", "a", "b"], "unrecognized arguments: b"),
-        (["search", "--n-trials", "0"], "expected a whole number above 0"),
-        (["search", "--timeout", "-1"], "expected a number above 0"),
+        (["search", "--n-trials", "0"], "invalid positive number value: '0'"),
+        (["search", "--timeout", "-1"], "invalid positive number value: '-1'"),
         (["holiday"], "invalid choice: 'holiday'"),
     ],
 )

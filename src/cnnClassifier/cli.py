@@ -8,13 +8,12 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cnnClassifier.config.configuration import ConfigurationManager
-    from cnnClassifier.tracking.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {
@@ -94,27 +93,25 @@ def _build_parser() -> argparse.ArgumentParser:
 
     search = add("search", "search for better hyperparameters, as config/search.yaml says")
     search.add_argument(
-        "--n-trials", type=_positive_int, metavar="N", help="trials in total (default: trials)"
+        "--n-trials", type=_positive(int), metavar="N", help="trials in total (default: trials)"
     )
     search.add_argument(
-        "--timeout", type=_positive_float, metavar="S", help="start no trial after S seconds"
+        "--timeout", type=_positive(float), metavar="S", help="start no trial after S seconds"
     )
     search.add_argument("--apply", action="store_true", help="write the best values to params.yaml")
 
     promote = add("promote", "put a model into production if its gates are met")
+    rollback = add("rollback", "put the previous model back into production")
     promote.add_argument(
         "RUN", nargs="?", help="run ID (default: the model with the alias candidate)"
     )
     promote.add_argument(
         "--force", action="store_true", help="even if gates aren't met; needs --reason"
     )
-    promote.add_argument(
-        "--reason", default="", metavar="TEXT", help="recorded with the model version"
-    )
-    rollback = add("rollback", "put the previous model back into production")
-    rollback.add_argument(
-        "--reason", default="", metavar="TEXT", help="recorded with the model version"
-    )
+    for command in (promote, rollback):
+        command.add_argument(
+            "--reason", default="", metavar="TEXT", help="recorded with the model version"
+        )
     add("sync", "send runs to the tracking server that it hasn't received")
     return parser
 
@@ -142,17 +139,15 @@ def _add_run_options(parser: argparse.ArgumentParser, default: str | None) -> No
     )
 
 
-def _positive_int(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError("expected a whole number above 0")
-    return int(text)
+def _positive(number: Callable[[str], float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = number(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
 
-
-def _positive_float(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("expected a number above 0")
-    return number
+    parse.__name__ = "positive number"  # argparse prints it: invalid positive number value: '0'
+    return parse
 
 
 def use_virtual_environment() -> None:
@@ -245,30 +240,22 @@ def _search(manager: "ConfigurationManager", options: argparse.Namespace) -> Non
     search.run(options.n_trials, options.timeout, options.apply)
 
 
-def _promote(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
+def _change_production(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
     from cnnClassifier.utils.errors import UserError
+    from cnnClassifier.utils.log import logger
 
-    if options.force and not options.reason:
+    promotion = options.command == "promote"
+    if promotion and options.force and not options.reason:
         raise UserError("--force needs --reason TEXT, which is recorded with the model")
-    version = _registry(manager).promote(options.RUN, options.force, options.reason)
-    _log_production(manager, version)
-
-
-def _rollback(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
-    _log_production(manager, _registry(manager).rollback(options.reason))
-
-
-def _registry(manager: "ConfigurationManager") -> "Registry":
     from cnnClassifier.tracking.registry import Registry
-    from cnnClassifier.utils.log import logger
 
-    return Registry(manager.tracking(), lambda text: logger.info("%s", text))
-
-
-def _log_production(manager: "ConfigurationManager", version: str) -> None:
-    from cnnClassifier.utils.log import logger
-
-    name = manager.tracking().registered_model
+    config = manager.tracking()
+    registry = Registry(config, lambda text: logger.info("%s", text))
+    if promotion:
+        version = registry.promote(options.RUN, options.force, options.reason)
+    else:
+        version = registry.rollback(options.reason)
+    name = config.registered_model
     serve = f"python app.py --model models:/{name}@production"
     logger.info("in production: %s, version %s (%s)", name, version, serve)
 
@@ -286,7 +273,7 @@ _COMMANDS = {
     "crossvalidate": _crossvalidate,
     "compare": _compare,
     "search": _search,
-    "promote": _promote,
-    "rollback": _rollback,
+    "promote": _change_production,
+    "rollback": _change_production,
     "sync": _sync,
 }

@@ -138,7 +138,6 @@ def test_environment_variables_override_the_files(write, monkeypatch):
         ("AUGMENTATION", 1, "True or False, found 1"),
         ("HORIZONTAL_FLIP", "yes please", "True or False"),
         ("INCLUDE_TOP", True, "False; True would keep the 1000 classes of ImageNet"),
-        ("INCLUDE_TOP", 0, "False"),
         ("POSITIVE_CLASS", " ", "text"),
         ("WEIGHTS", 5, "text, or null"),
         ("CLASS_WEIGHTS", True, "one of balanced, or null"),
@@ -226,7 +225,6 @@ def test_the_new_names_of_renamed_keys_exist(write):
     ("changed_file", "key", "expected"),
     [
         ("config", "log_file", "text"),
-        ("config", "serving", "a section: host, port"),
         ("config", "serving.max_images", "a whole number from 1 to 1000"),
         ("config", "evaluation.root_dir", "text"),
         ("params", "INCLUDE_TOP", "False"),

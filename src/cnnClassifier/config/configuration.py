@@ -76,18 +76,18 @@ class ConfigurationManager:
     """
 
     def __init__(self, config_path: Path = CONFIG_PATH, params_path: Path = PARAMS_PATH) -> None:
-        self._config_path = config_path
-        self._params_path = params_path
-        self._fields: dict[str, FieldInfo] = {}
+        self.fields: dict[str, FieldInfo] = {}
         for _, entity in USERS:
             for key, field in entity.fields_by_key().items():
-                self._fields.setdefault(key, field)
-        in_params = {key: field for key, field in self._fields.items() if key.isupper()}
-        in_config = {key: field for key, field in self._fields.items() if not key.isupper()}
-        self._values = read_settings(config_path, in_config)
-        self.params = read_settings(params_path, in_params)
-        self._values |= self.params
-        self._values |= {"--params": self.params, "--params-path": params_path}
+                self.fields.setdefault(key, field)
+        self.values: dict[str, Any] = {}
+        self._paths: dict[str, Path] = {}  # the file of each key
+        self._search_path = config_path.with_name("search.yaml")
+        in_params = {key: field for key, field in self.fields.items() if key.isupper()}
+        self._read(params_path, in_params)
+        self.params = dict(self.values)
+        self._read(config_path, {k: v for k, v in self.fields.items() if k not in in_params})
+        self.values |= {"--params": self.params, "--params-path": params_path}
         for _, entity in USERS:
             self._create(entity, environment={})
 
@@ -134,113 +134,81 @@ class ConfigurationManager:
         Raises:
             ConfigError: search.yaml has an unknown, missing or invalid key, or an empty space.
         """
-        path = self._config_path.with_name("search.yaml")
-        space_fields = {f"space.{key}": self._fields[key] for key in SEARCHABLE}
-        values = read_settings(path, SearchSpaceConfig.fields_by_key() | space_fields)
+        path = self._search_path
+        space_fields = {f"space.{key}": self.fields[key] for key in SEARCHABLE}
+        self._read(path, SearchSpaceConfig.fields_by_key() | space_fields)
         space = {}
         for key in SEARCHABLE:
-            if values[f"space.{key}"] is not None:
-                space[key] = parse_dimension(path, key, self._fields[key], values[f"space.{key}"])
+            value = self.values[f"space.{key}"]
+            if value is not None:
+                space[key] = parse_dimension(f"{path}: space.{key}", self.fields[key], value)
         if not self.params["AUGMENTATION"]:
             space.pop("VIEWS", None)  # there is a single view
         if not space:
             raise ConfigError(f"{path}: space: expected values to try, but every key is null")
-        self._values |= values | {"--space": space}
+        self.values["--space"] = space
         config = self._create(SearchConfig)
-        if config.folds > config.crossvalidation.folds:
-            raise ConfigError(
-                f"{path}: folds: expected at most FOLDS: {config.crossvalidation.folds} in "
-                f"params.yaml, found {config.folds}"
-            )
+        folds = config.crossvalidation.folds
+        if config.folds > folds:
+            expected = f"at most FOLDS: {folds} in params.yaml"
+            raise _invalid(f"{path}: folds", expected, config.folds)
         return config
+
+    def _read(self, path: Path, fields: Mapping[str, FieldInfo]) -> None:
+        """Read the settings of one file, which must have these keys and no others."""
+        values = {}
+        for name, value in read_yaml(path).to_dict().items():
+            section = [key.partition(".")[2] for key in fields if key.startswith(f"{name}.")]
+            if not section:
+                values[name] = value
+            elif not isinstance(value, dict):
+                raise _invalid(f"{path}: {name}", f"a section: {', '.join(section)}", value)
+            else:
+                values |= {f"{name}.{key}": item for key, item in value.items()}
+        for key in values:
+            if key in RENAMED_KEYS:
+                raise ConfigError(f"{path}: {key} was {RENAMED_KEYS[key]}")
+            if key not in fields:
+                prefix = key[: key.find(".") + 1]
+                known = [name for name in fields if name.startswith(prefix)]
+                names = {name.removeprefix(prefix).partition(".")[0]: None for name in known}
+                raise ConfigError(f"{path}: {key}: unknown key; expected one of {', '.join(names)}")
+        for key, field in fields.items():
+            if key not in values:
+                raise ConfigError(f"{path}: {key}: missing; expected {expected_value(field)}")
+        self.values |= values
+        self._paths |= dict.fromkeys(fields, path)
 
     def _create(self, entity: type[Entity], environment: Mapping[str, str] = os.environ) -> Entity:
         """Create settings; environment variables override the values of the files."""
         fields = entity.fields_by_key()
-        values = dict(self._values)
-        sources = {}
+        values = dict(self.values)
+        sources = {key: f"{self._paths[key]}: {key}" for key in fields}
         for key, field in fields.items():
             variable = environment_variable(field)
-            text = environment.get(variable) if variable else None
+            text = environment.get(variable, "")
             if text:
                 values[key] = int(text) if field.annotation is int and text.isdecimal() else text
                 sources[key] = f"environment: {variable}"
         try:
             return entity.from_values(values)
         except ValidationError as error:
-            key = str(error.errors()[0]["loc"][0])
-            source = sources.get(key) or f"{self._path_of(key)}: {key}"
-            raise _invalid(source, expected_value(fields[key]), values[key]) from None
-
-    def _path_of(self, key: str) -> Path:
-        if key.isupper():
-            return self._params_path
-        if key in SearchSpaceConfig.fields_by_key():
-            return self._config_path.with_name("search.yaml")
-        return self._config_path
+            key = next(str(name) for name in error.errors()[0]["loc"] if name in fields)
+            raise _invalid(sources[key], expected_value(fields[key]), values[key]) from None
 
 
-def read_settings(path: Path, fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
-    """Read a YAML file of settings and flatten its sections.
-
-    Args:
-        path: of the file.
-        fields: by key, such as `EPOCHS` or `serving.port`; the file must have these and no others.
-
-    Returns:
-        The values by key.
-
-    Raises:
-        ConfigError: a key is unknown, renamed or missing.
-    """
-    content = read_yaml(path).to_dict()
-    sections: dict[str, list[str]] = {}
-    for key in fields:
-        section, _, name = key.rpartition(".")
-        sections.setdefault(section, []).append(name)
-    top_level = sections.pop("", [])
-    _check_names(path, "", content, [*top_level, *sections])
-    values = {name: content[name] for name in content if name not in sections}
-    for section, names in sections.items():
-        expected = f"a section: {', '.join(names)}"
-        if section not in content:
-            raise ConfigError(f"{path}: {section}: missing; expected {expected}")
-        if not isinstance(content[section], dict):
-            raise _invalid(f"{path}: {section}", expected, content[section])
-        _check_names(path, f"{section}.", content[section], names)
-        for name, value in content[section].items():
-            values[f"{section}.{name}"] = value
-    for key, field in fields.items():
-        if key not in values:
-            raise ConfigError(f"{path}: {key}: missing; expected {expected_value(field)}")
-    return values
-
-
-def _check_names(path: Path, prefix: str, content: Mapping[str, Any], names: list[str]) -> None:
-    for name in content:
-        key = f"{prefix}{name}"
-        if key in RENAMED_KEYS:
-            raise ConfigError(f"{path}: {key} was {RENAMED_KEYS[key]}")
-        if name not in names:
-            raise ConfigError(f"{path}: {key}: unknown key; expected one of {', '.join(names)}")
-
-
-def parse_dimension(path: Path, key: str, field: FieldInfo, value: Any) -> Choice | Between:
+def parse_dimension(source: str, field: FieldInfo, value: Any) -> Choice | Between:
     """Parse the values that a search tries for one parameter: a list, or {low, high}.
 
     Args:
-        path: of search.yaml.
-        key: of the parameter.
-        field: its limits apply to each value.
+        source: file and key, for the error.
+        field: of the parameter; its limits apply to each value.
         value: from search.yaml.
 
     Raises:
         ConfigError: a value is invalid, the list is empty or has duplicates, or the range is empty.
     """
-    expected = "null, or a list of different values"
     is_number = field.annotation in (int, float)
-    if is_number:
-        expected += ", or {low, high} with log: true or a step"
     value_adapter = value_type(field)
     try:
         if isinstance(value, list):
@@ -254,17 +222,18 @@ def parse_dimension(path: Path, key: str, field: FieldInfo, value: Any) -> Choic
             return between
     except (ValidationError, TypeError):
         pass
-    expected = f"{expected}, each {expected_value(field)}"
-    raise _invalid(f"{path}: space.{key}", expected, value)
+    ends = ", or {low, high} with log: true or a step" if is_number else ""
+    expected = f"null, or a list of different values{ends}, each {expected_value(field)}"
+    raise _invalid(source, expected, value)
 
 
-def environment_variable(field: FieldInfo) -> str | None:
-    """Return the environment variable that overrides a setting."""
+def environment_variable(field: FieldInfo) -> str:
+    """Return the environment variable that overrides a setting, or an empty text."""
     extra = field.json_schema_extra
-    return str(extra["environment"]) if isinstance(extra, dict) and "environment" in extra else None
+    return str(extra.get("environment", "")) if isinstance(extra, dict) else ""
 
 
 def _invalid(source: str, expected: str, value: Any) -> ConfigError:
-    text = repr(value)
-    found = text if len(text) <= 60 else f"{text[:57]}…"
+    found = repr(value)
+    found = found if len(found) <= 60 else f"{found[:57]}…"
     return ConfigError(f"{source}: expected {expected}, found {found}")

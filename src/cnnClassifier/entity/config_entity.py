@@ -31,8 +31,12 @@ from cnnClassifier.utils.common import project_dir
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+# The alias of fields that are models themselves, and take their values from the same settings.
+NESTED = "--settings"
+
+
 class Settings(BaseModel):
-    """Base of all models: selects the values of its fields by their keys."""
+    """Base of all models."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, **STRICT)
 
@@ -41,11 +45,11 @@ class Settings(BaseModel):
         """Return the field of each YAML key, those of nested models included."""
         fields: dict[str, FieldInfo] = {}
         for field in cls.model_fields.values():
-            nested = _nested_model(field)
-            if nested:
-                fields |= nested.fields_by_key()
-            elif not str(field.validation_alias).startswith("--"):  # not in a YAML file
-                fields[str(field.validation_alias)] = field
+            key = str(field.validation_alias)
+            if key == NESTED:
+                fields |= field.annotation.fields_by_key()  # type: ignore[union-attr]
+            elif not key.startswith("--"):  # the others are not in a YAML file
+                fields[key] = field
         return fields
 
     @classmethod
@@ -58,27 +62,9 @@ class Settings(BaseModel):
         Raises:
             pydantic.ValidationError: a value is missing or invalid.
         """
-        selected: dict[str, Any] = {}
-        for name, field in cls.model_fields.items():
-            nested = _nested_model(field)
-            key = str(field.validation_alias)
-            if nested:
-                selected[name] = nested.from_values(values)
-            elif key in values:
-                selected[key] = values[key]
-        return cls.model_validate(selected)
-
-
-def _nested_model(field: FieldInfo) -> type[Settings] | None:
-    annotation = field.annotation
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
-        return annotation
-    return None
-
-
-def expecting(text: str) -> dict[str, Any]:
-    """Return the `json_schema_extra` of a field whose type and limits don't describe its values."""
-    return {"expected": text}
+        settings = dict(values)
+        settings[NESTED] = settings
+        return cls.model_validate(settings, extra="ignore", by_name=False)
 
 
 # ---- Types and checks of values
@@ -139,7 +125,7 @@ ImageSize = Annotated[
         validation_alias="IMAGE_SIZE",
         strict=False,
         description="Size of the model's input",
-        json_schema_extra=expecting("[height, width, 3], sides from 32 to 1024"),
+        json_schema_extra={"expected": "[height, width, 3], sides from 32 to 1024"},
     ),
 ]
 DicomWindow = Annotated[
@@ -149,7 +135,9 @@ DicomWindow = Annotated[
     Field(
         validation_alias="DICOM_WINDOW",
         description="Window of DICOM files; auto: the file's own, else lung",
-        json_schema_extra=expecting(f"one of auto, {', '.join(WINDOWS)}, or [centre, width] in HU"),
+        json_schema_extra={
+            "expected": f"one of auto, {', '.join(WINDOWS)}, or [centre, width] in HU"
+        },
     ),
 ]
 Backbone = Annotated[
@@ -234,7 +222,7 @@ class DataIngestionConfig(Settings):
         validation_alias="data_ingestion.source_sha256",
         pattern="^[0-9a-fA-F]{64}$",
         description="SHA-256 of the archive; null: not checked",
-        json_schema_extra=expecting("64 hexadecimal digits, or null"),
+        json_schema_extra={"expected": "64 hexadecimal digits, or null"},
     )
     class_patterns: Annotated[dict[Text, Text], Field(min_length=1)] | None = Field(
         validation_alias="data_ingestion.classes",
@@ -284,7 +272,7 @@ class DataValidationConfig(Settings):
         description="Regular expression for file names; its group `group` is the patient or "
         "series. Without a match, a DICOM file is grouped by its patient ID, any other file is a "
         "group of its own",
-        json_schema_extra=expecting("a regular expression with a group (?P<group>…), or null"),
+        json_schema_extra={"expected": "a regular expression with a group (?P<group>…), or null"},
     )
     near_duplicate_correlation: Fraction = Field(
         validation_alias="data_validation.near_duplicate_correlation",
@@ -320,15 +308,17 @@ class DataValidationConfig(Settings):
         validation_alias="data_validation.joblib_backend",
         description="Workers that read the images; loky: processes, for many cores",
     )
-    shares: tuple[SplitFraction, SplitFraction, SplitFraction] = Field(
+    shares: Annotated[
+        tuple[SplitFraction, SplitFraction, SplitFraction], AfterValidator(_check_split)
+    ] = Field(
         validation_alias="SPLIT",
         strict=False,
         description="Fractions of train, validation and test",
-        json_schema_extra=expecting("three numbers above 0 that sum to 1: train, validation, test"),
+        json_schema_extra={
+            "expected": "three numbers above 0 that sum to 1: train, validation, test"
+        },
     )
     seed: Seed
-
-    _split = field_validator("shares")(_check_split)
 
 
 class PrepareBaseModelConfig(Settings):
@@ -351,13 +341,13 @@ class PrepareBaseModelConfig(Settings):
     )
     backbone: Backbone
     image_size: ImageSize
-    include_top: bool = Field(
+    include_top: Literal[False] = Field(
         default=False,
         validation_alias="INCLUDE_TOP",
         description="Whether to keep the backbone's own classifier; the project adds its own head",
-        json_schema_extra=expecting(
-            "False; True would keep the 1000 classes of ImageNet instead of a head for CLASSES"
-        ),
+        json_schema_extra={
+            "expected": "False; True would keep the 1000 classes of ImageNet, not those of CLASSES"
+        },
     )
     weights: Text | None = Field(
         validation_alias="WEIGHTS",
@@ -374,13 +364,6 @@ class PrepareBaseModelConfig(Settings):
     )
     class_count: ClassCount
     seed: Seed
-
-    @field_validator("include_top")
-    @classmethod
-    def _refuse_top(cls, include_top: bool) -> bool:
-        if include_top:
-            raise ValueError("the head would have the wrong classes")
-        return include_top
 
 
 class AugmentationConfig(Settings):
@@ -502,14 +485,14 @@ class TrainingConfig(Settings):
         description="Quantile of the training images' distances beyond which an image is "
         "out-of-distribution",
     )
-    augmentation: AugmentationConfig
-    fit: FitConfig
+    augmentation: AugmentationConfig = Field(validation_alias=NESTED)
+    fit: FitConfig = Field(validation_alias=NESTED)
 
 
 class CrossValidationConfig(Settings):
     """Settings of the command crossvalidate."""
 
-    training: TrainingConfig
+    training: TrainingConfig = Field(validation_alias=NESTED)
     root_dir: PathText = Field(
         validation_alias="crossvalidation.root_dir", description="Scores of all folds"
     )
@@ -608,8 +591,8 @@ class EvaluationConfig(Settings):
         description="Test images in the model card; 0 where images must not leave the data folder",
     )
     seed: Seed
-    gates: GatesConfig
-    tracking: TrackingConfig
+    gates: GatesConfig = Field(validation_alias=NESTED)
+    tracking: TrackingConfig = Field(validation_alias=NESTED)
 
 
 def _default_to_cores(count: Any) -> Any:
@@ -660,7 +643,7 @@ class ServingConfig(Settings):
         le=256,
         description="Requests that hold images in memory at the same time; null: one for each "
         "core, at least 2",
-        json_schema_extra=expecting("a whole number from 1 to 256, or null"),
+        json_schema_extra={"expected": "a whole number from 1 to 256, or null"},
     )
     max_queued_requests: int = Field(
         default=64,
@@ -681,7 +664,7 @@ class ServingConfig(Settings):
         validation_alias="serving.rate_limit",
         pattern="^[1-9][0-9]{0,8}/(second|minute|hour|day)$",
         description="Requests of each token, else of each address; null: no limit",
-        json_schema_extra=expecting("a rate such as 600/minute, or null"),
+        json_schema_extra={"expected": "a rate such as 600/minute, or null"},
     )
     uncertain_margin: float = Field(
         default=0.1,
@@ -817,8 +800,8 @@ class SearchConfig(SearchPathsConfig, SearchSpaceConfig):
         space: the values to try, by key of params.yaml.
     """
 
-    crossvalidation: CrossValidationConfig
-    prepare: PrepareBaseModelConfig
+    crossvalidation: CrossValidationConfig = Field(validation_alias=NESTED)
+    prepare: PrepareBaseModelConfig = Field(validation_alias=NESTED)
     params: dict[str, Any] = Field(validation_alias="--params")
     params_path: Path = Field(validation_alias="--params-path")
     space: dict[str, Choice | Between] = Field(validation_alias="--space")
