@@ -89,7 +89,7 @@ def test_a_wrong_command_line_is_refused(capsys, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config", "nowhere.yaml"], "no such file; name another with --config or --params"),
+        (["--config", "nowhere.yaml"], "no such file or directory; use --config or --params"),
         (["scores", "--config", "list.yaml"], "list.yaml: expected keys with values, found a list"),
         (["--config", "list.yaml", "scores"], "list.yaml: expected keys with values, found a list"),
         (
