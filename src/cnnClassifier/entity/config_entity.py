@@ -116,8 +116,7 @@ MaxPixels = Annotated[int, Field(ge=1, le=178_956_970)]
 
 Seed = Annotated[SeedNumber, Field(validation_alias="SEED", description="Seed of all random steps")]
 ClassCount = Annotated[
-    int,
-    Field(validation_alias="CLASSES", ge=2, le=1000, description="Number of class folders"),
+    int, Field(validation_alias="CLASSES", ge=2, le=1000, description="Number of class folders")
 ]
 ImageSize = Annotated[
     tuple[ImageSide, ImageSide, Literal[3]],
