@@ -8,7 +8,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,11 +93,9 @@ def _build_parser() -> argparse.ArgumentParser:
 
     search = add("search", "search for better hyperparameters, as config/search.yaml says")
     search.add_argument(
-        "--n-trials", type=_positive(int), metavar="N", help="trials in total (default: trials)"
+        "--n-trials", type=int, metavar="N", help="trials in total (default: trials)"
     )
-    search.add_argument(
-        "--timeout", type=_positive(float), metavar="S", help="start no trial after S seconds"
-    )
+    search.add_argument("--timeout", type=float, metavar="S", help="start no trial after S seconds")
     search.add_argument("--apply", action="store_true", help="write the best values to params.yaml")
 
     promote = add("promote", "put a model into production if its gates are met")
@@ -137,17 +135,6 @@ def _add_run_options(parser: argparse.ArgumentParser, default: str | None) -> No
     part.add_argument(
         "--only", choices=STAGES, default=default, metavar="STAGE", help="run one stage"
     )
-
-
-def _positive(number: Callable[[str], float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = number(text)
-        if not 0 < value < float("inf"):
-            raise ValueError
-        return value
-
-    parse.__name__ = "positive number"  # argparse prints it: invalid positive number value: '0'
-    return parse
 
 
 def use_virtual_environment() -> None:
@@ -235,7 +222,11 @@ def _compare(manager: "ConfigurationManager", options: argparse.Namespace) -> No
 
 def _search(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
     from cnnClassifier.components.search import Search
+    from cnnClassifier.utils.errors import UserError
 
+    for name, limit in (("--n-trials", options.n_trials), ("--timeout", options.timeout)):
+        if limit is not None and limit <= 0:
+            raise UserError(f"{name}: expected a number above 0, found {limit}")
     search = Search(manager.search(), manager.tracking())
     search.run(options.n_trials, options.timeout, options.apply)
 

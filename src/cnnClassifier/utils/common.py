@@ -154,14 +154,12 @@ def get_size(path: Path) -> str:
 
 def format_size(count: float) -> str:
     """Format a number of bytes, such as `56.2 MB`."""
-    if count < 1000:
-        return f"{count:.0f} B"
-    unit, divisor = "GB", 1e9
-    if count < 1e6:
-        unit, divisor = "kB", 1e3
-    elif count < 1e9:
-        unit, divisor = "MB", 1e6
-    return f"{count / divisor:.1f} {unit}"
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def sha256_of(path: Path) -> str:
