@@ -43,7 +43,7 @@ DataIngestion(DataIngestionConfig(**fields)).run()
 def config(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "FIRST_PAUSE_S", 0.0)
     return DataIngestionConfig(
-        source_URL="",
+        source_URL="unused",
         source_sha256=None,
         class_patterns=None,
         class_count=2,
