@@ -190,12 +190,6 @@ def test_imports_have_no_effects_and_load_no_tensorflow(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_line_imports_nothing_but_the_standard_library():
-    assert imported_names(syntax_tree("cnnClassifier.cli").body) & set(MODULES) == set()
-    for name in imported_names(syntax_tree("cnnClassifier.cli").body):
-        assert name.split(".")[0] in sys.stdlib_module_names
-
-
 def test_every_setting_is_used():
     """A field that no code reads would be a parameter without an effect."""
     attributes = set()

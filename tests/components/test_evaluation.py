@@ -149,7 +149,7 @@ def prepared(tmp_path, write_bundle):
             root_dir=tmp_path / "out",
             max_pixels=10**6,
             bootstrap_samples=100,
-            gallery=4,
+            error_gallery_size=4,
             seed=3,
             gates=EASY,
             tracking=TrackingConfig(
@@ -264,7 +264,7 @@ def test_an_unmet_gate_stops_after_all_is_written(prepared, logged):
 
 
 def test_no_gallery_shows_no_picture_of_the_data(prepared, logged):
-    config = prepared().model_copy(update={"gallery": 0})
+    config = prepared().model_copy(update={"error_gallery_size": 0})
     Evaluation(config).run()
     assert {path.name for path in config.root_dir.iterdir()} == FILES - {"errors.png"}
     assert "<img" not in (config.root_dir / "MODEL_CARD.html").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ SHA = "0" * 64
 @pytest.fixture
 def config(tmp_path):
     return DataIngestionConfig(
-        source_URL="",
+        source_URL="unused",
         source_sha256=None,
         class_patterns=None,
         class_count=2,
