@@ -17,11 +17,11 @@ from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
-MODULES = {
-    ".".join(path.relative_to(SRC).with_suffix("").parts): path
-    for path in sorted(SRC.glob("*/**/*.py"))
-    if path.name != "__init__.py"
-}
+MODULES = {}
+for path in sorted(SRC.glob("*/**/*.py")):
+    name = ".".join(path.relative_to(SRC).with_suffix("").parts)
+    if path.name != "__init__.py" or name.startswith("ct_phantom"):
+        MODULES[name.removesuffix(".__init__")] = path
 # The layers that each layer may import besides itself.
 LAYERS = {
     "utils": set(),
@@ -91,8 +91,7 @@ NO_PARAMS = {
 
 def layer(name):
     """The package of a module: `ct_phantom`, or one below `cnnClassifier`."""
-    package, inside = name.split(".")[:2]
-    return inside if package == "cnnClassifier" else package
+    return name.removeprefix("cnnClassifier.").split(".")[0]
 
 
 @cache
@@ -142,6 +141,14 @@ def test_imports_follow_the_layers_and_have_no_cycles(name):
         assert trackers <= {
             *("cnnClassifier.tracking.model_poller", "cnnClassifier.tracking.connection")
         }
+
+
+def test_the_sample_data_are_imported_in_one_place():
+    importers = set()
+    for name in MODULES:
+        if layer(name) != "ct_phantom" and "ct_phantom" in {layer(used) for used in imports(name)}:
+            importers.add(name)
+    assert len(importers) <= 1
 
 
 def test_the_layers_have_an_order():
