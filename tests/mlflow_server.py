@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.waiting import PATIENCE_S, reserved_port, wait_for
@@ -131,3 +132,16 @@ def without(pattern: re.Pattern[str], server: Server) -> Iterator[Server]:
         proxy.shutdown()
         thread.join()
         proxy.server_close()
+
+
+def runs_of(config):
+    """Return a client and all runs of an experiment, the oldest first."""
+    from mlflow import MlflowClient
+
+    uri = config.uri
+    if uri.startswith("sqlite:///"):  # MLflow keeps a store for each address
+        uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    client = MlflowClient(uri, uri)
+    experiment = client.get_experiment_by_name(config.experiment)
+    order = ["attributes.start_time ASC"]
+    return client, client.search_runs([experiment.experiment_id], order_by=order)

@@ -16,8 +16,7 @@ from cnnClassifier.evaluation.metrics import Outcome, figures
 from cnnClassifier.imaging.augment import views_of
 from cnnClassifier.network.feature_cache import Features
 from cnnClassifier.network.training import fit, predict, snapshot
-from cnnClassifier.tracking.datasets import data_tags, log_splits
-from cnnClassifier.tracking.tracker import Tracker, track
+from cnnClassifier.tracking.runs import Run, data_tags, start_run
 from cnnClassifier.utils.common import atomic_write, save_json, write_csv
 from cnnClassifier.utils.errors import ManifestError
 from cnnClassifier.utils.log import logger
@@ -51,13 +50,12 @@ class CrossValidation:
         training = self.config.training
         manifest = Manifest.read(training.manifest_path)
         tags = data_tags(training.manifest_path, training.source_URL)
-        with track(
-            self.tracking, f"{training.backbone} in {self.config.folds} folds", tags
-        ) as tracker:
-            log_splits(tracker, manifest, training.source_URL, *SPLITS)
-            return self._run(manifest, tracker)
+        name = f"{training.backbone} in {self.config.folds} folds"
+        with start_run(self.tracking, name, tags) as run:
+            run.log_datasets(manifest, training.source_URL, SPLITS)
+            return self._run(manifest, run)
 
-    def _run(self, manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
+    def _run(self, manifest: Manifest, run: Run) -> dict[str, Any]:
         config, training = self.config, self.config.training
         entries = [entry for entry in manifest.entries if entry.split]
         labels, groups = manifest.labels(entries), np.array([entry.group for entry in entries])
@@ -75,13 +73,13 @@ class CrossValidation:
         for seed in config.seeds:
             parts = grouped_folds(labels, groups, config.folds, seed)
             for number, (fitted, stopped, held_out) in enumerate(parts, 1):
-                run = tracker.child(f"seed {seed}, fold {number}")
-                outcome = every_fold.run(fitted, stopped, held_out, run)
+                fold_run = run.child_run(f"seed {seed}, fold {number}")
+                outcome = every_fold.run(fitted, stopped, held_out, fold_run)
                 result = figures(outcome)
-                run.metrics(
+                fold_run.log_metrics(
                     {name: value for name, value in result.items() if isinstance(value, float)}
                 )
-                run.finish()
+                fold_run.finish()
                 folds.append({"seed": seed, "fold": number, "n": len(held_out), **result})
                 probabilities = outcome.probabilities.round(6).tolist()
                 rows += [
@@ -115,9 +113,9 @@ class CrossValidation:
             save_json(staged / "scores.json", summary)
             header = ("seed", "fold", "path", "group", "actual", "called", *manifest.classes)
             write_csv(staged / "oof_predictions.csv", header, rows)
-        tracker.files("crossvalidation", sorted(config.root_dir.iterdir()))
+        run.log_artifacts(sorted(config.root_dir.iterdir()), "crossvalidation")
         summed = {name: value for name, value in summary.items() if isinstance(value, dict)}
-        tracker.metrics(
+        run.log_metrics(
             {
                 f"{name}_{key}": value[key]
                 for name, value in summed.items()
@@ -152,7 +150,7 @@ class FoldRunner:
         self._restore = snapshot(tail)
 
     def run(
-        self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray, tracker: Tracker
+        self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray, run: Run
     ) -> Outcome:
         """Fit, calibrate, and judge the held-out images.
 
@@ -160,7 +158,7 @@ class FoldRunner:
             fitted: images to fit on, in every view.
             stopped: images that decide when to stop, temperature and threshold.
             held_out: images that decide nothing.
-            tracker: takes each epoch's figures.
+            run: logs the metrics of each epoch.
 
         Returns:
             Calibrated predictions of the held-out images, decided by the threshold.
@@ -178,7 +176,7 @@ class FoldRunner:
             labels[stopped],
             training.fit,
             verbose=0,
-            on_epoch=tracker.metrics,
+            on_epoch=run.log_metrics,
         )
         decision = calibrate(labels[stopped], predict(tail, as_is[stopped]), self._positive, None)
         probabilities = apply_temperature(predict(tail, as_is[held_out]), decision["temperature"])

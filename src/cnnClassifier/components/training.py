@@ -26,14 +26,13 @@ from cnnClassifier.network.out_of_distribution import fit_reference
 from cnnClassifier.network.quantization import quantize, save_graph, to_openvino
 from cnnClassifier.network.serialization import save_model
 from cnnClassifier.network.training import fit, pooled_features, predict
-from cnnClassifier.tracking.datasets import data_tags, log_splits
-from cnnClassifier.tracking.tracker import TRAINED, Tracker, track
+from cnnClassifier.tracking.runs import Run, data_tags, start_run
+from cnnClassifier.tracking.store import TRAINED
 from cnnClassifier.utils.common import atomic_write, sha256_of, write_csv
 from cnnClassifier.utils.log import logger
 
 _MADE_WITH = ("keras", "tensorflow", "numpy", "pillow")
 _CALIBRATION_IMAGES = 32  # more cost a tenth of a second each and change nothing
-_PATIENCE_S = 60.0  # for what tracking hasn't sent yet when training is done
 
 
 class Training:
@@ -59,13 +58,13 @@ class Training:
         """
         manifest = Manifest.read(self.config.manifest_path)
         tags = data_tags(self.config.manifest_path, self.config.source_URL)
-        with track(self.tracking, self.config.backbone, tags, patience_s=_PATIENCE_S) as tracker:
-            log_splits(tracker, manifest, self.config.source_URL, "train", "validation")
-            bundle = self._train(manifest, tracker)
-            tracker.tags({"model_sha256": bundle.model_sha256, "state": TRAINED})
+        with start_run(self.tracking, self.config.backbone, tags) as run:
+            run.log_datasets(manifest, self.config.source_URL, ("train", "validation"))
+            bundle = self._train(manifest, run)
+            run.set_tags({"model_sha256": bundle.model_sha256, "state": TRAINED})
         return bundle
 
-    def _train(self, manifest: Manifest, tracker: Tracker) -> ModelBundle:
+    def _train(self, manifest: Manifest, run: Run) -> ModelBundle:
         config = self.config
         train, validation = manifest.of("train"), manifest.of("validation")
         positive = positive_class(config.positive_class, manifest.classes)
@@ -84,7 +83,7 @@ class Training:
             features[cut:],
             labels[cut:],
             config.fit,
-            on_epoch=tracker.metrics,
+            on_epoch=run.log_metrics,
         )
         decision = calibrate(
             labels[cut:],

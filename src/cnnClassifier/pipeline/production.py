@@ -1,7 +1,7 @@
 """The commands promote and rollback: which model is in production."""
 
 from cnnClassifier.config.configuration import ConfigurationManager
-from cnnClassifier.tracking.registry import Registry
+from cnnClassifier.tracking import registry
 from cnnClassifier.utils.errors import UserError
 from cnnClassifier.utils.log import logger
 
@@ -14,16 +14,12 @@ def promote(manager: ConfigurationManager, run: str | None, force: bool, reason:
     """
     if force and not reason:
         raise UserError("--force needs --reason TEXT, which is recorded with the model")
-    _show(manager, _registry(manager).promote(run, force, reason))
+    _show(manager, registry.promote(manager.tracking(), run, force, reason))
 
 
 def rollback(manager: ConfigurationManager, reason: str) -> None:
     """Put the model into production that was there before."""
-    _show(manager, _registry(manager).rollback(reason))
-
-
-def _registry(manager: ConfigurationManager) -> Registry:
-    return Registry(manager.tracking(), lambda text: logger.info("%s", text))
+    _show(manager, registry.rollback(manager.tracking(), reason))
 
 
 def _show(manager: ConfigurationManager, version: str) -> None:

@@ -2,7 +2,7 @@
 
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.evaluation.console_report import format_scores
-from cnnClassifier.tracking.connection import is_remote, ui_location
+from cnnClassifier.tracking.connection import is_remote, run_location
 from cnnClassifier.utils.common import load_json
 from cnnClassifier.utils.errors import UserError
 
@@ -20,7 +20,7 @@ def main(manager: ConfigurationManager) -> None:
     path = config.root_dir / "scores.json"
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro` or `python main.py` first")
-    card, runs = config.root_dir / "MODEL_CARD.html", ui_location(config.tracking.uri)
+    card, runs = config.root_dir / "MODEL_CARD.html", run_location(config.tracking.uri)
     local = "" if is_remote(config.tracking.uri) else ", at http://localhost:5000"
     print(
         f"\n{format_scores(load_json(path))}\n{_NEXT_STEPS.format(card=card, runs=runs, local=local)}"
