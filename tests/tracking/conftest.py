@@ -44,3 +44,9 @@ def terminal(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("cnnClassifier"), "propagate", True)
     caplog.set_level(logging.INFO, "cnnClassifier")
     return caplog
+
+
+@pytest.fixture
+def server(tracking_server):
+    """Return the running MLflow server."""
+    return tracking_server

@@ -179,7 +179,7 @@ def test_a_run_that_fails_is_marked_failed(local):
 def test_the_next_command_marks_a_killed_run(local):
     killed = script("kill")
     assert (killed.communicate()[1], killed.returncode) == ("", -signal.SIGKILL)
-    client, (run, child) = runs_of(local)
+    _, (run, child) = runs_of(local)
     assert (run.info.status, child.info.status) == ("RUNNING", "RUNNING")
     with open_local(local) as store:
         ended = [store.client.get_run(found.info.run_id) for found in (run, child)]

@@ -75,20 +75,16 @@ def mlflow_environment(uri: str, timeout_s: int, retries: int) -> Iterator[None]
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
-    for name, value in defaults.items():
-        if name not in os.environ:
-            variables[name] = value
-    before = {name: os.environ.get(name) for name in variables}
+    for name in defaults.keys() - os.environ.keys():
+        variables[name] = defaults[name]
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, old in before.items():
-            if old is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = old
+        for name in variables:
+            del os.environ[name]
 
 
 def check_reachable(uri: str) -> None:

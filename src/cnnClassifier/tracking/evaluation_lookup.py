@@ -1,7 +1,6 @@
 """Find an evaluation: by folder, git revision, DVC experiment, or MLflow run."""
 
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,24 +82,23 @@ def _of_commit(what: str, commit: str, root_dir: Path, temp_dir: Path) -> FoundE
     from dvc.repo import Repo
 
     name = what if commit.startswith(what) else f"{what} ({commit[:7]})"
-    command = ["git", "show", f"{commit}:./{_LOCK_FILE}"]
-    lock = subprocess.run(command, capture_output=True, text=True, check=False)
-    if lock.returncode:
+    with Repo() as repo:
+        remote = repo.config["core"].get("remote")  # the current one: the revision may be older
+    files = DVCFileSystem(rev=commit, remote=remote)
+    try:
+        stages: dict[str, Any] = yaml.safe_load(files.read_text(_LOCK_FILE)).get("stages", {})
+    except FileNotFoundError:
         raise UserError(
             f"{name}: no {_LOCK_FILE} in this revision; commit it after `dvc repro`, or name an "
             "experiment"
-        )
-    stages: dict[str, Any] = yaml.safe_load(lock.stdout).get("stages", {})
+        ) from None
     if _is_stale(stages):
         raise UserError(
             f"{name}: its evaluation is of another model than it trained; run `dvc repro` for all "
             "stages"
         )
-    with Repo() as repo:
-        remote = repo.config["core"].get("remote")  # the current one: the revision may be older
     target = temp_dir / root_dir.name
     try:
-        files = DVCFileSystem(rev=commit, remote=remote)
         files.get(root_dir.as_posix(), str(target), recursive=True)
     except Exception as error:  # DVC lets through what its file systems and remotes raise
         raise UserError(

@@ -9,9 +9,9 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from cnnClassifier.entity.bundle import BUNDLE_FILES, INT8_FILE, METADATA_FILE, ModelBundle
@@ -32,48 +32,32 @@ _TIMEOUT_S = 20
 _PATTERNS = (
     r"models:/(?P<name>[^/@]+)@(?P<alias>[^/@]+)",
     r"models:/(?P<name>[^/@]+)/(?P<version>\d+)",
-    r"runs:/(?P<run_id>\w+)(/model)?",
+    r"runs:/(?P<run_id>\w+)(?:/model)?",
 )
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The value of `--model`: a run, or an alias or version of a registered model."""
+def parse_reference(text: str) -> dict[str, str]:
+    """Parse `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/ID` or `runs:/ID/model`.
 
-    text: str
-    name: str = ""
-    alias: str = ""
-    version: str = ""
-    run_id: str = ""
+    Returns:
+        `name` and `alias`, `name` and `version`, or `run_id`.
 
-    @classmethod
-    def parse(cls, text: str) -> "Reference":
-        """Parse `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/ID` or `runs:/ID/model`.
-
-        Raises:
-            UserError: it is none of them.
-        """
-        for pattern in _PATTERNS:
-            if match := re.fullmatch(pattern, text):
-                return cls(text, **match.groupdict())
-        raise UserError(
-            f"{text}: expected models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID or a folder"
-        )
-
-
-class _Client(Protocol):
-    def get_version(self, reference: Reference) -> tuple[str, str, dict[str, str]]:
-        """Return the run id, number and tags of a registered model's version."""
-
-    def download(self, run_id: str, name: str, target: Path) -> None:
-        """Download a file from the folder `model` of a run's artifacts."""
+    Raises:
+        UserError: it is none of them.
+    """
+    for pattern in _PATTERNS:
+        if match := re.fullmatch(pattern, text):
+            return match.groupdict()
+    raise UserError(
+        f"{text}: expected models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID or a folder"
+    )
 
 
 class ModelPoller:
     """Download a model, and again whenever its alias moves.
 
     Args:
-        reference: as for `Reference.parse`.
+        reference: as for `parse_reference`.
         uri: address of the tracking server or database.
         cache_dir: has a folder for each reference.
 
@@ -85,9 +69,10 @@ class ModelPoller:
     """
 
     def __init__(self, reference: str, uri: str, cache_dir: Path) -> None:
-        self._reference = Reference.parse(reference)
+        self._text = reference
+        self._reference = parse_reference(reference)
         self._uri = redact_credentials(uri)
-        self._client: _Client = _RestClient(uri) if is_remote(uri) else _DatabaseClient(uri)
+        self._client = _RestClient(uri) if is_remote(uri) else _DatabaseClient(uri)
         self.folder = cache_dir / re.sub(r"\W+", "-", reference)
 
     def fetch(self) -> bool:
@@ -105,11 +90,9 @@ class ModelPoller:
         except TrackingError:
             raise
         except BundleError as error:
-            raise TrackingError(f"{self._reference.text}: {error}") from None
+            raise TrackingError(f"{self._text}: {error}") from None
         except Exception as error:  # of urllib or MLflow
-            raise TrackingError(
-                f"{self._reference.text} at {self._uri}: {error_message(error)}"
-            ) from None
+            raise TrackingError(f"{self._text} at {self._uri}: {error_message(error)}") from None
 
     def follow(self, interval_s: float) -> None:
         """Fetch at intervals in the background; while the server is down, the last model stays."""
@@ -124,7 +107,7 @@ class ModelPoller:
             try:
                 if self.fetch():
                     model_id = ModelBundle.read(self.folder).model_id
-                    logger.info("%s is now %s", self._reference.text, model_id)
+                    logger.info("%s is now %s", self._text, model_id)
                 last_error = ""
             except UserError as error:
                 if str(error) != last_error:  # logged once, however long it lasts
@@ -134,8 +117,9 @@ class ModelPoller:
 
     def _update(self) -> bool:
         source = self._find_source()
-        if self._current_source() == source:
-            return False
+        with suppress(OSError, ValueError):
+            if load_json(self.folder / _SOURCE_FILE) == source:
+                return False
         run_id = source["run_id"]
         with atomic_write(self.folder) as temp_path:
             temp_path.mkdir()
@@ -146,26 +130,20 @@ class ModelPoller:
             bundle = ModelBundle.read(temp_path)  # checks each file by its sha256
             if source.get("model_sha256", bundle.model_sha256) != bundle.model_sha256:
                 raise TrackingError(
-                    f"{self._reference.text}: the model isn't the registered one (its sha256)"
+                    f"{self._text}: the model isn't the registered one (its sha256)"
                 )
             save_json(temp_path / _SOURCE_FILE, source)
         return True
 
     def _find_source(self) -> dict[str, str]:
         """Return the run, and of a registered model the version and the sha256 in its tags."""
-        if self._reference.run_id:
-            return {"run_id": self._reference.run_id}
+        if "run_id" in self._reference:
+            return self._reference
         run_id, version, tags = self._client.get_version(self._reference)
         source = {"run_id": run_id, "version": version}
         if "model_sha256" in tags:
             source["model_sha256"] = tags["model_sha256"]
         return source
-
-    def _current_source(self) -> Any:
-        try:
-            return load_json(self.folder / _SOURCE_FILE)
-        except (OSError, ValueError):
-            return None
 
 
 class _RestClient:
@@ -184,14 +162,9 @@ class _RestClient:
         elif token := variables.get("MLFLOW_TRACKING_TOKEN"):
             self._authorization = f"Bearer {token}"
 
-    def get_version(self, reference: Reference) -> tuple[str, str, dict[str, str]]:
-        if reference.alias:
-            query = {"name": reference.name, "alias": reference.alias}
-            answer = self._get("registered-models/alias", query)
-        else:
-            query = {"name": reference.name, "version": reference.version}
-            answer = self._get("model-versions/get", query)
-        version = answer["model_version"]
+    def get_version(self, reference: dict[str, str]) -> tuple[str, str, dict[str, str]]:
+        endpoint = "registered-models/alias" if "alias" in reference else "model-versions/get"
+        version = self._get(endpoint, reference)["model_version"]
         tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
         return version["run_id"], version["version"], tags
 
@@ -237,11 +210,11 @@ class _DatabaseClient:
             ) from None
         self._client = mlflow.MlflowClient(uri, uri)
 
-    def get_version(self, reference: Reference) -> tuple[str, str, dict[str, str]]:
-        if reference.alias:
-            version = self._client.get_model_version_by_alias(reference.name, reference.alias)
+    def get_version(self, reference: dict[str, str]) -> tuple[str, str, dict[str, str]]:
+        if "alias" in reference:
+            version = self._client.get_model_version_by_alias(**reference)
         else:
-            version = self._client.get_model_version(reference.name, reference.version)
+            version = self._client.get_model_version(**reference)
         return str(version.run_id), str(version.version), version.tags
 
     def download(self, run_id: str, name: str, target: Path) -> None:

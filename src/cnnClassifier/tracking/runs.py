@@ -26,7 +26,6 @@ from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.redaction import redact_credentials
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
 
 P = ParamSpec("P")
@@ -60,7 +59,7 @@ class Run:
 
     def __init__(self, writer: "_Writer | None" = None) -> None:
         self.id = ""
-        self.writer = writer
+        self.writer: Any = writer  # None: no method of this class is called
         self._logged: set[str] = set()  # names of parameters and metrics
 
     def child_run(self, name: str) -> "Run":
@@ -84,7 +83,7 @@ class Run:
             for name, value in params.items()
             if name not in self._logged
         ]
-        self._client.log_batch(self.id, params=values)
+        self.writer.store.client.log_batch(self.id, params=values)
 
     @_in_background
     def log_history(self, history: Mapping[str, Sequence[float]]) -> None:
@@ -102,7 +101,7 @@ class Run:
     def log_artifacts(self, paths: Sequence[Path], folder: str) -> None:
         """Copy files into a folder of the run's artifacts."""
         for path in paths:
-            self._client.log_artifact(self.id, str(path), folder)
+            self.writer.store.client.log_artifact(self.id, str(path), folder)
 
     @_in_background
     def log_datasets(self, manifest: Manifest, source: str, splits: Sequence[str]) -> None:
@@ -114,7 +113,7 @@ class Run:
             splits: of `train`, `validation`, `test`.
         """
         inputs = [_dataset_input(manifest, split, redact_credentials(source)) for split in splits]
-        self._client.log_inputs(self.id, [dataset for dataset in inputs if dataset])
+        self.writer.store.client.log_inputs(self.id, [dataset for dataset in inputs if dataset])
 
     @_in_background
     def log_model(self, bundle_dir: Path) -> None:
@@ -123,36 +122,38 @@ class Run:
 
         with tempfile.TemporaryDirectory() as temp_dir:
             model_dir = build(bundle_dir, Path(temp_dir) / store.MODEL_DIR)
-            self._client.log_artifacts(self.id, str(model_dir), store.MODEL_DIR)
-            registry.log_model(self._open_writer.store, self.id, model_dir)
+            self.writer.store.client.log_artifacts(self.id, str(model_dir), store.MODEL_DIR)
+            registry.log_model(self.writer.store, self.id, model_dir)
 
     @_in_background
     def register_candidate(self) -> None:
         """Register the run's model, and move the alias `candidate` to it."""
-        writer = self._open_writer
-        registry.register_candidate(writer.store, self.id, writer.config.registered_model)
+        name = self.writer.config.registered_model
+        registry.register_candidate(self.writer.store, self.id, name)
 
     @_in_background
     def finish(self, status: str = "FINISHED") -> None:
         """End a child run."""
-        self._client.set_terminated(self.id, status)
-        self._open_writer.unfinished.discard(self.id)
+        self.writer.store.client.set_terminated(self.id, status)
+        self.writer.unfinished.discard(self.id)
 
     @_in_background
     def _open(
         self, name: str, tags: Mapping[str, str], resume_tags: Mapping[str, str] | None
     ) -> None:
-        self.id = self._open_writer.open(name, resume_tags)
-        data = self._client.get_run(self.id).data
+        self.id = self.writer.open(name, resume_tags)
+        data = self.writer.store.client.get_run(self.id).data
         self._logged.update(data.params, data.metrics)
         self._write_tags({**tags, **_workspace_tags()})
 
     @_in_background
     def _open_child(self, name: str, parent: "Run") -> None:
-        experiment_id = self._open_writer.store.experiment_id
+        experiment_id = self.writer.store.experiment_id
         tags = {store.PARENT_RUN_ID: parent.id}
-        self.id = self._client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
-        self._open_writer.unfinished.add(self.id)
+        self.id = self.writer.store.client.create_run(
+            experiment_id, tags=tags, run_name=name
+        ).info.run_id
+        self.writer.unfinished.add(self.id)
 
     @_in_background
     def _log_points(self, points: Sequence[_Point], timestamp: int) -> None:
@@ -163,22 +164,13 @@ class Run:
 
         metrics = [Metric(name, value, timestamp, step) for name, value, step in points]
         self._logged.update(metric.key for metric in metrics)
-        self._open_writer.log_metrics(self.id, metrics)
+        self.writer.log_metrics(self.id, metrics)
 
     def _write_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
         values = [RunTag(name, value[:_MAX_LENGTH]) for name, value in tags.items()]
-        self._client.log_batch(self.id, tags=values)
-
-    @property
-    def _open_writer(self) -> "_Writer":
-        assert self.writer is not None  # else nothing is called
-        return self.writer
-
-    @property
-    def _client(self) -> "MlflowClient":
-        return self._open_writer.store.client
+        self.writer.store.client.log_batch(self.id, tags=values)
 
 
 @contextmanager

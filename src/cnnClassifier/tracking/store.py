@@ -22,12 +22,14 @@ from cnnClassifier.utils.redaction import redact_credentials
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.store.entities import PagedList
 
 TRAINED, EVALUATED = "trained", "evaluated"  # values of the tag `state`
 MODEL_DIR = "model"  # folder of a run's artifacts
 LOCAL_RUN_ID = "local_run_id"  # tag of a run on the server: its id in the local database
 SYNCED = "synced"  # tag of a run in the local database: whether the server has all of it
 PARENT_RUN_ID = "mlflow.parentRunId"
+_PAGE_SIZE = 1000
 _SQLITE = "sqlite:///"
 _BUSY_TIMEOUT_S = 60  # how long SQLite waits for another process's transaction
 
@@ -48,19 +50,16 @@ class Store:
 
     def search(self, filter_string: str, order: str = "DESC") -> "list[Run]":
         """Return all runs of the experiment that match MLflow's filter, newest first."""
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment_id],
-                filter_string,
-                order_by=[f"attributes.start_time {order}"],
-                page_token=token,
+        from mlflow.utils import get_results_from_paginated_fn
+
+        def get_page(size: int, token: str | None) -> "PagedList[Run]":
+            by_start = [f"attributes.start_time {order}"]
+            return self.client.search_runs(
+                [self.experiment_id], filter_string, 1, size, by_start, token
             )
-            runs += page
-            token = page.token
-            if not token:
-                return runs
+
+        runs: list[Run] = get_results_from_paginated_fn(get_page, _PAGE_SIZE)
+        return runs
 
     def find(self, tags: Mapping[str, str]) -> "Run | None":
         """Return the newest run that has all these tags."""

@@ -119,6 +119,7 @@ class ServerThread:
         self._queue: queue.Queue[tuple[str, list[Metric]] | None] = queue.Queue()
         self._location = ""
         self._error: TrackingError | None = None
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-server", daemon=True)
         self._thread.start()
 
@@ -135,6 +136,7 @@ class ServerThread:
         Raises:
             TrackingError: the server can't be reached, refuses, or stops answering.
         """
+        self._ended.set()
         self._queue.put(None)
         self._thread.join(_PROBE_INTERVAL_S)
         while self._thread.is_alive():
@@ -151,8 +153,7 @@ class ServerThread:
                 self._send_metrics(server)
         except TrackingError as error:
             logger.debug("MLflow: %s; the rest is sent at the end", error)
-            while self._queue.get():
-                pass
+            self._ended.wait()
         try:
             with connect(self._config, _UPLOAD_TIMEOUT_S, retries=0) as server:
                 self._location = complete_run(self._local, server, self._run_id, self._config)
@@ -164,7 +165,7 @@ class ServerThread:
         copy = server.find({LOCAL_RUN_ID: self._run_id}) or _create(server, run)
         server.client.update_run(copy.info.run_id, "RUNNING")
         copies = {self._run_id: copy.info.run_id}
-        while item := self._queue.get():
+        while (item := self._queue.get()) and not self._ended.is_set():  # else with the rest
             run_id, metrics = item
             if run_id not in copies:
                 child = self._local.client.get_run(run_id)
