@@ -25,11 +25,12 @@ LACKING = re.compile(r"/mlflow/(logged-models|registered-models|model-versions)"
 
 @dataclass
 class Server:
-    """Where it is, and who may come in."""
+    """Address and login of a server, and whether a proxy before it hides anything."""
 
     uri: str
     user: str = "admin"
     password: str = field(default_factory=lambda: secrets.token_hex(12))
+    hides: bool = True
 
     @property
     def environment(self):
@@ -45,7 +46,8 @@ class Server:
 def mlflow_server(folder) -> Iterator[Server]:
     """Run a server; its database and artifacts are in a folder."""
     (folder / "auth.ini").write_text(
-        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\nauth_cache_ttl_seconds = 600\n"
+        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
+        "auth_cache_ttl_seconds = 600\n"
         f"database_uri = sqlite:///{folder}/auth.db\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
@@ -85,7 +87,7 @@ def without(pattern: re.Pattern[str], server: Server, status: int = 404) -> Iter
     class Handler(BaseHTTPRequestHandler):
         def pass_on(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if pattern.search(self.path):
+            if visible.hides and pattern.search(self.path):
                 self.answer(status, {"Content-Type": "text/plain"}, b"page not found")
                 return
             connection = http.client.HTTPConnection(
@@ -116,9 +118,10 @@ def without(pattern: re.Pattern[str], server: Server, status: int = 404) -> Iter
 
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
+    visible = Server(f"http://127.0.0.1:{proxy.server_port}{PREFIX}", server.user, server.password)
     thread.start()
     try:
-        yield Server(f"http://127.0.0.1:{proxy.server_port}{PREFIX}", server.user, server.password)
+        yield visible
     finally:
         proxy.shutdown()
         thread.join()

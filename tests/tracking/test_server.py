@@ -176,27 +176,30 @@ def test_a_wrong_password_costs_one_line(project, server, log_in, tiny_bundle, t
 
 @pytest.mark.parametrize("state", ["down", "broken"])
 def test_sync_completes_the_same_run_once(server, log_in, tiny_bundle, terminal, state):
-    config = log_in(server, f"sync-{state}")
-    with without(re.compile("model.keras$"), server, 503) as broken, reserved_port() as port:
-        uri = broken.uri if state == "broken" else f"http://127.0.0.1:{port}"
+    with without(re.compile("model.keras$"), server, 503) as proxy, reserved_port() as port:
+        config = log_in(proxy, f"sync-{state}")
+        uri = proxy.uri if state == "broken" else f"http://127.0.0.1:{port}"
         local_id = log_evaluated(replace(config, uri=uri), tiny_bundle)
-    assert "NOT LOGGED TO MLFLOW'S SERVER" in errors_of(terminal)[0]
-    if state == "broken":
+        assert "NOT LOGGED TO MLFLOW'S SERVER" in errors_of(terminal)[0]
+        if state == "broken":
+            assert len(runs_of(config)[1]) == 2
+        proxy.hides = False
+        assert sync(config, print) == 1
+        client, (run, _) = runs_of(config)
+        run_id = run.info.run_id
+        assert (run.info.status, run.data.params) == ("FINISHED", {"SEED": "42"})
+        assert [point.step for point in client.get_metric_history(run_id, "loss")] == [1, 2]
+        assert {item.path for item in client.list_artifacts(run_id)} == {"evaluation", "model"}
+        version = client.get_model_version_by_alias(config.registered_model, "candidate")
+        assert version.run_id == run_id
+        assert len(client.search_logged_models([run.info.experiment_id])) == 1
+        assert sync(config, print) == 0
         assert len(runs_of(config)[1]) == 2
-    assert sync(config, print) == 1
-    client, (run, _) = runs_of(config)
-    assert (run.info.status, run.data.params) == ("FINISHED", {"SEED": "42"})
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
-    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"evaluation", "model"}
-    version = client.get_model_version_by_alias(config.registered_model, "candidate")
-    assert version.run_id == run.info.run_id
-    assert len(client.search_logged_models([run.info.experiment_id])) == 1
-    assert sync(config, print) == 0
-    for run_id in (local_id, run.info.run_id):
-        target = Path(f"found-{run_id}")
-        target.mkdir()
-        found = find_evaluation(run_id, Path("artifacts/evaluation"), config, target)
-        assert (found.folder / "scores.json").read_text() == "{}"
+        for number, found_id in enumerate((local_id, run_id)):
+            target = Path(f"found{number}")
+            target.mkdir()
+            found = find_evaluation(found_id, Path("artifacts/evaluation"), config, target)
+            assert (found.folder / "scores.json").read_text() == "{}"
     with pytest.raises(TrackingError, match="no server"):
         sync(replace(config, uri="sqlite:///mlflow.db"), print)
 
