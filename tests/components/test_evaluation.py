@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cnnClassifier.tracking.tracker import Tracker
 from PIL import Image
 
 import cnnClassifier.components.evaluation as stage
@@ -12,7 +13,6 @@ from cnnClassifier.components.evaluation import Evaluation
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig, GatesConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
-from cnnClassifier.tracking.tracker import Tracker
 from cnnClassifier.utils.common import save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from tests.pictures import save
