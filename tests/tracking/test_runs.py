@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,7 +101,7 @@ def test_evaluation_continues_the_run_of_training(local):
         for step, value in enumerate([0.9, 0.7], 1):
             run.log_metrics({"val_loss": value}, step)
         run.set_tags(trained)
-    changed = replace(local, params={"SEED": 43, "FOLDS": 5})
+    changed = local.model_copy(update={"params": {"SEED": 43, "FOLDS": 5}})
     for _ in range(2):
         with start_run(changed, "evaluated", {}, trained) as run:
             run.log_history({"val_loss": [0.9, 0.7]})
@@ -126,7 +125,7 @@ def test_evaluation_continues_the_run_of_training(local):
 def test_without_a_server_the_run_is_in_the_local_database(local, terminal, uri, message):
     with (
         reserved_port() as port,
-        start_run(replace(local, uri=uri.format(port=port)), "tiny", {}) as run,
+        start_run(local.model_copy(update={"uri": uri.format(port=port)}), "tiny", {}) as run,
     ):
         run.log_metrics({"loss": 0.5}, 1)
     error = error_of(terminal)
@@ -150,7 +149,7 @@ def test_a_silent_server_is_tried_thrice_at_most(local, terminal):
         thread = threading.Thread(target=accept)
         thread.start()
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with start_run(replace(local, uri=uri), "tiny", {}) as run:
+        with start_run(local.model_copy(update={"uri": uri}), "tiny", {}) as run:
             run.log_metrics({"loss": 0.5}, 1)
         silent.shutdown(socket.SHUT_RDWR)
         thread.join()
@@ -163,7 +162,7 @@ def test_a_silent_server_is_tried_thrice_at_most(local, terminal):
 
 def test_a_database_that_cannot_be_opened_costs_one_line(project, local, terminal):
     (project / "file").write_text("")
-    with start_run(replace(local, uri="sqlite:///file/store.db"), "tiny", {}) as run:
+    with start_run(local.model_copy(update={"uri": "sqlite:///file/store.db"}), "tiny", {}) as run:
         run.log_metrics({"loss": 0.5}, 1)
     error = error_of(terminal)
     assert error.startswith("NOT LOGGED TO MLFLOW: sqlite:///file/store.db: ")
@@ -198,7 +197,7 @@ def test_two_processes_create_the_database_at_once(project):
 
     _, runs = runs_of(
         TrackingConfig(
-            uri="sqlite:///mlflow.db", experiment="chest", registered_model="", params={}
+            uri="sqlite:///mlflow.db", experiment="chest", registered_model="m", params={}
         )
     )
     assert [run.info.status for run in runs] == ["FINISHED"] * 4

@@ -1,6 +1,7 @@
 """Against a real server: as it is, and behind a proxy that hides what small servers lack."""
 
 import base64
+import dataclasses
 import json
 import logging
 import os
@@ -166,7 +167,7 @@ def test_epochs_reach_the_server_while_the_run_goes_on(server, log_in):
 
 
 def test_a_wrong_password_costs_one_line(project, server, log_in, tiny_bundle, terminal):
-    config = log_in(replace(server, password="wrong"), "chest")
+    config = log_in(dataclasses.replace(server, password="wrong"), "chest")
     log_evaluated(config, tiny_bundle)
     (error,) = errors_of(terminal)
     assert f"{server.uri}: user or password refused (401)" in error
@@ -183,7 +184,7 @@ def test_sync_completes_the_same_run_once(server, log_in, tiny_bundle, terminal,
     with without(re.compile("model.keras$"), server, 503) as proxy, reserved_port() as port:
         config = log_in(proxy, f"sync-{state}")
         uri = proxy.uri if state == "broken" else f"http://127.0.0.1:{port}"
-        local_id = log_evaluated(replace(config, uri=uri), tiny_bundle)
+        local_id = log_evaluated(config.model_copy(update={"uri": uri}), tiny_bundle)
         assert "NOT LOGGED TO MLFLOW'S SERVER" in errors_of(terminal)[0]
         if state == "broken":
             assert len(runs_of(config)[1]) == 2
