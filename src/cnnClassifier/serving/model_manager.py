@@ -10,6 +10,7 @@ from cnnClassifier.entity.bundle import (
     INT8_FILE,
     METADATA_FILE,
     MODEL_FILE,
+    OOD_DETECTOR_FILE,
     ModelBundle,
 )
 from cnnClassifier.entity.config_entity import ServingConfig
@@ -120,7 +121,7 @@ class ModelManager:
 
     def _fingerprint(self) -> _Fingerprint:
         paths = []
-        for name in (MODEL_FILE, METADATA_FILE, REFERENCE_FILE, INT8_FILE):
+        for name in (MODEL_FILE, METADATA_FILE, OOD_DETECTOR_FILE, INT8_FILE):
             paths.append(self._bundle_dir / name)
         if self._evaluation_dir:
             paths.append(self._evaluation_dir / INT8_AGREEMENT_FILE)
