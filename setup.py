@@ -15,7 +15,7 @@ setup(
     packages=find_packages("src"),
     package_data={
         "cnnClassifier.evaluation": ["*.j2", "*.html"],
-        "cnnClassifier.dataset": ["report_page.html"],
+        "cnnClassifier.dataset": ["report.html"],
         "cnnClassifier.tuning": ["report_page.html"],
         "cnnClassifier.serving": ["openapi.yaml"],
         "cnnClassifier.utils": ["page.html"],

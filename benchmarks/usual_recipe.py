@@ -37,7 +37,7 @@ def main() -> None:
     frames = {
         split: pd.DataFrame(
             [
-                (str(arguments.data_dir / r["path"]), r["class"])
+                (str(arguments.data_dir / r["path"]), r["label"])
                 for r in rows
                 if r["split"] == split
             ],

@@ -80,7 +80,7 @@ def server(start_app, tiny_bundle):
 def evaluated(write_bundle, tmp_path_factory):
     """Write a bundle for which white images are unfamiliar, its evaluation and its data report."""
     root = tmp_path_factory.mktemp("evaluated")
-    write_bundle(root / "bundle", unfamiliar_limit=0.4)
+    write_bundle(root / "bundle", ood_threshold=0.4)
     (root / "bundle/history.csv").write_text("epoch,loss,val_loss\n1,0.9,1.0\n2,0.5,0.625\n")
     bundle = ModelBundle.read(root / "bundle")
     labels = np.array([0, 0, 0, 1, 1, 1])

@@ -92,10 +92,10 @@ def test_a_broken_model_is_refused_once_and_the_loaded_one_stays(
     loaded = current(manager)
     (tmp_path / "half").write_bytes(b"half")
     # In one step: otherwise an empty file may be seen as well.
-    (tmp_path / "half").replace(tmp_path / "training/reference.npz")
+    (tmp_path / "half").replace(tmp_path / "training/ood_detector.npz")
     until(lambda: manager.refusal)
     refused = manager.refusal["refused"]
-    assert "reference.npz isn't the one that model.json describes" in refused["reason"]
+    assert "ood_detector.npz isn't the one that model.json describes" in refused["reason"]
     assert refused["when"].endswith("+00:00")
     looks = []
     fingerprint = manager._fingerprint

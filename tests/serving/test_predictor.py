@@ -13,7 +13,7 @@ from tests.dicoms import dicom, lungs
 
 @pytest.mark.parametrize(("level", "label"), [(255, "Adenocarcinoma"), (0, "Normal")])
 def test_an_image_is_classified(tiny_bundle, picture, level, label):
-    predictor = Predictor(tiny_bundle, max_pixels=10_000)
+    predictor = Predictor(ModelBundle.read(tiny_bundle), max_pixels=10_000)
     prediction = predictor.predict(picture(level))
     assert (prediction.class_name, prediction.label) == (label.lower(), label)
     assert list(prediction.probabilities) == ["adenocarcinoma", "normal"]
@@ -33,7 +33,9 @@ def test_an_image_is_classified(tiny_bundle, picture, level, label):
     ],
 )
 def test_auto_is_the_window_of_the_training_data(write_bundle, tmp_path, trained, options, info):
-    predictor = Predictor(write_bundle(tmp_path, dicom_window=trained), max_pixels=10_000)
+    predictor = Predictor(
+        ModelBundle.read(write_bundle(tmp_path, dicom_window=trained)), max_pixels=10_000
+    )
     data = dicom(np.stack([lungs(), lungs(1)]), NumberOfFrames=2)
     prediction = predictor.predict(data, options)
     assert prediction.dicom == DicomInfo(*info)
@@ -44,26 +46,8 @@ def test_auto_is_the_window_of_the_training_data(write_bundle, tmp_path, trained
 
 def test_unusable_images_and_bundles_are_refused(tiny_bundle, write_bundle, picture, tmp_path):
     with pytest.raises(ImageError, match="at most 100"):
-        Predictor(tiny_bundle, max_pixels=100).predict(picture())
+        Predictor(ModelBundle.read(tiny_bundle), max_pixels=100).predict(picture())
     with pytest.raises(BundleError, match="no trained model"):
-        Predictor(tmp_path, max_pixels=100)
+        Predictor(ModelBundle.read(tmp_path), max_pixels=100)
     with pytest.raises(BundleError, match="window: expected auto, lung"):
-        Predictor(write_bundle(tmp_path, dicom_window="brain"), max_pixels=100)
-
-
-@pytest.mark.parametrize(
-    ("classes", "positive", "threshold", "probabilities", "predicted"),
-    [
-        (("a", "b"), "a", 0.3, [0.3, 0.7], "a"),
-        (("a", "b"), "a", 0.3, [0.29, 0.71], "b"),
-        (("a", "b"), "b", 0.9, [0.2, 0.8], "a"),
-        (("a", "b", "c"), "a", 0.1, [0.3, 0.3, 0.4], "c"),
-    ],
-)
-def test_the_threshold_applies_to_two_classes(
-    tiny_bundle, classes, positive, threshold, probabilities, predicted
-):
-    bundle = replace(
-        ModelBundle.read(tiny_bundle), classes=classes, positive_class=positive, threshold=threshold
-    )
-    assert bundle.called(probabilities) == predicted
+        Predictor(ModelBundle.read(write_bundle(tmp_path, dicom_window="brain")), max_pixels=100)

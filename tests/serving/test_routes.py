@@ -6,7 +6,6 @@ import re
 import shutil
 import struct
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,13 +162,13 @@ def test_a_result_is_uncertain_near_the_threshold(
     tiny_bundle, picture, probabilities, threshold, margin, expected
 ):
     classes = tuple("abc"[: len(probabilities)])
-    bundle = replace(
-        ModelBundle.read(tiny_bundle), classes=classes, positive_class="a", threshold=threshold
-    )
+    bundle = ModelBundle.read(tiny_bundle)
+    changes = {"classes": classes, "positive_class": "a", "threshold": threshold}
     prediction = replace(
-        Predictor(tiny_bundle, max_pixels=10_000).predict(picture()),
+        Predictor(bundle, max_pixels=10_000).predict(picture()),
         probabilities=dict(zip(classes, probabilities, strict=True)),
     )
+    bundle = bundle.model_copy(update=changes)
     assert is_uncertain(prediction, bundle, margin) is expected
 
 

@@ -16,9 +16,9 @@ from cnnClassifier.entity.config_entity import Choice, PrepareBaseModelConfig, S
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.evaluation.metrics import figures
 from cnnClassifier.imaging.augment import views_of
-from cnnClassifier.network.backbones import feature_layer_of, freeze_boundary
+from cnnClassifier.network.backbones import freeze_boundary, resolve_feature_layer
 from cnnClassifier.network.feature_cache import FeatureCache, Features, choose_precision, split_at
-from cnnClassifier.network.heads import add_head, head_alone
+from cnnClassifier.network.heads import add_head, standalone_head
 from cnnClassifier.network.serialization import load_model
 from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.training import make_deterministic, snapshot
@@ -130,12 +130,8 @@ class Judge:
         precision = choose_precision(training.precision)
         cache = FeatureCache(training.cache_dir, trunk, precision)
         augmentation = replace(training.augmentation, views=self._views)
-        items = [
-            (entry, view)
-            for entry in self._entries
-            for view in views_of(entry.sha256, augmentation)
-        ]
-        return image_features(cache, items, training)
+        images = [(entry, views_of(entry.sha256, augmentation)) for entry in self._entries]
+        return image_features(cache, images, training)
 
     def _base(self, backbone: str) -> tuple["keras.Model", str]:
         """Load a backbone, and name the layer that a head stands on."""
@@ -145,7 +141,7 @@ class Judge:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 pool.submit(_prepare, prepared).result()
         base = load_model(prepared.base_model_path, "run prepare_base_model first")
-        return base, feature_layer_of(backbone, prepared.feature_layer, base)
+        return base, resolve_feature_layer(backbone, prepared.feature_layer, base)
 
     def _tail(self, backbone: str, block: str | None, head: str, dropout: float) -> "keras.Model":
         """Return a compiled or new tail with its first weights."""
@@ -164,7 +160,7 @@ class Judge:
     ) -> "keras.Model":
         prepare = self._config.prepare
         if block is None:
-            return head_alone(
+            return standalone_head(
                 self._features[backbone, block].shape,
                 head,
                 dropout,

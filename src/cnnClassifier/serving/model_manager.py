@@ -10,7 +10,6 @@ from cnnClassifier.entity.bundle import (
     INT8_FILE,
     METADATA_FILE,
     MODEL_FILE,
-    REFERENCE_FILE,
     ModelBundle,
 )
 from cnnClassifier.entity.config_entity import ServingConfig
@@ -84,7 +83,8 @@ class ModelManager:
     def _load(self, fingerprint: _Fingerprint) -> Predictor:
         start = time.perf_counter()
         self._tried = fingerprint
-        predictor = Predictor(self._bundle_dir, self._max_pixels, self._evaluation_dir)
+        bundle = ModelBundle.read(self._bundle_dir)
+        predictor = Predictor(bundle, self._max_pixels, self._evaluation_dir)
         if self._fingerprint() != fingerprint:
             raise BundleError(f"{self._bundle_dir} changed while it was read; it is read again")
         self._predictor = predictor

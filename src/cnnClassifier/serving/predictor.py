@@ -1,74 +1,66 @@
-"""From an image file's bytes to a prediction."""
+"""Predict the class of an image file."""
 
 from pathlib import Path
 
-import numpy as np
-
 from cnnClassifier.entity.bundle import ModelBundle
-from cnnClassifier.entity.dicom_options import DicomOptions
+from cnnClassifier.entity.dicom_options import DEFAULT_DICOM_OPTIONS, DicomOptions
 from cnnClassifier.entity.prediction import Prediction
 from cnnClassifier.imaging.decode import decode
 from cnnClassifier.imaging.prepare import resize
 from cnnClassifier.network.engine import Engine
-
-_DEFAULT_OPTIONS = DicomOptions()
 
 
 class Predictor:
     """A trained model, ready for image files.
 
     Args:
-        bundle_dir: a folder with `model.keras` and `model.json`.
-        max_pixels: limit for each image.
-        evaluation_dir: with the evaluation's decision on int8; None never uses int8.
+        bundle: from `ModelBundle.read`.
+        max_pixels: refuse images with more.
+        evaluation_dir: the folder where evaluation accepted the int8 model; None: int8 isn't used.
 
     Raises:
-        BundleError: there is no usable model.
+        BundleError: the model can't be run.
     """
 
     def __init__(
-        self, bundle_dir: Path, max_pixels: int, evaluation_dir: Path | None = None
+        self, bundle: ModelBundle, max_pixels: int, evaluation_dir: Path | None = None
     ) -> None:
-        bundle = ModelBundle.read(bundle_dir)
-        self._engine = Engine(bundle_dir, int8=bundle.accepts_int8(evaluation_dir))
+        self.bundle = bundle
+        self._engine = Engine(bundle, int8=bundle.accepts_int8(evaluation_dir))
         self._max_pixels = max_pixels
 
     @property
-    def bundle(self) -> ModelBundle:
-        """Return the description of the model."""
-        return self._engine.bundle
-
-    @property
     def engine(self) -> str:
-        """Return what computes: `keras-openvino` or `int8`."""
+        """The engine's name: `keras-openvino` or `int8`."""
         return self._engine.name
 
-    def predict(self, data: bytes, options: DicomOptions = _DEFAULT_OPTIONS) -> Prediction:
+    def predict(
+        self, data: bytes, dicom_options: DicomOptions = DEFAULT_DICOM_OPTIONS
+    ) -> Prediction:
         """Classify one image file.
 
         Args:
             data: a PNG, JPEG, BMP, GIF, TIFF, WebP or DICOM file.
-            options: window and frame of a DICOM file; `auto` is the window of the training data.
+            dicom_options: window and frame of a DICOM file; `auto` is the window that the model
+                was trained with.
 
         Raises:
             ImageError: the bytes can't be used as an image.
         """
         bundle = self.bundle
-        decoded = decode(data, self._max_pixels, options.or_window(bundle.dicom_window))
-        image = resize(decoded.pixels, bundle.image_size)
-        result = self._engine.inspect(image[np.newaxis])
-        probabilities = dict(zip(bundle.classes, result.probabilities[0].tolist(), strict=True))
-        class_name = bundle.called(list(probabilities.values()))
-        distance = float(result.distances[0])
+        dicom_options = dicom_options.with_default_window(bundle.dicom_window)
+        decoded = decode(data, self._max_pixels, dicom_options)
+        result = self._engine.predict([resize(decoded.pixels, bundle.image_size)])
+        class_name = bundle.classes[result.predicted[0]]
         return Prediction(
             label=bundle.label(class_name),
             class_name=class_name,
-            probabilities=probabilities,
+            probabilities=dict(zip(bundle.classes, result.probabilities[0].tolist(), strict=True)),
             model_id=bundle.model_id,
-            unfamiliar=distance > bundle.unfamiliar_limit,
-            distance=distance,
-            unfamiliar_limit=bundle.unfamiliar_limit,
-            map=result.maps[0],
+            out_of_distribution=bool(result.out_of_distribution[0]),
+            distance=float(result.distances[0]),
+            ood_threshold=bundle.ood_threshold,
+            activation_map=result.activation_maps[0],
             dicom=decoded.dicom,
             pixels=decoded.pixels,
         )

@@ -84,12 +84,12 @@ def _predict(
         "probabilities": prediction.probabilities,
         "threshold": bundle.threshold if len(bundle.classes) == 2 else None,
         "uncertain": is_uncertain(prediction, bundle, margin),
-        "unfamiliar": prediction.unfamiliar,
+        "unfamiliar": prediction.out_of_distribution,
         "distance": prediction.distance,
-        "unfamiliar_limit": prediction.unfamiliar_limit,
+        "unfamiliar_limit": prediction.ood_threshold,
     }
     if options.map:
-        result["map"] = prediction.map.astype(float).round(3).tolist()
+        result["map"] = prediction.activation_map.astype(float).round(3).tolist()
     if options.preview:
         preview = shrink(prediction.pixels, _PREVIEW_SIZE)
         result["preview"] = image_data_uri(preview, "PNG", compress_level=1)
