@@ -221,7 +221,7 @@ def test_the_stages_are_those_of_the_command_line(dvc):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_all_the_code_that_it_runs_and_no_other(dvc, stage):
-    listed = {path for path in dvc[stage]["deps"] if path.startswith("src/")}
+    listed = {path for path in dvc[stage]["deps"] if path.startswith("src/cnnClassifier/")}
     modules = {MODULES[name] for name in closure(f"cnnClassifier.pipeline.{STAGES[stage]}")}
     pages = {
         module.with_suffix(".html") for module in modules if module.with_suffix(".html").exists()

@@ -23,7 +23,7 @@ def test_folds_keep_groups_whole_and_evaluate_every_image_once():
 
 def test_too_few_groups_are_named():
     def entry(label, group):
-        return Entry("", label, "", "", "", 0, "", group, "train", "")
+        return Entry("", label, group=group, split="train")
 
     entries = [entry("ill", str(n)) for n in range(9)] + [entry("well", "a"), entry("well", "b")]
     with pytest.raises(ManifestError, match="class well has 2 groups, fewer than FOLDS: 3"):

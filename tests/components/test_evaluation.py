@@ -111,7 +111,7 @@ def prepared(tmp_path, write_bundle):
             group = f"{label} {name.split('_')[0]}"
             split = {"3": "train", "4": "validation"}.get(group[-1], "test")
             digest = sha256_of(tmp_path / "data" / path)
-            entries.append(Entry(path, label, digest, "", "40x40", 1, "L", group, split, ""))
+            entries.append(Entry(path, label, digest, group, split))
         manifest = Manifest(tuple(entries))
         manifest.write(tmp_path / "manifest.csv")
         tally = dict.fromkeys(classes, 2)
@@ -170,7 +170,7 @@ def test_writes_everything_and_logs_it(prepared, logged, count):
     with (config.root_dir / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [
-        e.path for e in Manifest.read(config.manifest_path).of("test")
+        e.path for e in Manifest.read(config.manifest_path).in_split("test")
     ]
     (wrong,) = (row for row in rows if row["path"] == "normal/patient0_0.png")
     assert (wrong["called"], wrong["group"], wrong["unfamiliar"]) == (

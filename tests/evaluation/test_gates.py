@@ -13,16 +13,7 @@ REPORT = {"shortcuts": {"grey": {"auc": 0.6}, "thumbnail": {"auc": 0.82}}}
 
 def entry(number, label="ill", split="train", sha256=None, group=None):
     return Entry(
-        f"{label}/{number}.png",
-        label,
-        sha256 or f"{number:064}",
-        "",
-        "9x9",
-        1,
-        "L",
-        group or f"g{number}",
-        split,
-        "",
+        f"{label}/{number}.png", label, sha256 or f"{number:064}", group or f"g{number}", split
     )
 
 

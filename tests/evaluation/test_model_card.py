@@ -37,7 +37,7 @@ REPORT = {
     "splits": SPLITS,
 }
 AUDITED = REPORT | {
-    "near_copies": {"sets": 3, "files": 7},
+    "near_duplicates": {"sets": 3, "files": 7},
     "warnings": ["Grey alone tells the classes apart <b>."],
     "shortcuts": {"file_facts": {"auc": 0.512, "low": 0.4, "high": 0.6}},
 }
@@ -106,7 +106,7 @@ def test_both_cards_say_what_the_run_found(tmp_path, count):
             "100 resamples of the 40 groups",
             "75 files were found and 69 are used",
             "copies 4, other 2",
-            "7 images are near-copies",
+            "7 images are near-duplicates",
             "file facts",
             "0.400 to 0.600",
             "sensitivity>=0.95",

@@ -105,7 +105,7 @@ class Evaluation:
         return report
 
     def _look(self, bundle: ModelBundle, manifest: Manifest) -> _Seen:
-        entries = manifest.of("test")
+        entries = manifest.in_split("test")
         engine = Engine(bundle)
         shown = progress(entries, desc="test images", unit="image")
         inspection = engine.predict(self._pixels(bundle, entry) for entry in shown)

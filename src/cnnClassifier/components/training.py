@@ -75,7 +75,7 @@ class Training:
 
     def _train(self, manifest: Manifest, tracker: Tracker) -> ModelBundle:
         config, views = self.config, self.config.augmentation.views
-        train, validation = manifest.of("train"), manifest.of("validation")
+        train, validation = manifest.in_split("train"), manifest.in_split("validation")
         positive = positive_class(config.positive_class, manifest.classes)
         network = load_network(config)
         images = [(entry, views_of(entry.sha256, config.augmentation)) for entry in train]

@@ -30,8 +30,7 @@ class DataValidationConfig:
     manifest_path: Path
     report_path: Path
     group_pattern: str | None
-    near_copy_bits: int
-    near_copy_correlation: float
+    near_duplicate_correlation: float
     conflicts: str
     split: str
     shortcut_warning_auc: float

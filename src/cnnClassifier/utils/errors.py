@@ -13,6 +13,14 @@ class SourceError(UserError):
     """The data source can't be fetched, unpacked or understood."""
 
 
+class DownloadError(UserError):
+    """A file can't be downloaded."""
+
+
+class StorageError(UserError):
+    """The disk is full, read-only, or lacks a file."""
+
+
 class ManifestError(UserError):
     """The data can't be split as asked, or a manifest doesn't hold what a stage needs."""
 
