@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +84,7 @@ def _serve(args: argparse.Namespace) -> None:
     listener = bind(host, port)
     configure_logging(configuration.log_file, or_terminal=True)
     bundle_dir = _bundle_dir(args, configuration) if args.model else config.bundle_dir
-    config = replace(config, host=host, port=port, bundle_dir=bundle_dir)
+    config = config.model_copy(update={"host": host, "port": port, "bundle_dir": bundle_dir})
     print(f"Open {url_of(listener)} (Ctrl-C stops it).", flush=True)
     if is_public(listener) and not tokens:
         print(

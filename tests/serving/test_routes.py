@@ -31,7 +31,14 @@ FIELDS = [
 @pytest.fixture(scope="module")
 def make_client():
     def make(bundle_dir, cors_origins=()):
-        config = ServingConfig(Path(bundle_dir), "", 0, MAX_UPLOAD_BYTES, 10**6, cors_origins)
+        config = ServingConfig(
+            bundle_dir=Path(bundle_dir),
+            host="127.0.0.1",
+            port=0,
+            max_upload_bytes=MAX_UPLOAD_BYTES,
+            max_pixels=10**6,
+            cors_origins=cors_origins,
+        )
         return create_app(config).test_client()
 
     return make

@@ -173,7 +173,9 @@ class Evaluation:
     ) -> None:
         config, outcome, inspection = self.config, seen.outcome, seen.inspection
         far = inspection.distances > bundle.ood_threshold
-        cases = [self._case(bundle, seen, place) for place in worst(outcome, config.gallery)]
+        cases = [
+            self._case(bundle, seen, place) for place in worst(outcome, config.error_gallery_size)
+        ]
         with atomic_write(config.root_dir) as staged:
             staged.mkdir()
             save_json(staged / SCORES_FILE, result)
