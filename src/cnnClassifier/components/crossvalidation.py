@@ -88,20 +88,15 @@ class CrossValidation:
         entries = [entry for entry in manifest.entries if entry.split]
         check_groups(entries, manifest.classes, config.folds)
         labels = manifest.labels(entries)
-        images_table = pd.DataFrame(
-            {
-                "path": [entry.path for entry in entries],
-                "group": [entry.group for entry in entries],
-                "actual": [entry.label for entry in entries],
-            }
-        )
-        groups = images_table["group"].to_numpy()
+        table = pd.DataFrame(entries)[["path", "group", "label"]]
+        table = table.rename(columns={"label": "actual"})
+        groups = table["group"].to_numpy(str)
         positive = manifest.classes.index(positive_class(training.positive_class, manifest.classes))
         network = load_network(training)
         images = [(entry, views_of(entry.sha256, training.augmentation)) for entry in entries]
         features = image_features(network.cache, images, training)
         runner = FoldRunner(config, network.tail, features, labels, groups, positive)
-        metrics, predictions = [], []
+        metrics, predictions = [], {}
         for seed in config.seeds:
             folds = grouped_folds(labels, groups, config.folds, seed)
             for number, (fitted, stopped, held_out) in enumerate(folds, start=1):
@@ -111,18 +106,17 @@ class CrossValidation:
                 child.metrics(values)
                 child.finish()
                 metrics.append(values)
-                table = images_table.iloc[held_out].copy()
-                table.insert(0, "seed", seed)
-                table.insert(1, "fold", number)
-                table["predicted"] = np.array(manifest.classes)[outcome.called]
-                table[list(manifest.classes)] = outcome.probabilities.round(6)
-                predictions.append(table)
+                fold = table.iloc[held_out].copy()
+                fold["predicted"] = np.array(manifest.classes)[outcome.called]
+                fold[list(manifest.classes)] = outcome.probabilities.round(6)
+                predictions[seed, number] = fold
                 logger.info(
                     f"seed {seed}, fold {number} of {config.folds}: "
                     f"balanced accuracy {values['balanced_accuracy']:.3f}, "
                     f"ROC AUC {values['roc_auc']:.3f} on {len(held_out)} images"
                 )
-        return pd.DataFrame(metrics), pd.concat(predictions)
+        all_predictions = pd.concat(predictions, names=["seed", "fold"])
+        return pd.DataFrame(metrics), all_predictions.reset_index(["seed", "fold"])
 
 
 class FoldRunner:
