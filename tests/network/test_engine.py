@@ -15,7 +15,10 @@ from tests.waiting import PATIENCE_S
 # Predict through the whole app; stdout: one JSON line.
 SERVE = """
 import sys
-for name in "dagshub dvc gdown imagehash joblib matplotlib mlflow onnx pandas requests sklearn tqdm".split():
+UNUSED = (
+    "dagshub dvc gdown imagehash joblib matplotlib mlflow onnx pandas requests sklearn tqdm"
+)
+for name in UNUSED.split():
     sys.modules[name] = None  # as if it weren't installed
 
 import io, json

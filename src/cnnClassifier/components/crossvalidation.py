@@ -87,13 +87,15 @@ class CrossValidation:
         entries = [entry for entry in manifest.entries if entry.split]
         check_groups(entries, manifest.classes, config.folds)
         labels = manifest.labels(entries)
-        groups = np.array([entry.group for entry in entries])
+        table = pd.DataFrame(entries)[["path", "group", "label"]]
+        table = table.rename(columns={"label": "actual"})
+        groups = table["group"].to_numpy(str)
         positive = manifest.classes.index(positive_class(training.positive_class, manifest.classes))
         network = load_network(training)
         images = [(entry, views_of(entry.sha256, training.augmentation)) for entry in entries]
         features = image_features(network.cache, images, training)
         runner = FoldRunner(config, network.tail, features, labels, groups, positive)
-        metrics, predictions = [], []
+        metrics, predictions = [], {}
         for seed in config.seeds:
             folds = grouped_folds(labels, groups, config.folds, seed)
             for number, (fitted, stopped, held_out) in enumerate(folds, start=1):
@@ -103,15 +105,17 @@ class CrossValidation:
                 child.log_metrics(values)
                 child.finish()
                 metrics.append(values)
-                held_out_entries = [entries[i] for i in held_out]
-                table = _prediction_table(held_out_entries, outcome, manifest.classes)
-                predictions.append(table.assign(seed=seed, fold=number))
+                fold = table.iloc[held_out].copy()
+                fold["predicted"] = np.array(manifest.classes)[outcome.called]
+                fold[list(manifest.classes)] = outcome.probabilities.round(6)
+                predictions[seed, number] = fold
                 logger.info(
                     f"seed {seed}, fold {number} of {config.folds}: "
                     f"balanced accuracy {values['balanced_accuracy']:.3f}, "
                     f"ROC AUC {values['roc_auc']:.3f} on {len(held_out)} images"
                 )
-        return pd.DataFrame(metrics), pd.concat(predictions)
+        all_predictions = pd.concat(predictions, names=["seed", "fold"])
+        return pd.DataFrame(metrics), all_predictions.reset_index(["seed", "fold"])
 
 
 class FoldRunner:
@@ -220,24 +224,10 @@ def summarize(metrics: pd.DataFrame) -> dict[str, dict[str, Any]]:
     Args:
         metrics: one row per fold, one column per metric.
     """
+    std = metrics.std().fillna(0.0)  # of a single fold
     summary = {}
-    for name, values in metrics.items():
-        std = float(values.std()) if len(values) > 1 else 0.0
-        summary[str(name)] = {"mean": float(values.mean()), "std": std, "folds": values.tolist()}
+    for name in metrics.columns.astype(str):
+        values = metrics[name]
+        folds = values.tolist()
+        summary[name] = {"mean": float(values.mean()), "std": float(std[name]), "folds": folds}
     return summary
-
-
-def _prediction_table(
-    entries: list[Entry], outcome: Outcome, classes: tuple[str, ...]
-) -> pd.DataFrame:
-    """Return one row per held-out image."""
-    columns = {
-        "seed": 0,  # set by the caller
-        "fold": 0,
-        "path": [entry.path for entry in entries],
-        "group": [entry.group for entry in entries],
-        "actual": [entry.label for entry in entries],
-        "predicted": np.array(classes)[outcome.called],
-    }
-    probabilities = pd.DataFrame(outcome.probabilities.round(6), columns=list(classes))
-    return pd.concat([pd.DataFrame(columns), probabilities], axis=1)
