@@ -172,7 +172,7 @@ def _run_stages(options: argparse.Namespace) -> int:
 
 def _scores(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
     from cnnClassifier.evaluation.console_report import format_scores
-    from cnnClassifier.tracking.connection import is_remote, ui_location
+    from cnnClassifier.tracking.connection import is_remote, run_location
     from cnnClassifier.utils.common import load_json
     from cnnClassifier.utils.errors import UserError
 
@@ -183,7 +183,7 @@ def _scores(manager: "ConfigurationManager", options: argparse.Namespace) -> Non
     uri = config.tracking.uri
     next_steps = _NEXT_STEPS.format(
         card=config.root_dir / "MODEL_CARD.html",
-        runs=ui_location(uri),
+        runs=run_location(uri),
         local="" if is_remote(uri) else ", at http://localhost:5000",
     )
     print(f"\n{format_scores(load_json(path))}\n{next_steps}")
@@ -238,14 +238,13 @@ def _change_production(manager: "ConfigurationManager", options: argparse.Namesp
     promotion = options.command == "promote"
     if promotion and options.force and not options.reason:
         raise UserError("--force needs --reason TEXT, which is recorded with the model")
-    from cnnClassifier.tracking.registry import Registry
+    from cnnClassifier.tracking import registry
 
     config = manager.tracking()
-    registry = Registry(config, lambda text: logger.info("%s", text))
     if promotion:
-        version = registry.promote(options.RUN, options.force, options.reason)
+        version = registry.promote(config, options.RUN, options.force, options.reason)
     else:
-        version = registry.rollback(options.reason)
+        version = registry.rollback(config, options.reason)
     name = config.registered_model
     serve = f"python app.py --model models:/{name}@production"
     logger.info("in production: %s, version %s (%s)", name, version, serve)
