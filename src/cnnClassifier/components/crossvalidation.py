@@ -7,12 +7,12 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cnnClassifier.components.training_inputs import image_features, open_model, positive_class
-from cnnClassifier.entity.bundle import apply_temperature
+from cnnClassifier.entity.bundle import apply_temperature, decide
 from cnnClassifier.entity.config_entity import CrossValidationConfig, TrackingConfig
 from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
 from cnnClassifier.evaluation.calibration import calibrate
-from cnnClassifier.evaluation.metrics import Outcome, figures
+from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_metrics
 from cnnClassifier.imaging.augment import views_of
 from cnnClassifier.network.feature_cache import Features
 from cnnClassifier.network.training import fit, predict, snapshot
@@ -77,7 +77,7 @@ class CrossValidation:
             for number, (fitted, stopped, held_out) in enumerate(parts, 1):
                 run = tracker.child(f"seed {seed}, fold {number}")
                 outcome = every_fold.run(fitted, stopped, held_out, run)
-                result = figures(outcome)
+                result = compute_metrics(outcome)
                 run.metrics(
                     {name: value for name, value in result.items() if isinstance(value, float)}
                 )
@@ -94,7 +94,7 @@ class CrossValidation:
                         manifest.classes[call],
                         *row,
                     )
-                    for i, call, row in zip(held_out, outcome.called, probabilities, strict=True)
+                    for i, call, row in zip(held_out, outcome.predicted, probabilities, strict=True)
                 ]
                 logger.info(
                     "seed %d, fold %d of %d: balanced accuracy %.3f, ROC AUC %.3f on %d images",
@@ -113,7 +113,7 @@ class CrossValidation:
         with atomic_write(config.root_dir) as staged:
             staged.mkdir()
             save_json(staged / "scores.json", summary)
-            header = ("seed", "fold", "path", "group", "actual", "called", *manifest.classes)
+            header = ("seed", "fold", "path", "group", "actual", "predicted", *manifest.classes)
             write_csv(staged / "oof_predictions.csv", header, rows)
         tracker.files("crossvalidation", sorted(config.root_dir.iterdir()))
         summed = {name: value for name, value in summary.items() if isinstance(value, dict)}
@@ -153,7 +153,7 @@ class FoldRunner:
 
     def run(
         self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray, tracker: Tracker
-    ) -> Outcome:
+    ) -> LabeledPredictions:
         """Fit, calibrate, and judge the held-out images.
 
         Args:
@@ -182,12 +182,12 @@ class FoldRunner:
         )
         decision = calibrate(labels[stopped], predict(tail, as_is[stopped]), self._positive, None)
         probabilities = apply_temperature(predict(tail, as_is[held_out]), decision["temperature"])
-        return Outcome.of(
+        return LabeledPredictions.create(
             labels[held_out],
             probabilities,
+            decide(probabilities, self._positive, decision["threshold"]),
             self._groups[held_out],
             self._positive,
-            decision["threshold"],
         )
 
 

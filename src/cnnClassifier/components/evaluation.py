@@ -1,72 +1,84 @@
-"""Stage evaluation: the bundle, as it is served, on the test split; then one MLflow run."""
+"""Stage evaluation: evaluate the bundle on the test split, and log the MLflow run."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from cnnClassifier.entity.bundle import HISTORY_FILE, INT8_AGREEMENT_FILE, ModelBundle
+from cnnClassifier.entity.bundle import HISTORY_FILE, INT8_AGREEMENT_FILE, ModelBundle, decide
 from cnnClassifier.entity.config_entity import EvaluationConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
 from cnnClassifier.entity.prediction import InferenceResult
-from cnnClassifier.evaluation.gallery import Case, overlay, worst
+from cnnClassifier.evaluation.comparison import PREDICTIONS_FILE
+from cnnClassifier.evaluation.gallery import GalleryImage, overlay, worst_predictions
 from cnnClassifier.evaluation.gates import Gate, check_gates
-from cnnClassifier.evaluation.metrics import Outcome, figures, scores
+from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_metrics, compute_scores
 from cnnClassifier.evaluation.model_card import CardContent, write_card
-from cnnClassifier.evaluation.ood_samples import familiarity, not_ct
-from cnnClassifier.evaluation.plots import write_pictures, write_tables
+from cnnClassifier.evaluation.ood_samples import TEST_IMAGES, generate_ood_samples, ood_metrics
+from cnnClassifier.evaluation.plots import write_plots, write_tables
+from cnnClassifier.evaluation.scores_file import FORMAT_VERSION, SCORES_FILE
 from cnnClassifier.imaging.prepare import prepare, resize
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.datasets import log_splits
 from cnnClassifier.tracking.tracker import EVALUATED, TRAINED, Tracker, track
-from cnnClassifier.utils.common import atomic_write, load_json, save_json, sha256_of, write_csv
+from cnnClassifier.utils.common import (
+    atomic_write,
+    load_json,
+    read_numeric_csv,
+    save_json,
+    sha256_of,
+)
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_credentials
 
-SCORES_FILE = "scores.json"
-_BATCH = 8
-_MIN_AGREEMENT, _MAX_AUC_DIFFERENCE = 0.99, 0.005  # for int8 to be served instead
-_MANY_ALARMS, _FEW_FOUND = (
-    0.1,
-    0.8,
-)  # shares from which the limit for unfamiliar images is warned of
+_BATCH_SIZE = 8
+_MIN_AGREEMENT, _MAX_AUC_DIFFERENCE = 0.99, 0.005  # int8 is served within these limits
+_MAX_FALSE_POSITIVE_RATE, _MIN_DETECTION_RATE = 0.1, 0.8  # of out-of-distribution; else a warning
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What was looked at and what the model says of it."""
+class _TestResult:
+    """Predictions of the model on the test split and on images that are no CT.
+
+    Attributes:
+        entries: of the manifest, in the order of `predictions`.
+        predictions: on the test split.
+        maps: class activation map of each test image.
+        distances: a row for each image, the test images first: `kind`, `name`, `distance` from the
+            training images, `out_of_distribution`.
+    """
 
     entries: list[Entry]
-    outcome: Outcome
-    inspection: InferenceResult
-    kinds: list[str]  # of the pictures that are no CT
-    names: list[str]
-    distances: np.ndarray
+    predictions: LabeledPredictions
+    maps: np.ndarray
+    distances: pd.DataFrame
 
 
 class Evaluation:
-    """Judge the trained bundle on images that nothing before has seen."""
+    """Evaluate the trained bundle on the test split."""
 
     def __init__(self, config: EvaluationConfig) -> None:
         self.config = config
 
     def run(self) -> dict[str, Any]:
-        """Write scores, tables, plots, predictions and the model card, then log them, then heed the gates.
+        """Write scores, tables, plots, predictions and the model card, log them, then check the gates.
 
         Returns:
             The content of `scores.json`.
 
         Raises:
             BundleError: the bundle is missing, damaged, or was trained on another manifest.
-            ManifestError: the test split is empty or lacks a class, or the data's report is missing or of other data.
-            GateError: a gate isn't met, and config.yaml says that this stops the pipeline.
+            ManifestError: the test split is empty or lacks a class, or the data report is missing or
+                was made for other data.
+            GateError: a gate failed, and config.yaml says that this stops the pipeline.
         """
         config = self.config
         bundle = ModelBundle.read(config.bundle_dir)
@@ -75,238 +87,229 @@ class Evaluation:
             raise BundleError(
                 f"{config.bundle_dir} was trained on another manifest; run training again"
             )
-        report = self._report(bundle)
+        report = _read_report(config.report_path, bundle)
         tags = {"manifest_sha256": bundle.manifest_sha256, "synthetic": str(bundle.synthetic)}
         resume = {"model_sha256": bundle.model_sha256, "state": TRAINED}
         with track(
             config.tracking, f"{bundle.backbone} {bundle.model_id}", tags, resume
         ) as tracker:
-            tracker.model(config.bundle_dir)  # while it is judged
-            seen = self._look(bundle, manifest)
-            result = self._judge(bundle, report, seen)
-            gates = check_gates(config.gates, manifest, report, result)
-            result["gates"] = [asdict(gate) for gate in gates]
+            tracker.model(config.bundle_dir)  # uploaded in the background
+            result = self._predict(bundle, manifest)
+            scores = self._score(bundle, report, result)
+            gates = check_gates(config.gates, manifest, report, scores)
+            scores["gates"] = [asdict(gate) for gate in gates]
             if bundle.int8_sha256:
-                result["int8"] = self._compare_int8(bundle, manifest, seen)
-            self._write(bundle, report, seen, result)
+                scores["int8"] = self._evaluate_int8(bundle, manifest, result)
+            self._write(bundle, report, result, scores)
             log_splits(tracker, manifest, bundle.data_source, *SPLITS)
-            self._log(tracker, bundle, result)
-        self._heed(gates)
-        return result
+            self._log(tracker, bundle, scores)
+        self._apply_gates(gates)
+        return scores
 
-    def _report(self, bundle: ModelBundle) -> dict[str, Any]:
-        path = self.config.report_path
-        try:
-            report: dict[str, Any] = load_json(path)
-        except FileNotFoundError:
-            raise ManifestError(f"{path} is missing; run data_validation first") from None
-        except ValueError as error:
-            raise ManifestError(f"{path}: damaged ({error}); run data_validation again") from None
-        if report.get("manifest_sha256", bundle.manifest_sha256) != bundle.manifest_sha256:
-            raise ManifestError(f"{path} is of another manifest; run data_validation again")
-        return report
-
-    def _look(self, bundle: ModelBundle, manifest: Manifest) -> _Seen:
+    def _predict(self, bundle: ModelBundle, manifest: Manifest) -> _TestResult:
         entries = manifest.of("test")
         engine = Engine(self.config.bundle_dir)
-        shown = progress(entries, desc="test images", unit="image")
-        inspection = _inspect(engine, (self._pixels(bundle, entry) for entry in shown))
-        pictures = list(not_ct())
-        others = _inspect(
-            engine, (resize(picture.pixels, bundle.image_size) for picture in pictures)
+        test = self._infer_test_images(engine, entries, "test images")
+        samples = list(generate_ood_samples())
+        ood = _infer(engine, (resize(sample.pixels, bundle.image_size) for sample in samples))
+        distances = pd.DataFrame(
+            {
+                "kind": [TEST_IMAGES] * len(entries) + [sample.kind for sample in samples],
+                "name": [entry.path for entry in entries] + [sample.name for sample in samples],
+                "distance": np.concatenate([test.distances, ood.distances]),
+            }
         )
-        return _Seen(
-            entries,
-            _outcome(bundle, manifest, entries, inspection),
-            inspection,
-            [picture.kind for picture in pictures],
-            [picture.name for picture in pictures],
-            others.distances,
-        )
+        distances["out_of_distribution"] = distances["distance"] > bundle.unfamiliar_limit
+        predictions = _label(bundle, manifest, entries, test)
+        return _TestResult(entries, predictions, test.maps, distances)
 
-    def _compare_int8(self, bundle: ModelBundle, manifest: Manifest, seen: _Seen) -> dict[str, Any]:
-        """Return how alike the int8 form answers on the test split, and whether that will do."""
-        engine = Engine(self.config.bundle_dir, int8=True)
-        shown = progress(seen.entries, desc="test images in int8", unit="image")
-        inspection = _inspect(engine, (self._pixels(bundle, entry) for entry in shown))
-        outcome = _outcome(bundle, manifest, seen.entries, inspection)
-        agreement = float((outcome.called == seen.outcome.called).mean())
-        difference = figures(outcome)["roc_auc"] - figures(seen.outcome)["roc_auc"]
-        return {
-            "model_sha256": bundle.model_sha256,
-            "int8_sha256": bundle.int8_sha256,
-            "n": len(seen.entries),
-            "agreement": round(agreement, 6),
-            "auc_difference": round(difference, 6),
-            "accepted": agreement >= _MIN_AGREEMENT and abs(difference) <= _MAX_AUC_DIFFERENCE,
-        }
+    def _infer_test_images(
+        self, engine: Engine, entries: Sequence[Entry], description: str
+    ) -> InferenceResult:
+        bar = progress(entries, desc=description, unit="image")
+        return _infer(engine, (self._read_image(engine.bundle, entry) for entry in bar))
 
-    def _pixels(self, bundle: ModelBundle, entry: Entry) -> np.ndarray:
+    def _read_image(self, bundle: ModelBundle, entry: Entry) -> np.ndarray:
         data = (self.config.data_dir / entry.path).read_bytes()
-        return prepare(
-            data, bundle.image_size, self.config.max_pixels, DicomOptions.parse(bundle.dicom_window)
-        )
+        options = DicomOptions.parse(bundle.dicom_window)
+        return prepare(data, bundle.image_size, self.config.max_pixels, options)
 
-    def _judge(self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen) -> dict[str, Any]:
+    def _score(
+        self, bundle: ModelBundle, report: dict[str, Any], result: _TestResult
+    ) -> dict[str, Any]:
         config = self.config
-        result = scores(
-            seen.outcome,
+        scores = compute_scores(
+            result.predictions,
             bundle.classes,
             bundle.operating_points,
             config.bootstrap_samples,
             config.seed,
         )
-        found = familiarity(
-            seen.inspection.distances, seen.kinds, seen.distances, bundle.unfamiliar_limit
-        )
+        ood = ood_metrics(result.distances, bundle.unfamiliar_limit)
         warnings = list(report.get("warnings", []))
-        if found["false_alarm_rate"] > _MANY_ALARMS:
+        if ood["false_positive_rate"] > _MAX_FALSE_POSITIVE_RATE:
+            rate = f"{ood['false_positive_rate']:.0%}"
+            warnings.append(f"{rate} of the test images look unfamiliar to the model.")
+        if ood["detection_rate"] < _MIN_DETECTION_RATE:
+            rate = f"{ood['detection_rate']:.0%}"
             warnings.append(
-                f"{found['false_alarm_rate']:.0%} of the test images look unfamiliar to the model."
+                f"Only {rate} of the images that are no CT look unfamiliar to the model."
             )
-        if found["detection_rate"] < _FEW_FOUND:
-            warnings.append(
-                f"Only {found['detection_rate']:.0%} of pictures that are no CT look unfamiliar to the model."
-            )
-        figures = {key: value for key, value in result.items() if isinstance(value, int | float)}
-        facts = {"synthetic": bundle.synthetic, "model_sha256": bundle.model_sha256}
-        return figures | facts | result | {"unfamiliar": found, "warnings": warnings}
+        return {
+            **scores,
+            "out_of_distribution": ood,
+            "warnings": warnings,
+            "synthetic": bundle.synthetic,
+            "model_sha256": bundle.model_sha256,
+            "format_version": FORMAT_VERSION,
+        }
+
+    def _evaluate_int8(
+        self, bundle: ModelBundle, manifest: Manifest, result: _TestResult
+    ) -> dict[str, Any]:
+        """Compare the predictions of the int8 model with those of the original, and accept it or not."""
+        engine = Engine(self.config.bundle_dir, int8=True)
+        inference = self._infer_test_images(engine, result.entries, "test images (int8)")
+        int8 = _label(bundle, manifest, result.entries, inference)
+        agreement = float((int8.predicted == result.predictions.predicted).mean())
+        original_auc = compute_metrics(result.predictions)["roc_auc"]
+        difference = compute_metrics(int8)["roc_auc"] - original_auc
+        return {
+            "model_sha256": bundle.model_sha256,
+            "int8_sha256": bundle.int8_sha256,
+            "n": len(result.entries),
+            "agreement": round(agreement, 6),
+            "auc_difference": round(difference, 6),
+            "accepted": agreement >= _MIN_AGREEMENT and abs(difference) <= _MAX_AUC_DIFFERENCE,
+        }
 
     def _write(
-        self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen, result: dict[str, Any]
+        self,
+        bundle: ModelBundle,
+        report: dict[str, Any],
+        result: _TestResult,
+        scores: dict[str, Any],
     ) -> None:
-        config, outcome, inspection = self.config, seen.outcome, seen.inspection
-        far = inspection.distances > bundle.unfamiliar_limit
-        cases = [self._case(bundle, seen, place) for place in worst(outcome, config.gallery)]
-        with atomic_write(config.root_dir) as staged:
-            staged.mkdir()
-            save_json(staged / SCORES_FILE, result)
-            if "int8" in result:
-                save_json(staged / INT8_AGREEMENT_FILE, result["int8"])
-            rows = zip(
-                ["test images"] * len(seen.entries) + seen.kinds,
-                [entry.path for entry in seen.entries] + seen.names,
-                [*inspection.distances, *seen.distances],
-                [*far, *(seen.distances > bundle.unfamiliar_limit)],
-                strict=True,
-            )
-            write_tables(staged, outcome, bundle.classes, rows)
-            write_csv(
-                staged / "predictions.csv",
-                (
-                    "path",
-                    "sha256",
-                    "group",
-                    "actual",
-                    "called",
-                    *bundle.classes,
-                    "distance",
-                    "unfamiliar",
-                ),
-                (
-                    (
-                        entry.path,
-                        entry.sha256,
-                        entry.group,
-                        entry.label,
-                        bundle.classes[outcome.called[place]],
-                        *(f"{p:.6f}" for p in inspection.probabilities[place]),
-                        f"{inspection.distances[place]:.4f}",
-                        far[place],
-                    )
-                    for place, entry in enumerate(seen.entries)
-                ),
-            )
-            note = f"{SYNTHETIC if bundle.synthetic else ''}\n{DISCLAIMER}".strip()
-            write_pictures(staged, config.bundle_dir / HISTORY_FILE, result, cases, note)
-            write_card(
-                staged,
-                CardContent(
-                    bundle, result, report, config.tracking.params, config.bootstrap_samples, cases
-                ),
-            )
-
-    def _case(self, bundle: ModelBundle, seen: _Seen, place: int) -> Case:
-        entry, called = seen.entries[place], int(seen.outcome.called[place])
-        pixels = self._pixels(bundle, entry)
-        return Case(
-            path=entry.path,
-            true=entry.label,
-            called=bundle.classes[called],
-            probability=float(seen.inspection.probabilities[place, called]),
-            image=pixels,
-            overlay=overlay(pixels, seen.inspection.maps[place]),
-        )
-
-    def _heed(self, gates: Sequence[Gate]) -> None:
-        unmet = [gate for gate in gates if not gate.met]
-        for gate in unmet:
-            logger.warning("gate %s is not met: %s", gate.name, gate.sentence)
-        if unmet and self.config.gates.stops:
-            raise GateError(
-                f"{len(unmet)} of {len(gates)} gates not met: {' '.join(gate.sentence for gate in unmet)} The results "
-                f"are in {self.config.root_dir}. Mend the data or the model, or change `gates` in config.yaml"
-            )
-
-    def _log(self, tracker: Tracker, bundle: ModelBundle, result: dict[str, Any]) -> None:
+        """Write the output folder, and replace the old one."""
         config = self.config
-        with (config.bundle_dir / HISTORY_FILE).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        tracker.history(
-            {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
+        gallery = []
+        for index in worst_predictions(result.predictions, config.gallery):
+            gallery.append(self._gallery_image(bundle, result, index))
+        note = f"{SYNTHETIC if bundle.synthetic else ''}\n{DISCLAIMER}".strip()
+        card = CardContent(
+            bundle, scores, report, config.tracking.params, config.bootstrap_samples, gallery
         )
-        tracker.metrics(
-            {
-                **{key: value for key, value in result.items() if isinstance(value, float)},
-                **{f"{key}_low": low for key, (low, _) in result["intervals"].items()},
-                **{f"{key}_high": high for key, (_, high) in result["intervals"].items()},
-                "unfamiliar_false_alarm_rate": result["unfamiliar"]["false_alarm_rate"],
-                "unfamiliar_detection_rate": result["unfamiliar"]["detection_rate"],
-            }
+        with atomic_write(config.root_dir) as folder:
+            folder.mkdir()
+            save_json(folder / SCORES_FILE, scores)
+            if "int8" in scores:
+                save_json(folder / INT8_AGREEMENT_FILE, scores["int8"])
+            _write_predictions(folder / PREDICTIONS_FILE, bundle.classes, result)
+            write_tables(folder, result.predictions, bundle.classes, result.distances)
+            write_plots(folder, config.bundle_dir / HISTORY_FILE, scores, gallery, note)
+            write_card(folder, card)
+
+    def _gallery_image(self, bundle: ModelBundle, result: _TestResult, index: int) -> GalleryImage:
+        entry = result.entries[index]
+        pixels = self._read_image(bundle, entry)
+        return GalleryImage(
+            path=entry.path,
+            actual=entry.label,
+            predicted=bundle.classes[result.predictions.predicted[index]],
+            probability=float(result.predictions.confidence[index]),
+            pixels=pixels,
+            overlay=overlay(pixels, result.maps[index]),
         )
-        unmet = ", ".join(gate["name"] for gate in result["gates"] if not gate["met"]) or "none"
-        tracker.tags(
-            {
-                "model_sha256": bundle.model_sha256,
-                "data_source": redact_credentials(bundle.data_source),
-                "intended_use": DISCLAIMER,
-                "gates_not_met": unmet,
-                **{f"gate.{gate['name']}": gate["sentence"] for gate in result["gates"]},
-            }
-        )
-        reports = sorted(path for path in config.root_dir.iterdir() if path.is_file())
-        tracker.files("evaluation", [path for path in reports if path.suffix != ".png"])
-        tracker.files("plots", [path for path in reports if path.suffix == ".png"])
+
+    def _log(self, tracker: Tracker, bundle: ModelBundle, scores: dict[str, Any]) -> None:
+        config = self.config
+        history = read_numeric_csv(config.bundle_dir / HISTORY_FILE)
+        del history["epoch"]
+        tracker.history(history)
+        metrics = {key: value for key, value in scores.items() if isinstance(value, float)}
+        for key, (low, high) in scores["intervals"].items():
+            metrics[f"{key}_low"], metrics[f"{key}_high"] = low, high
+        for key in ("false_positive_rate", "detection_rate"):
+            metrics[f"out_of_distribution_{key}"] = scores["out_of_distribution"][key]
+        tracker.metrics(metrics)
+        failed = [gate["name"] for gate in scores["gates"] if not gate["passed"]]
+        tags = {
+            "model_sha256": bundle.model_sha256,
+            "gates_not_met": ", ".join(failed) or "none",
+        }
+        details = {
+            "data_source": redact_credentials(bundle.data_source),
+            "intended_use": DISCLAIMER,
+        }
+        for gate in scores["gates"]:
+            details[f"gate.{gate['name']}"] = gate["message"]
+        tracker.tags(tags | details)
+        plots = sorted(config.root_dir.glob("*.png"))
+        tracker.files("evaluation", sorted(set(config.root_dir.iterdir()) - set(plots)))
+        tracker.files("plots", plots)
         tracker.files("data", [config.manifest_path, config.report_path])
-        tracker.register(
-            config.tracking.registered_model,
-            {
-                "model_sha256": bundle.model_sha256,
-                "synthetic": str(bundle.synthetic),
-                "gates_not_met": unmet,
-            },
-        )
+        tags["synthetic"] = str(bundle.synthetic)
+        tracker.register(config.tracking.registered_model, tags)
         tracker.tags({"state": EVALUATED})
 
+    def _apply_gates(self, gates: Sequence[Gate]) -> None:
+        failed = [gate for gate in gates if not gate.passed]
+        for gate in failed:
+            logger.warning("gate %s failed: %s", gate.name, gate.message)
+        if failed and self.config.gates.stops:
+            messages = " ".join(gate.message for gate in failed)
+            raise GateError(
+                f"{len(failed)} of {len(gates)} gates failed: {messages} The results are in "
+                f"{self.config.root_dir}. Improve the data or the model, or change `gates` in config.yaml"
+            )
 
-def _outcome(
-    bundle: ModelBundle, manifest: Manifest, entries: list[Entry], inspection: InferenceResult
-) -> Outcome:
-    return Outcome.of(
+
+def _read_report(path: Path, bundle: ModelBundle) -> dict[str, Any]:
+    """Read data_report.json, and check that it was made for the data of the bundle."""
+    try:
+        report: dict[str, Any] = load_json(path)
+    except FileNotFoundError:
+        raise ManifestError(f"{path} is missing; run data_validation first") from None
+    except ValueError as error:
+        raise ManifestError(f"{path}: damaged ({error}); run data_validation again") from None
+    if report.get("manifest_sha256", bundle.manifest_sha256) != bundle.manifest_sha256:
+        raise ManifestError(f"{path} was made for another manifest; run data_validation again")
+    return report
+
+
+def _label(
+    bundle: ModelBundle, manifest: Manifest, entries: Sequence[Entry], inference: InferenceResult
+) -> LabeledPredictions:
+    positive = bundle.classes.index(bundle.positive_class)
+    return LabeledPredictions.create(
         manifest.labels(entries),
-        inspection.probabilities,
+        inference.probabilities,
+        decide(inference.probabilities, positive, bundle.threshold),
         [entry.group for entry in entries],
-        bundle.classes.index(bundle.positive_class),
-        bundle.threshold,
+        positive,
     )
 
 
-def _inspect(engine: Engine, images: Iterable[np.ndarray]) -> InferenceResult:
-    """Inspect images of one size, so many at a time as memory takes however many there are."""
-    waiting, parts = iter(images), []
-    while batch := list(islice(waiting, _BATCH)):
-        parts.append(engine.inspect(np.stack(batch)))
-    names = ("probabilities", "distances", "maps")
+def _infer(engine: Engine, images: Iterable[np.ndarray]) -> InferenceResult:
+    """Run the model on images of one size, in small batches so that the memory is bounded."""
+    iterator = iter(images)
+    batches = []
+    while batch := list(islice(iterator, _BATCH_SIZE)):
+        batches.append(engine.inspect(np.stack(batch)))
     return InferenceResult(
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        probabilities=np.concatenate([batch.probabilities for batch in batches]),
+        distances=np.concatenate([batch.distances for batch in batches]),
+        maps=np.concatenate([batch.maps for batch in batches]),
     )
+
+
+def _write_predictions(path: Path, classes: Sequence[str], result: _TestResult) -> None:
+    names = np.array(classes)
+    table = pd.DataFrame(result.entries)[["path", "sha256", "group", "label"]]
+    table.columns = pd.Index(["path", "sha256", "group", "actual"])
+    table["predicted"] = names[result.predictions.predicted]
+    probabilities = pd.DataFrame(result.predictions.probabilities.round(6), columns=names)
+    distances = result.distances[["distance", "out_of_distribution"]].round(4)
+    # Side by side instead of a dict: a class may have the name of another column.
+    columns = [table, probabilities, distances.iloc[: len(table)]]
+    pd.concat(columns, axis=1).to_csv(path, index=False, lineterminator="\n")

@@ -1,136 +1,95 @@
-"""What config.yaml asks of model and data, and whether they meet it."""
+"""Quality gates: limits in config.yaml that the data and the model must meet."""
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from cnnClassifier.entity.config_entity import GatesConfig
-from cnnClassifier.entity.manifest import Manifest
+from cnnClassifier.entity.manifest import Entry, Manifest
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One demand.
+    """The result of a check.
 
     Attributes:
         name: its key in config.yaml.
-        met: whether it is met.
-        sentence: what was found and what was asked.
+        passed: whether the limit is met.
+        message: found value and limit.
     """
 
     name: str
-    met: bool
-    sentence: str
+    passed: bool
+    message: str
 
 
 def check_gates(
-    asked: GatesConfig, manifest: Manifest, report: dict[str, Any], scores: dict[str, Any]
+    config: GatesConfig, manifest: Manifest, report: dict[str, Any], scores: dict[str, Any]
 ) -> list[Gate]:
-    """Compare what is asked with what was found; what can't be told isn't met.
+    """Check each limit that is set; a value that can't be computed fails.
 
     Args:
-        asked: demands; those that are None are left out.
+        config: limits; None where there is none.
         manifest: all images.
         report: content of data_report.json.
         scores: content of scores.json.
     """
-    return [
-        *_counts(asked, manifest),
-        *([_leakage(manifest)] if asked.no_leakage else []),
-        *_figures(asked, scores),
-        *(
-            [_shortcut(asked.max_shortcut_auc, report)]
-            if asked.max_shortcut_auc is not None
-            else []
-        ),
-    ]
-
-
-def _counts(asked: GatesConfig, manifest: Manifest) -> Iterator[Gate]:
+    entries = [entry for entry in manifest.entries if entry.split]
     images: dict[str, set[str]] = defaultdict(set)
     groups: dict[str, set[str]] = defaultdict(set)
-    for entry in manifest.entries:
-        if entry.split:
-            images[entry.label].add(entry.path)
-            groups[entry.label].add(entry.group)
-    for name, noun, members, least in (
-        ("min_images_per_class", "images", images, asked.min_images_per_class),
-        ("min_groups_per_class", "groups", groups, asked.min_groups_per_class),
-    ):
-        if least is not None:
-            fewest = min(members, key=lambda label: len(members[label]))
-            yield Gate(
-                name,
-                len(members[fewest]) >= least,
-                f"Class {fewest} has the fewest {noun}, {len(members[fewest])}; at least {least} are asked for.",
-            )
+    for entry in entries:
+        images[entry.label].add(entry.path)
+        groups[entry.label].add(entry.group)
+    image_count, image_class = _smallest(images)
+    group_count, group_class = _smallest(groups)
+    shortcuts = report.get("shortcuts") or {}
+    shortcut = max(shortcuts, key=lambda name: shortcuts[name]["auc"], default=None)
+    shortcut_auc = shortcuts[shortcut]["auc"] if shortcut else None
+    auc_low, _ = scores["intervals"].get("roc_auc", (None, None))
+    values = {
+        "min_images_per_class": (f"Number of images of class {image_class}", image_count),
+        "min_groups_per_class": (f"Number of groups of class {group_class}", group_count),
+        "min_roc_auc": ("ROC AUC", scores["roc_auc"]),
+        "min_roc_auc_lower_bound": ("Lower limit of the interval of ROC AUC", auc_low),
+        "max_ece": ("Expected calibration error", scores["ece"]),
+        "max_shortcut_auc": (f"ROC AUC of the strongest shortcut ({shortcut})", shortcut_auc),
+    }
+    gates = []
+    if config.no_leakage:
+        gates.append(_check_leakage(entries))
+    for name, (label, value) in values.items():
+        limit = getattr(config, name)
+        if limit is not None:
+            gates.append(_check_limit(name, limit, label, value))
+    return gates
 
 
-def _leakage(manifest: Manifest) -> Gate:
-    used = [entry for entry in manifest.entries if entry.split]
-    for noun, what in (
-        ("picture", lambda entry: entry.sha256),
-        ("group", lambda entry: entry.group),
-    ):
+def _smallest(members: dict[str, set[str]]) -> tuple[int, str]:
+    """Return the number of members of the class that has the fewest, and its name."""
+    name = min(members, key=lambda label: len(members[label]))
+    return len(members[name]), name
+
+
+def _check_limit(name: str, limit: float, label: str, value: float | None) -> Gate:
+    """Compare a value with a lower (`min_`) or upper (`max_`) limit; None: unknown."""
+    is_minimum = name.startswith("min_")
+    bound = f"the {'minimum' if is_minimum else 'maximum'} is {limit:g}."
+    if value is None:
+        return Gate(name, False, f"{label} can't be computed on this data; {bound}")
+    passed = value >= limit if is_minimum else value <= limit
+    number = value if isinstance(value, int) else f"{value:.3f}"
+    return Gate(name, passed, f"{label} is {number}; {bound}")
+
+
+def _check_leakage(entries: list[Entry]) -> Gate:
+    """Check that no content and no group is in two splits."""
+    for noun, attribute in (("content", "sha256"), ("group", "group")):
         splits: dict[str, set[str]] = defaultdict(set)
-        for entry in used:
-            splits[what(entry)].add(entry.split)
-        for entry in used:
-            if len(found := splits[what(entry)]) > 1:
-                where = " and ".join(sorted(found))
-                return Gate(
-                    "no_leakage",
-                    False,
-                    f"The {noun} of {entry.path} stands in {where}: the scores leak.",
-                )
-    return Gate(
-        "no_leakage", True, "No picture and no group, near-copies among them, stands in two splits."
-    )
-
-
-def _figures(asked: GatesConfig, scores: dict[str, Any]) -> Iterator[Gate]:
-    low = scores["intervals"].get("roc_auc", [None])[0]
-    for name, label, value, limit, is_least in (
-        ("min_roc_auc", "ROC AUC", scores["roc_auc"], asked.min_roc_auc, True),
-        (
-            "min_roc_auc_lower_bound",
-            "The lower end of ROC AUC's interval",
-            low,
-            asked.min_roc_auc_lower_bound,
-            True,
-        ),
-        ("max_ece", "The expected calibration error", scores["ece"], asked.max_ece, False),
-    ):
-        if limit is None:
-            continue
-        if value is None:
-            yield Gate(
-                name,
-                False,
-                f"{label} can't be told: too few test groups; at least {limit:g} is asked for.",
-            )
-            continue
-        met = value >= limit if is_least else value <= limit
-        yield Gate(
-            name,
-            met,
-            f"{label} is {value:.3f}; at {'least' if is_least else 'most'} {limit:g} is asked for.",
-        )
-
-
-def _shortcut(limit: float, report: dict[str, Any]) -> Gate:
-    name, reached = "max_shortcut_auc", report.get("shortcuts") or {}
-    if not reached:
-        return Gate(
-            name,
-            False,
-            f"No shortcut was measured, so that none can be said to be below AUC {limit:g}.",
-        )
-    best = max(reached, key=lambda shortcut: reached[shortcut]["auc"])
-    return Gate(
-        name,
-        reached[best]["auc"] <= limit,
-        f"The strongest shortcut, {best}, tells the classes apart with AUC {reached[best]['auc']:.3f}; "
-        f"at most {limit:g} is asked for.",
-    )
+        for entry in entries:
+            splits[getattr(entry, attribute)].add(entry.split)
+        for entry in entries:
+            found = sorted(splits[getattr(entry, attribute)])
+            if len(found) > 1:
+                message = f"The {noun} of {entry.path} is in {' and '.join(found)}: data leakage."
+                return Gate("no_leakage", False, message)
+    return Gate("no_leakage", True, "No image and no group of near-duplicates is in two splits.")

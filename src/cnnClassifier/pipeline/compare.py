@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnnClassifier.config.configuration import ConfigurationManager
-from cnnClassifier.evaluation.comparison import Evaluated, compare
-from cnnClassifier.evaluation.comparison_report import as_markdown, as_page, as_text
+from cnnClassifier.evaluation.comparison import EvaluatedModel, compare_models
+from cnnClassifier.evaluation.comparison_report import format_markdown, format_page, format_text
 from cnnClassifier.tracking.evaluation_lookup import find_evaluation
 from cnnClassifier.utils.common import atomic_write
 from cnnClassifier.utils.log import logger
@@ -36,12 +36,12 @@ def main(
             place.mkdir()
             side = find_evaluation(what, config.root_dir, config.tracking, place)
             found.append(
-                Evaluated.read(side.folder, names[number] if names else side.name, side.params)
+                EvaluatedModel.read(side.folder, names[number] if names else side.name, side.params)
             )
     a, b = found
-    comparison = compare(a, b, config.bootstrap_samples, config.seed)
-    print(as_markdown(comparison) if markdown else as_text(comparison))
+    comparison = compare_models(a, b, config.bootstrap_samples, config.seed)
+    print(format_markdown(comparison) if markdown else format_text(comparison))
     if page:
         with atomic_write(page) as staged:
-            staged.write_text(as_page(comparison), encoding="utf-8")
+            staged.write_text(format_page(comparison), encoding="utf-8")
         logger.info("the same with curves: %s", page)

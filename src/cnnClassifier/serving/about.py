@@ -47,7 +47,7 @@ def _evaluation(bundle: ModelBundle, scores: dict[str, Any]) -> dict[str, Any]:
         "scores": scores,
         "figures": [_figure(scores, name) for name in _FIGURES if name in scores],
         "confusion": _confusion(bundle, scores),
-        "unmet": [gate for gate in scores.get("gates", []) if not gate["met"]],
+        "unmet": [gate for gate in scores.get("gates", []) if not gate["passed"]],
     }
 
 
