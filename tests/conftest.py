@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnClassifier.entity.bundle import INT8_FILE, ModelBundle
-from cnnClassifier.network.cam import OUTPUT_LAYER, POOL_LAYER
-from cnnClassifier.network.heads import MAP_LAYER
-from cnnClassifier.network.out_of_distribution import Reference
-from cnnClassifier.network.quantization import quantize, save_graph, to_openvino
-from cnnClassifier.utils.common import sha256_of
+from cnnClassifier.entity.bundle import FORMAT_VERSION, INT8_FILE, METADATA_FILE
+from cnnClassifier.network.heads import MAP_LAYER, OUTPUT_LAYER, POOL_LAYER
+from cnnClassifier.network.openvino_export import export_openvino, save_openvino
+from cnnClassifier.network.out_of_distribution import OutOfDistributionDetector
+from cnnClassifier.network.quantization import quantize
+from cnnClassifier.utils.common import save_json, sha256_of
 from tests.mlflow_server import mlflow_server
 
 
@@ -58,14 +58,15 @@ def write_bundle(keras):
         folder.mkdir(parents=True, exist_ok=True)
         model.save(folder / "model.keras")
         # Familiar is a picture whose brightness lies anywhere from black to white.
-        Reference(
+        OutOfDistributionDetector(
             np.full(4, 0.5, np.float32), np.eye(1, 4, dtype=np.float32), np.ones(1, np.float32), 1.0
-        ).save(folder / "reference.npz")
+        ).save(folder / "ood_detector.npz")
         if int8:
-            graph, activation = to_openvino(model, MAP_LAYER)
+            graph, activation = export_openvino(model, MAP_LAYER)
             images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-            save_graph(folder / INT8_FILE, quantize(graph, images), activation)
+            save_openvino(folder / INT8_FILE, quantize(graph, images), activation)
         content = {
+            "format_version": FORMAT_VERSION,
             "classes": ("adenocarcinoma", "normal"),
             "positive_class": "adenocarcinoma",
             "image_size": (32, 32, 3),
@@ -74,17 +75,17 @@ def write_bundle(keras):
             "operating_points": {"default": 0.5},
             "validation": {"n": 10, "loss": 0.5, "loss_calibrated": 0.5},
             "feature_layer": MAP_LAYER,
-            "unfamiliar_limit": 2.0,
+            "ood_threshold": 2.0,
             "backbone": "tiny",
             "data_source": "phantom:",
             "synthetic": True,
             "model_sha256": sha256_of(folder / "model.keras"),
-            "reference_sha256": sha256_of(folder / "reference.npz"),
+            "ood_detector_sha256": sha256_of(folder / "ood_detector.npz"),
             "manifest_sha256": "0" * 64,
             "int8_sha256": sha256_of(folder / INT8_FILE) if int8 else None,
             "versions": {"keras": keras.__version__},
         }
-        ModelBundle(**(content | card)).write(folder)
+        save_json(folder / METADATA_FILE, content | card)
         return folder
 
     return write

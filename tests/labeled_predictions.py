@@ -3,10 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from cnnClassifier.entity.bundle import decide
+from cnnClassifier.entity.bundle import FORMAT_VERSION, apply_threshold
 from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_scores
 from cnnClassifier.evaluation.ood_samples import TEST_IMAGES, ood_metrics
-from cnnClassifier.evaluation.scores_file import FORMAT_VERSION
 
 CLASSES = ("adenocarcinoma", "large.cell_carcinoma", "normal")
 DISTANCES = pd.DataFrame(
@@ -24,7 +23,7 @@ def class_names(count):
 
 
 def labeled(labels, probabilities, groups, positive=0, threshold=0.5):
-    predicted = decide(probabilities, positive, threshold)
+    predicted = apply_threshold(probabilities, positive, threshold)
     return LabeledPredictions.create(labels, probabilities, predicted, groups, positive)
 
 
@@ -51,3 +50,10 @@ def full_scores(count=2, gates=(), warnings=(), synthetic=True):
         "gates": list(gates),
         "format_version": FORMAT_VERSION,
     }
+
+
+def images_table(images=120):
+    """The test images, as for `write_tables`."""
+    names = [f"image{number}" for number in range(images)]
+    table = pd.DataFrame({"path": names, "sha256": names, "group": "g"})
+    return table.assign(distance=0.5, out_of_distribution=False)

@@ -90,7 +90,13 @@ def test_leaves_scores_bundle_and_run(clone):
         "specificity",
     } < scores.keys()
     bundle = {path.name for path in (clone / "artifacts/training").iterdir()}
-    assert bundle == {"model.keras", "model.json", "model_int8.zip", "reference.npz", "history.csv"}
+    assert bundle == {
+        "model.keras",
+        "model.json",
+        "model_int8.zip",
+        "ood_detector.npz",
+        "history.csv",
+    }
     assert (clone / "mlflow.db").exists()
     (stored,) = (clone / "mlruns").rglob("artifacts/model/model.keras")
     assert stored.read_bytes() == (clone / "artifacts/training/model.keras").read_bytes()

@@ -229,7 +229,7 @@ def drop_first_entry(config):
             "made for another manifest",
         ),
         (drop_first_entry, BundleError, "another manifest"),
-        (lambda c: (c.bundle_dir / "reference.npz").unlink(), BundleError, "reference.npz is miss"),
+        (lambda c: (c.bundle_dir / "ood_detector.npz").unlink(), BundleError, "npz is missing"),
     ],
     ids=["no report", "damaged report", "other report", "other manifest", "incomplete bundle"],
 )

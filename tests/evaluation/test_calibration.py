@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from cnnClassifier.entity.bundle import apply_temperature, decide
+from cnnClassifier.entity.bundle import apply_temperature, apply_threshold
 from cnnClassifier.evaluation.calibration import (
     best_threshold,
     calibrate,
@@ -84,9 +84,9 @@ def test_threshold_for_sensitivity_is_the_highest_possible(sensitivity, threshol
 def test_the_threshold_applies_to_two_classes_only_and_is_inclusive():
     score = np.array([0.9, 0.5, 0.3])
     two_classes = np.stack([score, 1 - score], 1)
-    assert decide(two_classes, 0, 0.5).tolist() == [0, 0, 1]
-    assert decide(two_classes, 1, 0.5).tolist() == [0, 1, 1]
-    assert decide(np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]), 1, 0.1).tolist() == [2, 0]
+    assert apply_threshold(two_classes, 0, 0.5).tolist() == [0, 0, 1]
+    assert apply_threshold(two_classes, 1, 0.5).tolist() == [0, 1, 1]
+    assert apply_threshold(np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]), 1, 0.1).tolist() == [2, 0]
 
 
 def test_an_operating_point_is_added_if_a_sensitivity_is_requested():

@@ -35,7 +35,7 @@ def evaluated(name="A", count=2, first=0, synthetic=True, params=None, **options
 
 
 def difference(comparison, name):
-    return next(row for row in comparison.differences if row.name == name)
+    return next(row for row in comparison.differences if row["name"] == name)
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -47,13 +47,13 @@ def test_a_better_model_differs_significantly(count):
     assert comparison.notes == ["Both models were evaluated on the same 120 images in 40 groups."]
     scores = compute_scores(b.predictions, b.classes, {}, 40, 0)
     for row in comparison.differences:
-        assert row.b == scores[row.name]
-        assert row.b_interval == scores["intervals"].get(row.name)
-        assert row.low <= row.value <= row.high
-    assert {row.better for row in comparison.differences} <= {"B", ""}
+        assert row["b"] == scores[row["name"]]
+        assert row["b_interval"] == scores["intervals"].get(row["name"])
+        assert row["low"] <= row["value"] <= row["high"]
+    assert {row["better"] for row in comparison.differences} <= {"B", ""}
     for name in ("loss", "accuracy", "roc_auc", "brier"):
-        assert difference(comparison, name).better == "B"
-    assert difference(compare_models(b, a, 40, 0), "loss").better == "A"
+        assert difference(comparison, name)["better"] == "B"
+    assert difference(compare_models(b, a, 40, 0), "loss")["better"] == "A"
     assert verdict(comparison).startswith("Model B is better: ROC AUC B − A +")
     assert comparison.differences == compare_models(a, b, 40, 0).differences
 
@@ -63,8 +63,9 @@ def test_pairing_detects_a_difference_that_two_test_sets_hide():
     paired = compare_models(a, b, 40, 0)
     unpaired = compare_models(a, evaluated("B", skill=1.3, first=1000), 40, 0)
     assert (paired.paired, unpaired.paired) == (True, False)
-    assert difference(paired, "loss").value == difference(unpaired, "loss").value
-    assert (difference(paired, "loss").better, difference(unpaired, "loss").better) == ("B", "")
+    assert difference(paired, "loss")["value"] == difference(unpaired, "loss")["value"]
+    assert difference(paired, "loss")["better"] == "B"
+    assert difference(unpaired, "loss")["better"] == ""
     assert "no images are in both" in unpaired.notes[0]
     assert unpaired.disagreements == []
 
@@ -72,7 +73,7 @@ def test_pairing_detects_a_difference_that_two_test_sets_hide():
 def test_a_model_does_not_differ_from_itself():
     comparison = compare_models(evaluated(), evaluated("B"), 40, 0)
     for row in comparison.differences:
-        assert (row.value, row.low, row.high, row.better) == (0, 0, 0, "")
+        assert (row["value"], row["low"], row["high"], row["better"]) == (0, 0, 0, "")
     assert comparison.disagreements == []
     text = format_text(comparison)
     assert "No significant difference" in text
@@ -125,7 +126,7 @@ def test_every_format_is_complete(count, synthetic, first):
     assert max(map(len, text.splitlines())) <= 79
     lines = {line[2:20].strip(): line for line in text.splitlines()}
     for row in comparison.differences:
-        assert lines[METRIC_LABELS[row.name]].endswith(f"{row.low:+.2f}…{row.high:+.2f})")
+        assert lines[METRIC_LABELS[row["name"]]].endswith(f"{row['low']:+.2f}…{row['high']:+.2f})")
     for form in (text, markdown, page):
         flat = " ".join(form.split())
         assert verdict(comparison) in flat
@@ -197,7 +198,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         EvaluatedModel.read(folder, "main")
     for content in ({}, {"format_version": 3}):
         save_json(folder / "scores.json", content)
-        with pytest.raises(UserError, match=r"made by version [13]; run `dvc repro`"):
+        with pytest.raises(UserError, match=r"made by version [13]; run dvc repro"):
             EvaluatedModel.read(folder, "main")
 
 

@@ -10,7 +10,13 @@ from cnnClassifier.entity.disclaimers import SYNTHETIC
 from cnnClassifier.evaluation.gallery import GalleryImage
 from cnnClassifier.evaluation.model_card import CardContent, write_card
 from cnnClassifier.evaluation.plots import write_tables
-from tests.labeled_predictions import DISTANCES, class_names, full_scores, random_predictions
+from tests.labeled_predictions import (
+    DISTANCES,
+    class_names,
+    full_scores,
+    images_table,
+    random_predictions,
+)
 
 MITCHELL = [
     "Model details",
@@ -53,12 +59,12 @@ def bundle(count=2, synthetic=True):
         operating_points={"default": 0.4},
         validation={"n": 33, "loss": 0.51, "loss_calibrated": 0.47},
         feature_layer="block4_pool",
-        unfamiliar_limit=1.0,
+        ood_threshold=1.0,
         backbone="VGG16",
         data_source="phantom:" if synthetic else "https://example.org/<data>.zip",
         synthetic=synthetic,
         model_sha256="a1" * 32,
-        reference_sha256="b2" * 32,
+        ood_detector_sha256="b2" * 32,
         manifest_sha256="c3" * 32,
         versions={"keras": "3.1", "numpy": "2.4"},
     )
@@ -67,7 +73,7 @@ def bundle(count=2, synthetic=True):
 def cards(folder, count=2, report=FULL_REPORT, gallery=(), synthetic=True, gates=()):
     """Write both cards, and return their text."""
     folder.mkdir(exist_ok=True)
-    write_tables(folder, random_predictions(count), class_names(count), DISTANCES)
+    write_tables(folder, random_predictions(count), class_names(count), images_table(), DISTANCES)
     warnings = report.get("warnings", ())
     scores = full_scores(count, gates, warnings, synthetic)
     content = CardContent(bundle(count, synthetic), scores, report, PARAMS, 100, gallery)

@@ -6,7 +6,13 @@ from sklearn import metrics
 
 from cnnClassifier.evaluation.gallery import GalleryImage
 from cnnClassifier.evaluation.plots import write_plots, write_tables
-from tests.labeled_predictions import DISTANCES, class_names, full_scores, random_predictions
+from tests.labeled_predictions import (
+    DISTANCES,
+    class_names,
+    full_scores,
+    images_table,
+    random_predictions,
+)
 
 PLOTS = {"calibration", "confusion_matrix", "errors", "history", "out_of_distribution", "pr", "roc"}
 
@@ -14,7 +20,7 @@ PLOTS = {"calibration", "confusion_matrix", "errors", "history", "out_of_distrib
 @pytest.mark.parametrize("count", [2, 3])
 def test_tables_and_plots(tmp_path, count):
     predictions, classes = random_predictions(count), np.array(class_names(count))
-    write_tables(tmp_path, predictions, classes, DISTANCES)
+    write_tables(tmp_path, predictions, classes, images_table(), DISTANCES)
     tables = {path.stem: pd.read_csv(path) for path in tmp_path.glob("*.csv")}
     roc, pr, calibration = tables["roc"], tables["pr"], tables["calibration"]
     actual, score = predictions.labels == 0, predictions.probabilities[:, 0]

@@ -4,6 +4,7 @@ import logging
 import re
 import struct
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -352,37 +353,36 @@ def test_without_a_patient_the_study_and_then_the_series_are_taken(nobody):
 
 
 @pytest.mark.parametrize(
-    ("window", "frame", "reading"),
+    ("text", "window"),
     [
-        ("auto", 1, DicomOptions()),
-        (" Lung ", "3", DicomOptions("lung", 3)),
-        ("-600,1500", 1, DicomOptions((-600.0, 1500.0))),
-        ("40.5, 1e3", 1, DicomOptions((40.5, 1000.0))),
+        ("auto", "auto"),
+        (" Lung ", "lung"),
+        ("-600,1500", (-600.0, 1500.0)),
+        ("40.5, 1e3", (40.5, 1000.0)),
     ],
 )
-def test_a_reading_is_read_from_text(window, frame, reading):
-    assert DicomOptions.parse(window, frame) == reading
-    assert reading.or_window("bone") == (
-        DicomOptions("bone") if reading.window == "auto" else reading
+def test_options_are_parsed_and_auto_takes_the_default_window(text, window):
+    options = DicomOptions.parse(text)
+    assert options == DicomOptions(window)
+    frame = replace(options, frame=3)
+    assert frame.with_default_window("bone") == DicomOptions(
+        "bone" if window == "auto" else window, 3
     )
 
 
 @pytest.mark.parametrize(
-    ("window", "frame", "said"),
+    ("text", "message"),
     [
-        ("brain", 1, "window: expected auto, lung, mediastinal, bone, or centre and width in HU"),
-        ("40", 1, "window: expected"),
-        ("40,0", 1, "width from 1"),
-        ("nan,400", 1, "window: expected"),
-        ("40,inf", 1, "window: expected"),
-        ("1,2,3", 1, "window: expected"),
-        ("lung", 0, "frame: expected a whole number from 1, found '0'"),
-        ("lung", "1.5", "frame: expected"),
-        ("lung", "٣", "frame: expected"),
-        ("lung", "9" * 5000, "frame: expected"),
+        ("brain", "window: expected auto, lung, mediastinal, bone, or centre and width in HU"),
+        ("40", "window: expected"),
+        ("40,0", "width from 1"),
+        ("nan,400", "window: expected"),
+        ("40,inf", "window: expected"),
+        ("1,2,3", "window: expected"),
+        ("9" * 5000, "window: expected"),
     ],
 )
-def test_a_wrong_reading_says_what_was_expected(window, frame, said):
-    with pytest.raises(ValueError, match=said) as caught:
-        DicomOptions.parse(window, frame)
+def test_an_invalid_window_names_what_was_expected(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        DicomOptions.parse(text)
     assert len(str(caught.value)) < 200

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cnnClassifier.entity.bundle import ModelBundle, decide
+from cnnClassifier.entity.bundle import ModelBundle, apply_threshold
 from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_scores
 from cnnClassifier.utils.common import save_json
 from tests.waiting import PATIENCE_S, wait_for
@@ -92,13 +92,13 @@ def server(ready, tiny_bundle):
 def evaluated(write_bundle, tmp_path_factory):
     """Write a bundle that finds white pictures unfamiliar; beside it what evaluation and data validation leave."""
     root = tmp_path_factory.mktemp("evaluated")
-    write_bundle(root / "bundle", unfamiliar_limit=0.4)
+    write_bundle(root / "bundle", ood_threshold=0.4)
     (root / "bundle/history.csv").write_text("epoch,loss,val_loss\n1,0.9,1.0\n2,0.5,0.625\n")
     bundle = ModelBundle.read(root / "bundle")
     labels, sure = np.array([0, 0, 0, 1, 1, 1]), np.array([0.9, 0.8, 0.2, 0.1, 0.3, 0.2])
     probabilities = np.stack([sure, 1 - sure], 1)
     outcome = LabeledPredictions.create(
-        labels, probabilities, decide(probabilities, 0, bundle.threshold), [*"aabccd"], 0
+        labels, probabilities, apply_threshold(probabilities, 0, bundle.threshold), [*"aabccd"], 0
     )
     found = {
         "model_sha256": bundle.model_sha256,

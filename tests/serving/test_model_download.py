@@ -43,7 +43,7 @@ def test_a_zip_of_a_bundle_is_the_bundle(tiny_bundle, top):
     content = packed([(f"{top}{path.name}", path.read_bytes()) for path in tiny_bundle.iterdir()])
     with serving(Site(content)) as site:
         folder = fetch_bundle(f"{site.url}?signature=secret", sha256(content).upper())
-    assert ModelBundle.read(folder) == ModelBundle.read(tiny_bundle)
+    assert ModelBundle.read(folder).file_hashes == ModelBundle.read(tiny_bundle).file_hashes
 
 
 def test_no_member_lands_outside(tmp_path):

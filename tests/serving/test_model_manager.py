@@ -88,10 +88,10 @@ def test_refuses_a_broken_one_once_and_goes_on(host, place, tmp_path, monkeypatc
     kept = serving(host)
     (tmp_path / "half").write_bytes(b"half")
     (tmp_path / "half").replace(
-        tmp_path / "training/reference.npz"
+        tmp_path / "training/ood_detector.npz"
     )  # in one step: else an empty one may be seen as well
     until(lambda: host.refused)
-    assert "reference.npz isn't the one that model.json describes" in host.refused["reason"]
+    assert "ood_detector.npz isn't the one that model.json describes" in host.refused["reason"]
     assert host.refused["when"].endswith("+00:00")
     looks = []
     monkeypatch.setattr(host, "_mark", lambda look=host._mark: (looks.append(1), look())[1])

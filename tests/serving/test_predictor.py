@@ -15,7 +15,7 @@ from tests.dicoms import dicom, lungs
     ("level", "name", "label"), [(255, "adenocarcinoma", "Adenocarcinoma"), (0, "normal", "Normal")]
 )
 def test_predictor_tells_the_class(tiny_bundle, picture, level, name, label):
-    predictor = Predictor(tiny_bundle, max_pixels=10_000)
+    predictor = Predictor(ModelBundle.read(tiny_bundle), max_pixels=10_000)
     prediction = predictor.predict(picture(level))
     assert (prediction.class_name, prediction.label) == (name, label)
     assert list(prediction.probabilities) == ["adenocarcinoma", "normal"]
@@ -36,7 +36,9 @@ def test_predictor_tells_the_class(tiny_bundle, picture, level, name, label):
 def test_auto_is_the_window_that_the_model_was_trained_with(
     write_bundle, tmp_path, trained, reading, facts
 ):
-    predictor = Predictor(write_bundle(tmp_path, dicom_window=trained), max_pixels=10_000)
+    predictor = Predictor(
+        ModelBundle.read(write_bundle(tmp_path, dicom_window=trained)), max_pixels=10_000
+    )
     data = dicom(np.stack([lungs(), lungs(1)]), NumberOfFrames=2)
     prediction = predictor.predict(data, reading)
     assert prediction.dicom == DicomInfo(*facts)
@@ -47,36 +49,20 @@ def test_auto_is_the_window_that_the_model_was_trained_with(
 
 
 def test_the_preview_of_other_pictures_is_small_and_says_nothing_of_dicom(tiny_bundle, picture):
-    prediction = Predictor(tiny_bundle, max_pixels=10**6).predict(picture(size=(1000, 600)))
+    prediction = Predictor(ModelBundle.read(tiny_bundle), max_pixels=10**6).predict(
+        picture(size=(1000, 600))
+    )
     assert prediction.dicom is None
     assert prediction.pixels.shape == (300, 500, 3)
 
 
 def test_a_bundle_with_a_window_that_is_none_is_refused(write_bundle, tmp_path):
     with pytest.raises(BundleError, match="window: expected auto, lung"):
-        Predictor(write_bundle(tmp_path, dicom_window="brain"), max_pixels=100)
+        ModelBundle.read(write_bundle(tmp_path, dicom_window="brain"))
 
 
 def test_predictor_refuses(tiny_bundle, picture, tmp_path):
     with pytest.raises(ImageError, match="at most 100"):
-        Predictor(tiny_bundle, max_pixels=100).predict(picture())
+        Predictor(ModelBundle.read(tiny_bundle), max_pixels=100).predict(picture())
     with pytest.raises(BundleError, match="no trained model"):
-        Predictor(tmp_path, max_pixels=100)
-
-
-@pytest.mark.parametrize(
-    ("classes", "positive", "threshold", "scores", "called"),
-    [
-        (("a", "b"), "a", 0.3, [0.3, 0.7], "a"),
-        (("a", "b"), "a", 0.3, [0.29, 0.71], "b"),
-        (("a", "b"), "b", 0.9, [0.2, 0.8], "a"),
-        (("a", "b", "c"), "a", 0.1, [0.3, 0.3, 0.4], "c"),
-    ],
-)
-def test_threshold_decides_between_two_and_the_highest_among_more(
-    tiny_bundle, classes, positive, threshold, scores, called
-):
-    bundle = replace(
-        ModelBundle.read(tiny_bundle), classes=classes, positive_class=positive, threshold=threshold
-    )
-    assert bundle.called(scores) == called
+        ModelBundle.read(tmp_path)

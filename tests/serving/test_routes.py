@@ -6,7 +6,6 @@ import re
 import shutil
 import struct
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,9 +190,8 @@ def test_uncertain_is_what_was_nearly_called_otherwise(
     tiny_bundle, probabilities, threshold, margin, expected
 ):
     classes = tuple("abc"[: len(probabilities)])
-    bundle = replace(
-        ModelBundle.read(tiny_bundle), classes=classes, positive_class="a", threshold=threshold
-    )
+    changes = {"classes": classes, "positive_class": "a", "threshold": threshold}
+    bundle = ModelBundle.read(tiny_bundle).model_copy(update=changes)
     nothing = np.zeros((1, 1), np.float32)
     prediction = Prediction(
         "A",

@@ -110,7 +110,7 @@ def test_a_server_gets_all_that_it_can_take(place, server, enter, tiny_bundle, s
             1,
             2,
         ]
-        for name in ("model.keras", "model.json", "reference.npz"):
+        for name in ("model.keras", "model.json", "ood_detector.npz"):
             got = download_artifacts(
                 run_id=run.info.run_id,
                 artifact_path=f"model/{name}",

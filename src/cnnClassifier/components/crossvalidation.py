@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cnnClassifier.components.training_inputs import image_features, open_model, positive_class
-from cnnClassifier.entity.bundle import apply_temperature, decide
+from cnnClassifier.entity.bundle import apply_temperature, apply_threshold
 from cnnClassifier.entity.config_entity import CrossValidationConfig, TrackingConfig
 from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
@@ -185,7 +185,7 @@ class FoldRunner:
         return LabeledPredictions.create(
             labels[held_out],
             probabilities,
-            decide(probabilities, self._positive, decision["threshold"]),
+            apply_threshold(probabilities, self._positive, decision["threshold"]),
             self._groups[held_out],
             self._positive,
         )

@@ -1,7 +1,7 @@
 """Stage prepare_base_model: a pretrained backbone, and the classifier that stands on it."""
 
 from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
-from cnnClassifier.network.backbones import build_backbone, feature_layer_of
+from cnnClassifier.network.backbones import build_backbone, resolve_feature_layer
 from cnnClassifier.network.heads import add_head
 from cnnClassifier.network.serialization import save_model
 from cnnClassifier.network.tf_setup import import_tensorflow
@@ -30,7 +30,7 @@ class PrepareBaseModel:
             load_pretrained(
                 base, config.backbone, config.weights, config.imagenet_sources, config.weights_cache
             )
-        layer = feature_layer_of(config.backbone, config.feature_layer, base)
+        layer = resolve_feature_layer(config.backbone, config.feature_layer, base)
         classifier = add_head(
             base, layer, config.head, config.dropout, config.class_count, config.seed
         )

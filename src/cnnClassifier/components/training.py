@@ -14,7 +14,7 @@ from cnnClassifier.entity.bundle import (
     HISTORY_FILE,
     INT8_FILE,
     MODEL_FILE,
-    REFERENCE_FILE,
+    OOD_DETECTOR_FILE,
     ModelBundle,
 )
 from cnnClassifier.entity.config_entity import TrackingConfig, TrainingConfig
@@ -22,8 +22,9 @@ from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.calibration import calibrate
 from cnnClassifier.imaging.augment import View, views_of
-from cnnClassifier.network.out_of_distribution import fit_reference
-from cnnClassifier.network.quantization import quantize, save_graph, to_openvino
+from cnnClassifier.network.openvino_export import export_openvino, save_openvino
+from cnnClassifier.network.out_of_distribution import fit_detector
+from cnnClassifier.network.quantization import quantize
 from cnnClassifier.network.serialization import save_model
 from cnnClassifier.network.training import fit, pooled_features, predict
 from cnnClassifier.tracking.datasets import data_tags, log_splits
@@ -49,7 +50,7 @@ class Training:
         self.tracking = tracking
 
     def run(self) -> ModelBundle:
-        """Train and write the bundle: `model.keras`, `model.json`, `reference.npz`, `history.csv`, `model_int8.zip`.
+        """Train and write the bundle: `model.keras`, `model.json`, `ood_detector.npz`, `history.csv`, `model_int8.zip`.
 
         Returns:
             The bundle as written.
@@ -95,13 +96,13 @@ class Training:
         plain = np.array([number for number, (_, view) in enumerate(items[:cut]) if view == View()])
         pooled = pooled_features(tail, layer, features[plain])
         groups = [items[number][0].group for number in plain]
-        reference, limit = fit_reference(pooled, groups, config.ood_quantile)
+        reference, limit = fit_detector(pooled, groups, config.ood_quantile)
         with atomic_write(config.bundle_dir) as staged:
             save_model(model, staged / MODEL_FILE)
-            reference.save(staged / REFERENCE_FILE)
+            reference.save(staged / OOD_DETECTOR_FILE)
             if config.int8:
-                graph, activation = to_openvino(model, layer)
-                save_graph(
+                graph, activation = export_openvino(model, layer)
+                save_openvino(
                     staged / INT8_FILE, quantize(graph, self._calibration_images(train)), activation
                 )
             epochs = enumerate(zip(*history.values(), strict=True), start=1)
@@ -116,12 +117,12 @@ class Training:
                 image_size=config.image_size,
                 **decision,
                 feature_layer=layer,
-                unfamiliar_limit=limit,
+                ood_threshold=limit,
                 backbone=config.backbone,
                 data_source=config.source_URL,
                 synthetic=is_synthetic(config.source_URL),
                 model_sha256=sha256_of(staged / MODEL_FILE),
-                reference_sha256=sha256_of(staged / REFERENCE_FILE),
+                ood_detector_sha256=sha256_of(staged / OOD_DETECTOR_FILE),
                 manifest_sha256=sha256_of(config.manifest_path),
                 dicom_window=config.dicom_window,
                 int8_sha256=sha256_of(staged / INT8_FILE) if config.int8 else None,

@@ -10,7 +10,7 @@ from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.manifest import Entry
 from cnnClassifier.imaging.augment import View, augment
 from cnnClassifier.imaging.prepare import prepare
-from cnnClassifier.network.backbones import feature_layer_of, freeze_boundary
+from cnnClassifier.network.backbones import freeze_boundary, resolve_feature_layer
 from cnnClassifier.network.feature_cache import FeatureCache, Features, choose_precision, split_at
 from cnnClassifier.network.serialization import load_model
 from cnnClassifier.network.tf_setup import import_tensorflow
@@ -53,7 +53,7 @@ def open_model(config: TrainingConfig) -> tuple["keras.Model", "keras.Model", st
     import_tensorflow()
     make_deterministic(config.fit.seed)
     model = load_model(config.updated_base_model_path, "run prepare_base_model first")
-    layer = feature_layer_of(config.backbone, config.feature_layer, model)
+    layer = resolve_feature_layer(config.backbone, config.feature_layer, model)
     trunk, tail = split_at(
         model, freeze_boundary(config.backbone, layer, config.fine_tune_from, model)
     )

@@ -16,9 +16,9 @@ from cnnClassifier.entity.config_entity import Choice, PrepareBaseModelConfig, S
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.evaluation.metrics import compute_metrics
 from cnnClassifier.imaging.augment import views_of
-from cnnClassifier.network.backbones import feature_layer_of, freeze_boundary
+from cnnClassifier.network.backbones import freeze_boundary, resolve_feature_layer
 from cnnClassifier.network.feature_cache import FeatureCache, Features, choose_precision, split_at
-from cnnClassifier.network.heads import add_head, head_alone
+from cnnClassifier.network.heads import add_head, standalone_head
 from cnnClassifier.network.serialization import load_model
 from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.training import make_deterministic, snapshot
@@ -145,7 +145,7 @@ class Judge:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 pool.submit(_prepare, prepared).result()
         base = load_model(prepared.base_model_path, "run prepare_base_model first")
-        return base, feature_layer_of(backbone, prepared.feature_layer, base)
+        return base, resolve_feature_layer(backbone, prepared.feature_layer, base)
 
     def _tail(self, backbone: str, block: str | None, head: str, dropout: float) -> "keras.Model":
         """Return a compiled or new tail with its first weights."""
@@ -164,7 +164,7 @@ class Judge:
     ) -> "keras.Model":
         prepare = self._config.prepare
         if block is None:
-            return head_alone(
+            return standalone_head(
                 self._features[backbone, block].shape,
                 head,
                 dropout,

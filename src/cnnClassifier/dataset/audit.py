@@ -15,7 +15,7 @@ from PIL import Image
 
 from cnnClassifier.dataset.alignment import aligned_correlation, details
 from cnnClassifier.dataset.marks import NO_MARKS, Marks, find_marks, shared_marks
-from cnnClassifier.imaging.decode import Decoded, DicomOptions, decode
+from cnnClassifier.imaging.decode import DecodedImage, DicomOptions, decode
 from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
@@ -160,7 +160,7 @@ def _read_file(
     )
 
 
-def _unusual(image: Decoded, path: str, *, blank: bool) -> Iterator[str]:
+def _unusual(image: DecodedImage, path: str, *, blank: bool) -> Iterator[str]:
     suffix = PurePosixPath(path).suffix[1:].lower()
     found = {
         "animated": image.frames > 1,

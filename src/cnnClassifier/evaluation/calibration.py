@@ -39,8 +39,8 @@ def best_threshold(is_positive: np.ndarray, score: np.ndarray) -> float:
     """Find the threshold with the best smoothed balanced accuracy; of equal ones that nearest 0.5.
 
     The exact optimum on a few dozen images depends on single images. Here each image is a Gaussian
-    around its log odds (kernel estimate of the Youden index, Fluss, Faraggi & Reiser 2005), for each
-    class with Silverman's bandwidth.
+    around its log odds, with Silverman's bandwidth for each class (kernel estimate of the Youden
+    index, Fluss, Faraggi & Reiser 2005).
 
     Args:
         is_positive: bool, (n,), both values present.

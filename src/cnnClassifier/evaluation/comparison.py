@@ -1,4 +1,4 @@
-"""Compare two evaluated models: differences of the metrics with intervals, and of the predictions."""
+"""Compare two evaluated models: differences of their metrics with intervals, and of predictions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,10 +17,9 @@ from cnnClassifier.evaluation.metrics import (
     percentile_intervals,
     proportion_intervals,
 )
-from cnnClassifier.evaluation.scores_file import METRIC_LABELS, read_scores
+from cnnClassifier.evaluation.scores_file import METRIC_LABELS, PREDICTIONS_FILE, read_scores
 from cnnClassifier.utils.errors import UserError
 
-PREDICTIONS_FILE = "predictions.csv"
 LOWER_IS_BETTER = ("loss", "brier", "ece")
 # With 12 groups 11% of 300 simulated pairs of equal models differed in ROC AUC, with 40 groups 7%.
 _MIN_GROUPS = 20
@@ -108,42 +107,6 @@ class EvaluatedModel:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A metric of both models and its difference B - A, with 95% intervals.
-
-    Attributes:
-        name: key of `METRIC_LABELS`.
-        a: value of model A.
-        b: value of model B.
-        a_interval: lower and upper limit of A; None if it can't be computed.
-        b_interval: likewise for B.
-        low: lower limit of the difference.
-        high: upper limit of the difference.
-    """
-
-    name: str
-    a: float
-    b: float
-    a_interval: list[float] | None
-    b_interval: list[float] | None
-    low: float
-    high: float
-
-    @property
-    def value(self) -> float:
-        """B - A."""
-        return self.b - self.a
-
-    @property
-    def better(self) -> str:
-        """`A` or `B`; empty if the interval contains 0."""
-        if self.low <= 0 <= self.high:
-            return ""
-        b_is_higher = self.low > 0
-        return "B" if b_is_higher != (self.name in LOWER_IS_BETTER) else "A"
-
-
-@dataclass(frozen=True)
 class Comparison:
     """The result of comparing two models.
 
@@ -152,10 +115,12 @@ class Comparison:
         b: the second model.
         paired: whether both have the same images.
         notes: sentences on the images, and warnings.
-        differences: one for each of `METRIC_LABELS`.
-        disagreements: images with different predictions, the most confident first: `path`, `actual`,
-            `a_predicted`, `a_probability`, `b_predicted`, `b_probability` and `correct`, which is
-            `A`, `B` or `neither`. Empty if the images aren't the same.
+        differences: one for each of `METRIC_LABELS`, with 95% intervals: `name`, the values `a` and
+            `b`, `a_interval` and `b_interval` (None if unknown), the difference B - A `value`, its
+            interval from `low` to `high`, and `better`: `A`, `B`, or empty if the interval has 0.
+        disagreements: images with different predictions, the most confident first: `path`,
+            `actual`, `a_predicted`, `a_probability`, `b_predicted`, `b_probability` and `correct`,
+            which is `A`, `B` or `neither`. Empty if the images aren't the same.
         params: name and both values of each parameter that differs.
     """
 
@@ -163,7 +128,7 @@ class Comparison:
     b: EvaluatedModel
     paired: bool
     notes: list[str]
-    differences: list[Difference]
+    differences: list[dict[str, Any]]
     disagreements: list[dict[str, Any]]
     params: list[tuple[str, str, str]]
 
@@ -176,7 +141,7 @@ class Comparison:
 def compare_models(
     a: EvaluatedModel, b: EvaluatedModel, bootstrap_samples: int, seed: int
 ) -> Comparison:
-    """Compare two models on the images that both have; if there are too few, each on its own images.
+    """Compare two models on the images that both have; if these are too few, each on its own.
 
     The interval of a difference comes from a bootstrap over groups. Each sample has the same images
     for both models (paired), or is drawn for each model independently.
@@ -190,37 +155,33 @@ def compare_models(
     Raises:
         UserError: the models have different classes or positive classes.
     """
-    if sorted(a.classes) != sorted(b.classes):
-        raise UserError(
-            f"the models can't be compared: classes of {a.name}: {', '.join(a.classes)}; "
-            f"of {b.name}: {', '.join(b.classes)}"
-        )
-    if a.positive_class != b.positive_class:
-        raise UserError(
-            f"the models can't be compared: positive class of {a.name}: {a.positive_class}; "
-            f"of {b.name}: {b.positive_class}"
-        )
+    for what, a_value, b_value in (
+        ("classes", ", ".join(sorted(a.classes)), ", ".join(sorted(b.classes))),
+        ("positive class", a.positive_class, b.positive_class),
+    ):
+        if a_value != b_value:
+            raise UserError(
+                f"the models can't be compared: {what} of {a.name}: {a_value}; "
+                f"of {b.name}: {b_value}"
+            )
     a_indices, b_indices = _shared_images(a, b)
     paired = _has_two_groups_per_class(a, a_indices)
-    sizes = [a.size, b.size]
-    if paired:
+    sizes = f"The test sets differ: A has {a.size}, B has {b.size}"
+    if not paired:
+        note = (
+            f"{sizes}; {len(a_indices) or 'no'} images are in both. Each model is evaluated on its "
+            "own images (unpaired), so part of the difference may come from the images."
+        )
+    else:
+        same_images = len(a_indices) == len(a.images) == len(b.images)
         a, b = a.take(a_indices), b.take(b_indices)
         groups = _merge_groups(a.predictions.groups, b.predictions.groups)
         a = replace(a, predictions=replace(a.predictions, groups=groups))
         b = replace(b, predictions=replace(b.predictions, groups=groups))
-    if paired and sizes == [a.size, a.size]:
-        note = f"Both models were evaluated on the same {a.size}."
-    elif paired:
-        note = (
-            f"The test sets differ: A has {sizes[0]}, B has {sizes[1]}. The models are compared on "
-            f"the images that both have: {a.size}."
-        )
-    else:
-        note = (
-            f"The test sets differ: A has {sizes[0]}, B has {sizes[1]}; {len(a_indices) or 'no'} "
-            "images are in both. Each model is evaluated on its own images (unpaired), so part of "
-            "the difference may come from the images."
-        )
+        if same_images:
+            note = f"Both models were evaluated on the same {a.size}."
+        else:
+            note = f"{sizes}. The models are compared on the images that both have: {a.size}."
     params = []
     for name, value in a.params.items():
         if value != b.params.get(name, value):
@@ -256,7 +217,7 @@ def _has_two_groups_per_class(model: EvaluatedModel, indices: np.ndarray) -> boo
 def _merge_groups(a_groups: np.ndarray, b_groups: np.ndarray) -> np.ndarray:
     """Return groups that keep together what is together in A or in B.
 
-    They are the connected components of a graph with a node for each group and an edge for each image.
+    They are the connected components of a graph: a node for each group, an edge for each image.
     """
     b_nodes = b_groups + a_groups.max() + 1
     size = b_nodes.max() + 1
@@ -270,7 +231,8 @@ def _warnings(a: EvaluatedModel, b: EvaluatedModel) -> list[str]:
     groups = min(len(np.unique(model.predictions.groups)) for model in (a, b))
     if groups < _MIN_GROUPS:
         warnings.append(
-            f"With only {groups} groups the intervals are too narrow: don't rely on small differences."
+            f"With only {groups} groups the intervals are too narrow: "
+            "don't rely on small differences."
         )
     if a.synthetic != b.synthetic:
         warnings.append("One model was tested on synthetic images, the other on real images.")
@@ -279,7 +241,7 @@ def _warnings(a: EvaluatedModel, b: EvaluatedModel) -> list[str]:
 
 def _differences(
     a: EvaluatedModel, b: EvaluatedModel, paired: bool, bootstrap_samples: int, seed: int
-) -> list[Difference]:
+) -> list[dict[str, Any]]:
     columns = list(METRIC_LABELS)
     a_samples = bootstrap_metrics(a.predictions, bootstrap_samples, seed)[columns]
     # The same seed draws the same groups for both. Different test sets need independent samples.
@@ -291,14 +253,19 @@ def _differences(
     a_metrics, b_metrics = compute_metrics(a.predictions), compute_metrics(b.predictions)
     differences = []
     for name in METRIC_LABELS:
-        difference = Difference(
-            name,
-            a_metrics[name],
-            b_metrics[name],
-            a_intervals.get(name),
-            b_intervals.get(name),
-            *intervals[name],
-        )
+        low, high = intervals[name]
+        better = "A" if (high < 0) != (name in LOWER_IS_BETTER) else "B"
+        difference = {
+            "name": name,
+            "a": a_metrics[name],
+            "b": b_metrics[name],
+            "a_interval": a_intervals.get(name),
+            "b_interval": b_intervals.get(name),
+            "value": b_metrics[name] - a_metrics[name],
+            "low": low,
+            "high": high,
+            "better": "" if low <= 0 <= high else better,
+        }
         differences.append(difference)
     return differences
 
@@ -309,11 +276,10 @@ def _disagreements(a: EvaluatedModel, b: EvaluatedModel) -> list[dict[str, Any]]
     for side, model in (("a", a), ("b", b)):
         table[f"{side}_predicted"] = np.array(model.classes)[model.predictions.predicted]
         table[f"{side}_probability"] = model.predictions.confidence
-    table = table[table["a_predicted"] != table["b_predicted"]]
-    a_correct, b_correct = a.predictions.correct[table.index], b.predictions.correct[table.index]
-    table = table.assign(
-        correct=np.select([a_correct, b_correct], ["A", "B"], "neither"),
-        confidence=table["a_probability"] + table["b_probability"],
-    )
-    ranked = table.sort_values("confidence", ascending=False, kind="stable")
-    return ranked.drop(columns="confidence").to_dict("records")
+    is_correct = [a.predictions.correct, b.predictions.correct]
+    table["correct"] = np.select(is_correct, ["A", "B"], "neither")
+    order = (-table["a_probability"] - table["b_probability"]).argsort(kind="stable")
+    table = table.iloc[order]
+    different = table[table["a_predicted"] != table["b_predicted"]]
+    rows: list[Any] = different.to_dict("records")
+    return rows

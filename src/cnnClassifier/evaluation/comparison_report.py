@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 
-import numpy as np
 from sklearn import metrics
 
 from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
@@ -25,10 +24,10 @@ _MULTIPLE_TESTS = (
 
 def verdict(comparison: Comparison) -> str:
     """Say in one sentence whether one model is better, by ROC AUC."""
-    row = next(row for row in comparison.differences if row.name == _HEADLINE)
-    numbers = f"{row.value:+.3f}, 95% interval {row.low:+.3f} to {row.high:+.3f}"
-    if row.better:
-        return f"Model {row.better} is better: {METRIC_LABELS[_HEADLINE]} B − A {numbers}."
+    row = next(row for row in comparison.differences if row["name"] == _HEADLINE)
+    numbers = f"{row['value']:+.3f}, 95% interval {row['low']:+.3f} to {row['high']:+.3f}"
+    if row["better"]:
+        return f"Model {row['better']} is better: {METRIC_LABELS[_HEADLINE]} B − A {numbers}."
     return f"No significant difference: {METRIC_LABELS[_HEADLINE]} B − A {numbers}."
 
 
@@ -38,11 +37,11 @@ def format_text(comparison: Comparison) -> str:
     lines += [verdict(comparison), ""]
     lines.append(f"  {'':<18}{'A (95% interval)':<19}{'B (95% interval)':<19}B − A (95% interval)")
     for row in comparison.differences:
-        a = f"{row.a:.3f} {_format_limits(row.a_interval)}"
-        b = f"{row.b:.3f} {_format_limits(row.b_interval)}"
-        difference = f"{row.value:+.3f} ({row.low:+.2f}…{row.high:+.2f})"
-        mark = "*" if row.better else " "
-        lines.append(f"{mark} {METRIC_LABELS[row.name]:<18}{a:<19}{b:<19}{difference}")
+        a = f"{row['a']:.3f} {_format_limits(row['a_interval'])}"
+        b = f"{row['b']:.3f} {_format_limits(row['b_interval'])}"
+        difference = f"{row['value']:+.3f} ({row['low']:+.2f}…{row['high']:+.2f})"
+        mark = "*" if row["better"] else " "
+        lines.append(f"{mark} {METRIC_LABELS[row['name']]:<18}{a:<19}{b:<19}{difference}")
     lines += ["", _significant(comparison), ""]
     if comparison.paired:
         lines.append(_count_disagreements(comparison))
@@ -81,8 +80,7 @@ def _render(template: str, comparison: Comparison, max_rows: int) -> str:
         escape=_escape_markdown,
         multiple_tests=_MULTIPLE_TESTS,
         max_rows=max_rows,
-        roc=[_roc(comparison.a), _roc(comparison.b)],
-        pr=[_precision_recall(comparison.a), _precision_recall(comparison.b)],
+        curves=[_curves(comparison.a), _curves(comparison.b)],
         disclaimer=DISCLAIMER,
         synthetic_notice=SYNTHETIC,
     )
@@ -96,7 +94,8 @@ def _significant(comparison: Comparison) -> str:
     """List the metrics whose interval excludes 0."""
     sentences = []
     for side in ("A", "B"):
-        names = [METRIC_LABELS[row.name] for row in comparison.differences if row.better == side]
+        better = [row["name"] for row in comparison.differences if row["better"] == side]
+        names = [METRIC_LABELS[name] for name in better]
         if names:
             sentences.append(f"{side} is better in {', '.join(names)}.")
     if not sentences:
@@ -120,18 +119,13 @@ def _escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
 
 
-def _roc(model: EvaluatedModel) -> str:
-    fpr, tpr, _ = metrics.roc_curve(*_binary(model))
-    return polyline_points(fpr, tpr)
-
-
-def _precision_recall(model: EvaluatedModel) -> str:
-    precision, recall, _ = metrics.precision_recall_curve(*_binary(model), drop_intermediate=True)
-    return polyline_points(recall, precision)
-
-
-def _binary(model: EvaluatedModel) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and scores of the positive class against the rest."""
+def _curves(model: EvaluatedModel) -> dict[str, str]:
+    """Return the ROC and precision-recall curves of the positive class against the rest."""
     predictions = model.predictions
-    positive = predictions.positive
-    return predictions.labels == positive, predictions.probabilities[:, positive]
+    is_positive = predictions.labels == predictions.positive
+    score = predictions.probabilities[:, predictions.positive]
+    fpr, tpr, _ = metrics.roc_curve(is_positive, score)
+    precision, recall, _ = metrics.precision_recall_curve(
+        is_positive, score, drop_intermediate=True
+    )
+    return {"roc": polyline_points(fpr, tpr), "pr": polyline_points(recall, precision)}

@@ -100,9 +100,9 @@ def _class_rows(per_class: Sequence[dict[str, Any]]) -> list[str]:
 
 def _out_of_distribution(metrics: dict[str, Any]) -> str:
     return (
-        f"  unfamiliar images: {metrics['detection_rate']:.1%} of {metrics['n_ood']} images that are "
-        f"no CT are detected; {metrics['false_positive_rate']:.1%} of {metrics['n']} test images are "
-        "false alarms"
+        f"  unfamiliar images: {metrics['detection_rate']:.1%} of {metrics['n_ood']} images that "
+        f"are no CT are detected; {metrics['false_positive_rate']:.1%} of {metrics['n']} test "
+        "images are false alarms"
     )
 
 

@@ -1,13 +1,13 @@
 """Metrics of the predictions on a split, each with its 95% interval.
 
-The metrics are scikit-learn's, except specificity and the expected calibration error, which it lacks.
+The metrics are scikit-learn's; it lacks specificity and the expected calibration error.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -85,20 +85,12 @@ class LabeledPredictions:
         )
 
 
-@dataclass(frozen=True)
-class _Proportion:
-    """A metric that is a fraction of images: how many of `subset` are `hits`, both bool (n,)."""
+class _Measured(NamedTuple):
+    """The value of a metric, its interval, and the number of images and groups."""
 
-    hits: np.ndarray
-    subset: np.ndarray
-
-    @property
-    def value(self) -> float:
-        return float(self.hits[self.subset].mean()) if self.subset.any() else 0.0
-
-    @property
-    def interval(self) -> list[float] | None:
-        return wilson_interval(self.value, int(self.subset.sum()))
+    value: float
+    interval: list[float] | None
+    counts: list[int]
 
 
 def compute_metrics(predictions: LabeledPredictions) -> dict[str, float]:
@@ -137,39 +129,34 @@ def compute_scores(
         The metrics by their key; `intervals` by the same keys; in `counts` the number of images and
         groups that each metric is computed on.
     """
+    values = _all_metrics(predictions)
     samples = bootstrap_metrics(predictions, bootstrap_samples, seed)
-    bootstrap_intervals = percentile_intervals(samples)
-    proportions = _headline_proportions(predictions)
-    intervals, counts = {}, {}
-    for name in METRIC_LABELS:
-        if name in proportions:
-            interval = proportions[name].interval
-            counts[name] = _counts(predictions, proportions[name].subset)
-        else:
-            interval = bootstrap_intervals.get(name)
-            counts[name] = _counts(predictions, slice(None))
-        if interval:
-            intervals[name] = interval
+    intervals = percentile_intervals(samples)
+    counts = _counts(predictions.groups)
+    measured = {name: _Measured(values[name], intervals.get(name), counts) for name in values}
+    measured |= _headline_proportions(predictions)
     matrix = metrics.confusion_matrix(
         predictions.labels, predictions.predicted, labels=np.arange(len(classes))
     )
     return {
-        **compute_metrics(predictions),
-        "n": counts["loss"][0],
-        "n_groups": counts["loss"][1],
+        **_as_json(measured, METRIC_LABELS),
+        "n": counts[0],
+        "n_groups": counts[1],
         "positive_class": classes[predictions.positive],
         "classes": list(classes),
         "confusion_matrix": matrix.tolist(),
-        "intervals": intervals,
-        "counts": counts,
         "operating_points": _operating_points(predictions, operating_points),
-        "per_class": _per_class(predictions, classes, bootstrap_intervals),
+        "per_class": _per_class(predictions, classes, measured),
     }
 
 
 def proportion_intervals(predictions: LabeledPredictions) -> dict[str, list[float]]:
-    """Return Wilson's interval of each metric that is a proportion; none for a fraction of nothing."""
-    return _intervals(_headline_proportions(predictions))
+    """Return Wilson's interval of each metric that is a proportion, if it has any images."""
+    found = {}
+    for name, measured in _headline_proportions(predictions).items():
+        if measured.interval:
+            found[name] = measured.interval
+    return found
 
 
 def wilson_interval(fraction: float, count: int) -> list[float] | None:
@@ -197,10 +184,10 @@ def calibration_curve(predictions: LabeledPredictions) -> pd.DataFrame:
         from `low` to `high`, and the number of images `n`.
     """
     counts, confidence, accuracy = _confidence_bins(predictions)
-    curve = pd.DataFrame({"confidence": confidence.round(6), "accuracy": accuracy.round(6)})
-    curve[["low", "high"]] = list(map(wilson_interval, accuracy, counts))
-    curve["n"] = counts
-    return curve
+    limits = np.array(list(map(wilson_interval, accuracy, counts)))
+    columns = (confidence.round(6), accuracy.round(6), limits[:, 0], limits[:, 1], counts)
+    names = ("confidence", "accuracy", "low", "high", "n")
+    return pd.DataFrame(dict(zip(names, columns, strict=True)))
 
 
 def bootstrap_indices(groups: np.ndarray, samples: int, seed: int) -> Iterator[np.ndarray]:
@@ -266,19 +253,18 @@ def _all_metrics(predictions: LabeledPredictions) -> dict[str, float]:
         "ece": _expected_calibration_error(predictions),
     }
     # With two classes the positive one is enough: the other one mirrors it.
-    reported = columns if len(columns) > 2 else [positive]
-    per_class: dict[str, list[float]] = {
-        name: [table[name][column] for column in reported] for name in ("precision", "recall", "f1")
+    reported = columns if len(columns) > 2 else columns[positive : positive + 1]
+    ranked = [(labels == column, probabilities[:, column]) for column in reported]
+    per_class = {
+        "precision": table["precision"][reported],
+        "recall": table["recall"][reported],
+        "f1": table["f1"][reported],
+        "roc_auc": [metrics.roc_auc_score(actual, score) for actual, score in ranked],
+        "pr_auc": [metrics.average_precision_score(actual, score) for actual, score in ranked],
     }
-    per_class |= {"roc_auc": [], "pr_auc": []}
-    for column in reported:
-        actual, score = labels == column, probabilities[:, column]
-        per_class["roc_auc"].append(metrics.roc_auc_score(actual, score))
-        per_class["pr_auc"].append(metrics.average_precision_score(actual, score))
     for name, class_values in per_class.items():
         values[name] = np.mean(class_values)
-        for column, value in zip(reported, class_values, strict=True):
-            values[f"{name}[{column}]"] = value
+        values |= {f"{name}[{column}]": class_values[i] for i, column in enumerate(reported)}
     return values
 
 
@@ -330,86 +316,83 @@ def _confidence_bins(
     return counts, mean_confidence, accuracy
 
 
-def _one_vs_rest(actual: np.ndarray, predicted: np.ndarray) -> dict[str, _Proportion]:
-    """Return the proportions of one class against the rest; both arguments are bool (n,)."""
+def _proportion(hits: np.ndarray, groups: np.ndarray) -> _Measured:
+    """Return the fraction of images that are hits, 0 of no images.
+
+    Args:
+        hits: bool, (m,).
+        groups: of the same images, (m,).
+    """
+    value = float(hits.mean()) if len(hits) else 0.0
+    return _Measured(value, wilson_interval(value, len(hits)), _counts(groups))
+
+
+def _one_vs_rest(
+    predictions: LabeledPredictions, label: int, predicted: np.ndarray | None = None
+) -> dict[str, _Measured]:
+    """Return the proportions of one class against the rest.
+
+    Args:
+        predictions: on a split.
+        label: index of the class.
+        predicted: bool, (n,), instead of the predictions of this class.
+    """
+    actual, groups = predictions.labels == label, predictions.groups
+    if predicted is None:
+        predicted = predictions.predicted == label
     return {
-        "sensitivity": _Proportion(predicted, actual),
-        "specificity": _Proportion(~predicted, ~actual),
-        "precision": _Proportion(actual, predicted),
+        "sensitivity": _proportion(predicted[actual], groups[actual]),
+        "specificity": _proportion(~predicted[~actual], groups[~actual]),
+        "precision": _proportion(actual[predicted], groups[predicted]),
     }
 
 
-def _headline_proportions(predictions: LabeledPredictions) -> dict[str, _Proportion]:
+def _headline_proportions(predictions: LabeledPredictions) -> dict[str, _Measured]:
     """Return the metrics of `METRIC_LABELS` that are proportions."""
-    positive = predictions.positive
-    found = _one_vs_rest(predictions.labels == positive, predictions.predicted == positive)
+    found = _one_vs_rest(predictions, predictions.positive)
     if predictions.probabilities.shape[1] == 2:
         found["recall"] = found["sensitivity"]
     else:
         del found["precision"]  # a mean over the classes
-    all_images = np.ones(len(predictions.labels), bool)
-    return found | {"accuracy": _Proportion(predictions.correct, all_images)}
+    return found | {"accuracy": _proportion(predictions.correct, predictions.groups)}
 
 
-def _intervals(proportions: Mapping[str, _Proportion]) -> dict[str, list[float]]:
-    intervals = {}
-    for name, proportion in proportions.items():
-        if interval := proportion.interval:
-            intervals[name] = interval
-    return intervals
-
-
-def _counts(predictions: LabeledPredictions, subset: np.ndarray | slice) -> list[int]:
-    """Return the number of images and of groups in a subset of the images."""
-    groups = predictions.groups[subset]
+def _counts(groups: np.ndarray) -> list[int]:
     return [len(groups), len(np.unique(groups))]
+
+
+def _as_json(measured: Mapping[str, _Measured], names: Iterable[str]) -> dict[str, Any]:
+    """Return values by name, and `intervals` and `counts` by name."""
+    content: dict[str, Any] = {name: round(float(measured[name].value), 6) for name in names}
+    intervals = {name: measured[name].interval for name in names if measured[name].interval}
+    counts = {name: measured[name].counts for name in names}
+    return content | {"intervals": intervals, "counts": counts}
 
 
 def _operating_points(
     predictions: LabeledPredictions, thresholds: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """Describe the metrics at each threshold; `default` takes the predicted classes as they are."""
-    actual = predictions.labels == predictions.positive
     score = predictions.probabilities[:, predictions.positive]
     points = []
     for name, threshold in thresholds.items():
-        is_default = name == "default"
-        flagged = (
-            predictions.predicted == predictions.positive if is_default else score >= threshold
-        )
-        proportions = _one_vs_rest(actual, flagged)
-        point: dict[str, Any] = {"name": name, "threshold": threshold, "counts": {}}
-        for key, proportion in proportions.items():
-            point[key] = round(proportion.value, 6)
-            point["counts"][key] = _counts(predictions, proportion.subset)
-        points.append(point | {"intervals": _intervals(proportions)})
+        predicted = None if name == "default" else score >= threshold
+        measured = _one_vs_rest(predictions, predictions.positive, predicted)
+        points.append({"name": name, "threshold": threshold, **_as_json(measured, measured)})
     return points
 
 
 def _per_class(
-    predictions: LabeledPredictions,
-    classes: Sequence[str],
-    bootstrap_intervals: Mapping[str, list[float]],
+    predictions: LabeledPredictions, classes: Sequence[str], measured: Mapping[str, _Measured]
 ) -> list[dict[str, Any]]:
     """Describe each class against the rest; empty for two classes, where one mirrors the other."""
     if len(classes) == 2:
         return []
-    values = _all_metrics(predictions)
     rows = []
     for index, name in enumerate(classes):
-        actual = predictions.labels == index
-        proportions = _one_vs_rest(actual, predictions.predicted == index)
-        proportion_limits = _intervals(proportions)
-        images, groups = _counts(predictions, actual)
-        row: dict[str, Any] = {"class": name, "n": images, "n_groups": groups, "intervals": {}}
-        for key in _CLASS_METRICS:
-            if key in proportions:
-                value, interval = proportions[key].value, proportion_limits.get(key)
-            else:
-                value = values[f"{key}[{index}]"]
-                interval = bootstrap_intervals.get(f"{key}[{index}]")
-            row[key] = round(float(value), 6)
-            if interval:
-                row["intervals"][key] = interval
-        rows.append(row)
+        of_class = {key: measured[f"{key}[{index}]"] for key in ("roc_auc", "pr_auc", "f1")}
+        of_class |= _one_vs_rest(predictions, index)
+        images, groups = of_class["sensitivity"].counts
+        row = {"class": name, "n": images, "n_groups": groups}
+        rows.append(row | _as_json(of_class, _CLASS_METRICS))
     return rows

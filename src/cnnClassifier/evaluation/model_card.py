@@ -1,7 +1,7 @@
 """Write the model card as MODEL_CARD.md and MODEL_CARD.html, from the same text.
 
-The sections follow Mitchell et al. 2019 (Model Cards for Model Reporting), the content TRIPOD+AI 2024
-and CLAIM 2024 as far as they apply.
+The sections follow Mitchell et al. 2019 (Model Cards for Model Reporting), the content follows
+TRIPOD+AI 2024 and CLAIM 2024 as far as they apply.
 """
 
 import re
@@ -59,8 +59,8 @@ def write_card(folder: Path, content: CardContent) -> None:
         "bootstrap_samples": content.bootstrap_samples,
         "gallery_images": content.gallery,
         "calibration": pd.read_csv(folder / "calibration.csv").to_dict("records"),
-        "roc": polyline_points(roc["fpr"], roc["tpr"]),
-        "pr": polyline_points(pr["recall"], pr["precision"]),
+        "roc": polyline_points(roc["fpr"].to_numpy(), roc["tpr"].to_numpy()),
+        "pr": polyline_points(pr["recall"].to_numpy(), pr["precision"].to_numpy()),
         "labels": METRIC_LABELS,
         "interval": format_interval,
         "data_uri": image_data_uri,

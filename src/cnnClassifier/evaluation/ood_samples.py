@@ -15,13 +15,7 @@ from cnnClassifier.evaluation.metrics import wilson_interval
 TEST_IMAGES = "test images"  # the kind of the images that are in distribution
 _SIZE = 256
 _GRAY, _RGB = (_SIZE, _SIZE, 1), (_SIZE, _SIZE, 3)
-_FLAT_COLORS = {
-    "black": (0, 0, 0),
-    "gray": (128, 128, 128),
-    "white": (255, 255, 255),
-    "red": (200, 30, 30),
-}
-# Files in the scikit-image wheel, so that nothing is downloaded. Its phantom.png is the CT of a head.
+# Files in the scikit-image wheel, so nothing is downloaded. Its phantom.png is the CT of a head.
 _SKIMAGE_FILES = {
     "texture": "brick.png grass.png gravel.png",
     "photograph": "astronaut.png camera.png chelsea.png coffee.png coins.png "
@@ -51,21 +45,20 @@ def generate_ood_samples() -> Iterator[OODSample]:
 
     They are the same in every call.
     """
-    generators = {
-        "noise": _noise(),
-        "flat": _flat(),
-        "pattern": _patterns(),
-        "text and drawing": _text(),
-    }
-    for kind, images in generators.items():
-        for name, pixels in images:
-            rgb = np.broadcast_to(pixels.clip(0, 255).astype(np.uint8), _RGB)
+    for kind, images in _synthetic_images().items():
+        for name, pixels in images.items():
+            rgb = np.broadcast_to(np.clip(pixels, 0, 255).astype(np.uint8), _RGB)
             yield OODSample(kind, name, np.ascontiguousarray(rgb))
-    folder = _skimage_data()
+    skimage = importlib.util.find_spec("skimage")  # not imported: only its files are needed
+    if skimage is None or skimage.origin is None:
+        raise ModuleNotFoundError(
+            "scikit-image isn't installed; run `pip install -r requirements.txt`"
+        )
     for kind, names in _SKIMAGE_FILES.items():
         for name in names.split():
-            if (folder / name).is_file():
-                with Image.open(folder / name) as image:
+            path = Path(skimage.origin).parent / "data" / name
+            if path.is_file():
+                with Image.open(path) as image:
                     yield OODSample(kind, name, np.asarray(image.convert("RGB")))
 
 
@@ -73,8 +66,8 @@ def ood_metrics(distances: pd.DataFrame, limit: float) -> dict[str, Any]:
     """Compute how often test images and other images are out of distribution.
 
     Args:
-        distances: a row for each image with `kind`, which is `TEST_IMAGES` or that of an `OODSample`,
-            and `distance` from the training images.
+        distances: a row for each image with `kind`, which is `TEST_IMAGES` or that of an
+            `OODSample`, and `distance` from the training images.
         limit: images with a larger distance are out of distribution.
 
     Returns:
@@ -95,58 +88,60 @@ def ood_metrics(distances: pd.DataFrame, limit: float) -> dict[str, Any]:
     return result
 
 
-def _skimage_data() -> Path:
-    spec = importlib.util.find_spec("skimage")  # not imported: only its files are needed
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
-            "scikit-image isn't installed; run `pip install -r requirements.txt`"
-        )
-    return Path(spec.origin).parent / "data"
-
-
-def _noise() -> Iterator[tuple[str, np.ndarray]]:
+def _synthetic_images() -> dict[str, dict[str, np.ndarray]]:
+    """Return pixels from 0 to 255, with one or three channels, by kind and name."""
     rng = np.random.default_rng(0)
-    for color, shape, cell_counts in (("gray", _GRAY, (4, 64)), ("color", _RGB, (16,))):
-        yield f"uniform noise, {color}", rng.uniform(0, 256, shape)
-        yield f"gaussian noise, {color}", rng.normal(128, 40, shape)
-        for cells in cell_counts:
-            yield f"clouds of {_SIZE // cells} pixels, {color}", _clouds(rng, cells, shape[2])
-    yield "faint gaussian noise on black", rng.normal(0, 12, _GRAY)
-    yield "salt and pepper", 255.0 * (rng.random(_GRAY) > 0.9)
+    y, x = np.mgrid[:_SIZE, :_SIZE][..., None]
+    radius = np.hypot(x - _SIZE / 2, y - _SIZE / 2)
+    return {
+        "noise": {
+            "uniform noise, gray": rng.uniform(0, 256, _GRAY),
+            "gaussian noise, gray": rng.normal(128, 40, _GRAY),
+            "clouds of 64 pixels, gray": _clouds(rng, 4, 1),
+            "clouds of 4 pixels, gray": _clouds(rng, 64, 1),
+            "uniform noise, color": rng.uniform(0, 256, _RGB),
+            "gaussian noise, color": rng.normal(128, 40, _RGB),
+            "clouds of 16 pixels, color": _clouds(rng, 16, 3),
+            "faint gaussian noise on black": rng.normal(0, 12, _GRAY),
+            "salt and pepper": 255.0 * (rng.random(_GRAY) > 0.9),
+        },
+        "flat": {
+            "flat black": np.full(_RGB, 0),
+            "flat gray": np.full(_RGB, 128),
+            "flat white": np.full(_RGB, 255),
+            "flat red": np.full(_RGB, (200, 30, 30)),
+        },
+        "pattern": {
+            "gradient across": 255 * x / _SIZE,
+            "gradient down": 255 * y / _SIZE,
+            "bright disc": 255.0 * (radius < _SIZE / 4),
+            "rings": 127.5 + 127.5 * np.cos(radius / 4),
+            "color wheel": np.concatenate([x, y, _SIZE - x], axis=-1),
+            "chessboard of 4 pixels": 255.0 * ((x // 4 + y // 4) % 2),
+            "stripes of 4 pixels": 255.0 * (x // 4 % 2),
+            "chessboard of 32 pixels": 255.0 * ((x // 32 + y // 32) % 2),
+            "stripes of 32 pixels": 255.0 * (x // 32 % 2),
+        },
+        "text and drawing": {
+            "printed page": _text(background=255, color=0),
+            "screen of text": _text(background=0, color=255),
+        },
+    }
 
 
 def _clouds(rng: np.random.Generator, cells: int, channels: int) -> np.ndarray:
     """Scale a few random values up to smooth noise."""
-    pixels = np.empty((_SIZE, _SIZE, channels))
-    for channel in range(channels):
+    layers = []
+    for _ in range(channels):
         values = Image.fromarray(rng.uniform(0, 255, (cells, cells)).astype(np.float32))
-        pixels[..., channel] = values.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC)
-    return pixels
+        layers.append(np.asarray(values.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC)))
+    return np.stack(layers, axis=-1)
 
 
-def _flat() -> Iterator[tuple[str, np.ndarray]]:
-    for name, color in _FLAT_COLORS.items():
-        yield f"flat {name}", np.full(_RGB, color, float)
-
-
-def _patterns() -> Iterator[tuple[str, np.ndarray]]:
-    y, x = np.mgrid[:_SIZE, :_SIZE][..., None]
-    radius = np.hypot(x - _SIZE / 2, y - _SIZE / 2)
-    yield "gradient across", 255 * x / _SIZE
-    yield "gradient down", 255 * y / _SIZE
-    yield "bright disc", 255.0 * (radius < _SIZE / 4)
-    yield "rings", 127.5 + 127.5 * np.cos(radius / 4)
-    yield "color wheel", np.concatenate([x, y, _SIZE - x], axis=-1).astype(float)
-    for width in (4, 32):
-        yield f"chessboard of {width} pixels", 255.0 * ((x // width + y // width) % 2)
-        yield f"stripes of {width} pixels", 255.0 * (x // width % 2)
-
-
-def _text() -> Iterator[tuple[str, np.ndarray]]:
-    for name, background, text_color in (("printed page", 255, 0), ("screen of text", 0, 255)):
-        page = Image.new("L", (_SIZE, _SIZE), background)
-        draw = ImageDraw.Draw(page)
-        for line in range(16):
-            text = f"{line:02d} the quick brown fox jumps over the dog"[: 38 - line % 5]
-            draw.text((10, 8 + 15 * line), text, fill=text_color)
-        yield name, np.asarray(page, float)[..., None]
+def _text(background: int, color: int) -> np.ndarray:
+    page = Image.new("L", (_SIZE, _SIZE), background)
+    draw = ImageDraw.Draw(page)
+    for line in range(16):
+        text = f"{line:02d} the quick brown fox jumps over the dog"[: 38 - line % 5]
+        draw.text((10, 8 + 15 * line), text, fill=color)
+    return np.asarray(page)[..., None]

@@ -1,4 +1,4 @@
-"""Tables that `dvc plots` draws, and the same plots as PNG files."""
+"""The tables of evaluation, some of which `dvc plots` draws, and the same plots as PNG files."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,25 +16,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TEXT, _MUTED, _PRIMARY, _SECONDARY, _LINE = "#1f2933", "#52606d", "#0b7285", "#c2410c", "#9aa5b1"
+_UNIT_SQUARE = {"aspect": "equal", "xlim": (-0.02, 1.02), "ylim": (-0.02, 1.02)}
 
 
 def write_tables(
     folder: Path,
     predictions: LabeledPredictions,
     classes: Sequence[str],
+    images: pd.DataFrame,
     distances: pd.DataFrame,
 ) -> None:
-    """Write the tables of the plots.
+    """Write the predictions and the tables of the plots.
 
-    `roc.csv` (fpr, tpr, threshold) and `pr.csv` (recall, precision) of the positive class against the
-    rest, `confusion.csv` (actual, predicted; a row for each image), `calibration.csv` (a row for each
-    bin, see `calibration_curve`) and `out_of_distribution.csv`.
+    `roc.csv` (fpr, tpr, threshold) and `pr.csv` (recall, precision) are the curves of the positive
+    class against the rest. `predictions.csv` and `confusion.csv` (actual, predicted) have a row for
+    each image, `calibration.csv` for each bin, see `calibration_curve`, and
+    `out_of_distribution.csv` for each image of `distances`.
 
     Args:
         folder: output folder.
         predictions: on the test split.
         classes: names, in the order of the columns.
-        distances: a row for each image with `kind`, `name`, `distance` and `out_of_distribution`.
+        images: a row for each test image with `path`, `sha256`, `group`, `distance` and
+            `out_of_distribution`.
+        distances: a row for each image, also for those that are no CT, with `kind`, `name`,
+            `distance` and `out_of_distribution`.
     """
     is_positive = predictions.labels == predictions.positive
     score = predictions.probabilities[:, predictions.positive]
@@ -44,15 +50,21 @@ def write_tables(
         is_positive, score, drop_intermediate=True
     )
     names = np.array(classes)
-    confusion = {"actual": names[predictions.labels], "predicted": names[predictions.predicted]}
+    labels = {"actual": names[predictions.labels], "predicted": names[predictions.predicted]}
+    confusion = pd.DataFrame(labels, images.index)
+    probabilities = pd.DataFrame(predictions.probabilities.round(6), images.index, names)
+    ood_columns = ["distance", "out_of_distribution"]
+    # Concatenated, not a dict of columns: a class may have the name of another column.
+    columns = [images[["path", "sha256", "group"]], confusion, probabilities, images[ood_columns]]
     calibration = calibration_curve(predictions)
     calibration.insert(1, "ideal", calibration["confidence"])
     tables = {
+        "predictions.csv": pd.concat(columns, axis=1),
         "roc.csv": pd.DataFrame({"fpr": fpr, "tpr": tpr, "threshold": thresholds}),
         "pr.csv": pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]}),
-        "confusion.csv": pd.DataFrame(confusion),
+        "confusion.csv": confusion,
         "calibration.csv": calibration,
-        "out_of_distribution.csv": distances.round({"distance": 4}),
+        "out_of_distribution.csv": distances,
     }
     for name, table in tables.items():
         table.to_csv(folder / name, index=False, lineterminator="\n")
@@ -74,76 +86,54 @@ def write_plots(
         gallery: may be empty, then nothing is drawn.
         note: printed below each plot.
     """
-    _plot_history(folder / "history.png", pd.read_csv(history_path), note)
-    _plot_curves(folder, scores, note)
-    _plot_confusion_matrix(folder / "confusion_matrix.png", scores, note)
+    roc, pr = pd.read_csv(folder / "roc.csv"), pd.read_csv(folder / "pr.csv")
+    positive, size = scores["positive_class"], f"{scores['n']} images, {scores['n_groups']} groups"
+    curves = scores
+    for row in scores["per_class"]:  # the headline metrics are means over the classes
+        if row["class"] == positive:
+            curves = row
+    with _axes(folder / "history.png", "Training history", note) as axes:
+        history = pd.read_csv(history_path)
+        axes.plot(history["epoch"], history["loss"], color=_PRIMARY, label="training")
+        axes.plot(history["epoch"], history["val_loss"], color=_SECONDARY, label="validation")
+        axes.set(xlabel="epoch", ylabel="loss (cross-entropy)", ylim=(0, None))
+        axes.legend(frameon=False)
+    with _axes(folder / "roc.png", f"ROC: AUC {curves['roc_auc']:.3f}; {size}", note) as axes:
+        axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle=":")
+        axes.plot(roc["fpr"], roc["tpr"], color=_PRIMARY)
+        axes.set(xlabel="1 − specificity", ylabel=f"sensitivity ({positive})", **_UNIT_SQUARE)
+    title = f"Precision-recall: AUC {curves['pr_auc']:.3f}; {size}"
+    matrix = np.array(scores["confusion_matrix"])
+    prevalence = matrix[scores["classes"].index(positive)].sum() / matrix.sum()
+    with _axes(folder / "pr.png", title, note) as axes:
+        axes.axhline(prevalence, color=_LINE, linewidth=1, linestyle=":")
+        axes.step(pr["recall"], pr["precision"], where="pre", color=_PRIMARY)
+        axes.set(xlabel=f"recall ({positive})", ylabel="precision", **_UNIT_SQUARE)
+    with _axes(folder / "confusion_matrix.png", f"Confusion matrix; {size}", note) as axes:
+        display = metrics.ConfusionMatrixDisplay(matrix, display_labels=scores["classes"])
+        display.plot(ax=axes, cmap="BuGn", colorbar=False)
+        axes.set(xlabel="predicted", ylabel="actual")
+        axes.spines[:].set_visible(False)
     _plot_calibration(folder, scores, note)
     _plot_distances(folder, scores["out_of_distribution"]["limit"], note)
     if gallery:
         _plot_gallery(folder / "errors.png", gallery, note)
 
 
-def _plot_history(path: Path, history: pd.DataFrame, note: str) -> None:
-    with _axes(path, "Training history", note) as axes:
-        axes.plot(history["epoch"], history["loss"], color=_PRIMARY, label="training")
-        axes.plot(history["epoch"], history["val_loss"], color=_SECONDARY, label="validation")
-        axes.set(xlabel="epoch", ylabel="loss (cross-entropy)")
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False)
-
-
-def _plot_curves(folder: Path, scores: dict[str, Any], note: str) -> None:
-    roc, pr = pd.read_csv(folder / "roc.csv"), pd.read_csv(folder / "pr.csv")
-    positive = scores["positive_class"]
-    positive_scores = scores
-    for row in scores["per_class"]:  # the headline metrics are means over the classes
-        if row["class"] == positive:
-            positive_scores = row
-    title = f"ROC: AUC {positive_scores['roc_auc']:.3f}; {_test_size(scores)}"
-    with _axes(folder / "roc.png", title, note) as axes:
-        axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle=":")
-        axes.plot(roc["fpr"], roc["tpr"], color=_PRIMARY)
-        _set_unit_square(axes, "1 − specificity", f"sensitivity ({positive})")
-    title = f"Precision-recall: AUC {positive_scores['pr_auc']:.3f}; {_test_size(scores)}"
-    with _axes(folder / "pr.png", title, note) as axes:
-        positive_row = scores["confusion_matrix"][scores["classes"].index(positive)]
-        prevalence = sum(positive_row) / scores["n"]
-        axes.axhline(prevalence, color=_LINE, linewidth=1, linestyle=":")
-        axes.step(pr["recall"], pr["precision"], where="pre", color=_PRIMARY)
-        _set_unit_square(axes, f"recall ({positive})", "precision")
-
-
-def _plot_confusion_matrix(path: Path, scores: dict[str, Any], note: str) -> None:
-    matrix = np.array(scores["confusion_matrix"])
-    display = metrics.ConfusionMatrixDisplay(matrix, display_labels=scores["classes"])
-    with _axes(path, f"Confusion matrix; {_test_size(scores)}", note) as axes:
-        display.plot(ax=axes, cmap="BuGn", colorbar=False)
-        axes.set(xlabel="predicted", ylabel="actual")
-        axes.spines[:].set_visible(False)
-
-
 def _plot_calibration(folder: Path, scores: dict[str, Any], note: str) -> None:
     """Draw the reliability diagram, with the number of images in each bin as bars at the bottom."""
     bins = pd.read_csv(folder / "calibration.csv")
-    left = np.minimum((bins["confidence"] * 10).astype(int), 9) / 10
-    height = 0.25 * bins["n"] / bins["n"].max()
-    error = np.abs(bins[["low", "high"]].T - bins["accuracy"])
+    x, y, counts = bins["confidence"], bins["accuracy"], bins["n"]
+    left, height = np.minimum((x * 10).astype(int), 9) / 10, 0.25 * counts / counts.max()
+    error = np.abs(bins[["low", "high"]].T - y)
     title = f"Calibration: ECE {scores['ece']:.3f}; {scores['n']} images"
     with _axes(folder / "calibration.png", title, note) as axes:
-        axes.bar(left, height, 0.1, align="edge", color="#dce4e5", edgecolor="white")
+        bars = axes.bar(left, height, 0.1, align="edge", color="#dce4e5", edgecolor="white")
+        axes.bar_label(bars, counts, fontsize=7, color=_MUTED)
         axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle=":")
-        axes.errorbar(
-            bins["confidence"],
-            bins["accuracy"],
-            yerr=error,
-            color=_PRIMARY,
-            marker="o",
-            markersize=5,
-            capsize=3,
-        )
-        for edge, count in zip(left, bins["n"], strict=True):
-            axes.annotate(str(count), (edge + 0.05, 0.01), ha="center", fontsize=7, color=_MUTED)
-        _set_unit_square(axes, "probability of the predicted class", "accuracy")
+        axes.errorbar(x, y, error, color=_PRIMARY, marker="o", markersize=5, capsize=3)
+        xlabel = "probability of the predicted class"
+        axes.set(xlabel=xlabel, ylabel="accuracy", **_UNIT_SQUARE)
 
 
 def _plot_distances(folder: Path, limit: float, note: str) -> None:
@@ -186,14 +176,6 @@ def _plot_gallery(path: Path, gallery: Sequence[GalleryImage], note: str) -> Non
         right.set_title(f"predicted\n{prediction}", fontsize=7, color=color, loc="left")
     figure.supxlabel(note, fontsize=7, color=_MUTED, x=0.02, ha="left")
     figure.savefig(path, metadata={"Software": None})
-
-
-def _test_size(scores: dict[str, Any]) -> str:
-    return f"{scores['n']} images, {scores['n_groups']} groups"
-
-
-def _set_unit_square(axes: "Axes", xlabel: str, ylabel: str) -> None:
-    axes.set(xlabel=xlabel, ylabel=ylabel, aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
 
 @contextmanager

@@ -1,13 +1,13 @@
-"""The file `scores.json`: its name, the names of its metrics, and a reader that checks its format."""
+"""The file `scores.json`: the names of its metrics, and a reader that checks its format."""
 
 from pathlib import Path
 from typing import Any
 
+from cnnClassifier.entity.bundle import check_format_version
 from cnnClassifier.utils.common import load_json
 from cnnClassifier.utils.errors import UserError
 
-FORMAT_VERSION = 2
-SCORES_FILE = "scores.json"
+SCORES_FILE, PREDICTIONS_FILE = "scores.json", "predictions.csv"
 # Keys of scores.json and their names for people, in the order of the file.
 METRIC_LABELS = {
     "loss": "log loss",
@@ -34,14 +34,12 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder has no scores.
-        UserError: the file is not JSON, or was made by another version of this project.
+        UserError: the file is damaged, or version 1 made it.
     """
     path = folder / SCORES_FILE
     try:
-        scores = load_json(path)
-    except ValueError as error:
-        raise UserError(f"{path}: invalid JSON ({error}); run evaluation again") from None
-    version = scores.get("format_version", 1) if isinstance(scores, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path}: made by version {version or 'unknown'}; run `dvc repro`")
+        scores = dict(load_json(path))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); run evaluation again") from None
+    check_format_version(scores, path)
     return scores

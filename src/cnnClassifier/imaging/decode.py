@@ -21,7 +21,7 @@ _MOST_PARTS = 50_000
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedImage:
     """An image as read.
 
     Attributes:
@@ -47,7 +47,7 @@ class Decoded:
         return f"{self.pixels.shape[1]}x{self.pixels.shape[0]}"
 
 
-def decode(data: bytes, max_pixels: int, reading: DicomOptions = _AS_IT_IS) -> Decoded:
+def decode(data: bytes, max_pixels: int, reading: DicomOptions = _AS_IT_IS) -> DecodedImage:
     """Decode `data` into upright RGB.
 
     What the bytes are is told by their content. DICOM: see `read_dicom`. Of other images 16-bit grey is scaled from
@@ -103,7 +103,7 @@ def decode(data: bytes, max_pixels: int, reading: DicomOptions = _AS_IT_IS) -> D
         raise ImageError("too_large", "the image needs more memory than there is") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, …
         raise ImageError("corrupt", f"the image can't be decoded: {error}") from None
-    return Decoded(pixels, kind, mode, frames, rotated)
+    return DecodedImage(pixels, kind, mode, frames, rotated)
 
 
 def _is_flooded(data: bytes) -> bool:
@@ -133,7 +133,7 @@ def _is_flooded(data: bytes) -> bool:
     return parts > _MOST_PARTS
 
 
-def _decode_dicom(data: bytes, max_pixels: int, reading: DicomOptions) -> Decoded:
+def _decode_dicom(data: bytes, max_pixels: int, reading: DicomOptions) -> DecodedImage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -146,7 +146,7 @@ def _decode_dicom(data: bytes, max_pixels: int, reading: DicomOptions) -> Decode
         raise ImageError(
             "corrupt", "the DICOM file's pixels can't be decoded; save it again"
         ) from None
-    return Decoded(pixels, "DICOM", kind, facts.frames, False, facts)
+    return DecodedImage(pixels, "DICOM", kind, facts.frames, False, facts)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

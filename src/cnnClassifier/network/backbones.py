@@ -95,7 +95,7 @@ def build_backbone(name: str, image_size: tuple[int, int, int], seed: int) -> "k
     )  # takes an image rather than a list of one
 
 
-def feature_layer_of(name: str, wanted: str, model: "keras.Model") -> str:
+def resolve_feature_layer(name: str, wanted: str, model: "keras.Model") -> str:
     """Return the layer that the head stands on; `auto` takes the backbone's own.
 
     Raises:

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 NORM_LAYER = "head_norm"
 MAP_LAYER = "head_map"
+POOL_LAYER = "head_pool"
+OUTPUT_LAYER = "probabilities"
 
 if TYPE_CHECKING:
     import keras
@@ -58,7 +60,7 @@ def add_head(
     return keras.Model(backbone.input, outputs, name="classifier")
 
 
-def head_alone(
+def standalone_head(
     shape: tuple[int, int, int], head: str, dropout: float, class_count: int, seed: int
 ) -> "keras.Model":
     """Return the head of `add_head` without a backbone, with the same first weights.

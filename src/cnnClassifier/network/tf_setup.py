@@ -33,6 +33,6 @@ def import_tensorflow() -> None:
                 logger.log(logging.DEBUG, "tensorflow: %s", line)
 
 
-def forbid_telemetry() -> None:
+def disable_telemetry() -> None:
     """Keep OpenVINO's tools from reporting to their makers, which they do unasked; call it before they are imported."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from cnnClassifier.entity.bundle import (
     INT8_FILE,
     METADATA_FILE,
     MODEL_FILE,
-    REFERENCE_FILE,
+    OOD_DETECTOR_FILE,
     ModelBundle,
 )
 from cnnClassifier.entity.config_entity import ServingConfig
@@ -20,7 +20,7 @@ from cnnClassifier.utils.errors import BundleError
 from cnnClassifier.utils.log import logger
 
 _POLL_S = 1.0
-_PARTS = (MODEL_FILE, METADATA_FILE, REFERENCE_FILE, INT8_FILE)
+_PARTS = (MODEL_FILE, METADATA_FILE, OOD_DETECTOR_FILE, INT8_FILE)
 # Of each file that makes a model: name, inode, size, time of change. Equal marks, equal files.
 _Mark = tuple[tuple[str, int, int, int], ...]
 
@@ -116,7 +116,8 @@ class ModelManager:
 
     def _load(self) -> Predictor:
         started, self._tried = time.perf_counter(), self._mark()
-        predictor = Predictor(self._bundle_dir, self._max_pixels, self._evaluation_dir)
+        bundle = ModelBundle.read(self._bundle_dir)
+        predictor = Predictor(bundle, self._max_pixels, self._evaluation_dir)
         if self._mark() != self._tried:
             raise BundleError(
                 f"{self._bundle_dir} changed while it was read; it will be read again"

@@ -82,12 +82,14 @@ def _answer(predictor: Predictor, data: bytes, options: Options, margin: float) 
         "probabilities": prediction.probabilities,
         "threshold": bundle.threshold if len(bundle.classes) == 2 else None,
         "uncertain": is_uncertain(prediction, bundle, margin),
-        "unfamiliar": prediction.unfamiliar,
+        "unfamiliar": prediction.out_of_distribution,
         "distance": prediction.distance,
-        "unfamiliar_limit": prediction.unfamiliar_limit,
+        "unfamiliar_limit": prediction.ood_threshold,
     }
     if options.map:
-        answer["map"] = [[round(value, 3) for value in row] for row in prediction.map.tolist()]
+        answer["map"] = [
+            [round(value, 3) for value in row] for row in prediction.activation_map.tolist()
+        ]
     if options.preview:
         answer["preview"] = preview_of(prediction.pixels)
     if prediction.dicom:

@@ -1,4 +1,4 @@
-"""Reports from Jinja2 templates: HTML pages without scripts and without other files, or Markdown."""
+"""Reports from Jinja2 templates: HTML pages without scripts and other files, or Markdown."""
 
 from importlib.resources import files
 from pathlib import Path
