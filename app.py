@@ -4,7 +4,6 @@ import argparse
 import os
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,12 +88,12 @@ def _serve(chosen: argparse.Namespace) -> None:
     given = {
         name: value for name in ("host", "port") if (value := getattr(chosen, name)) is not None
     }
-    config = replace(config, **given)
+    config = config.model_copy(update=given)
     tokens = read_tokens(os.environ.get(VARIABLE, ""))
     listener = bind(config.host, config.port)
     configure_logging(manager.log_file, or_terminal=True)
     if chosen.model:
-        config = replace(config, bundle_dir=_bundle_of(chosen, manager))
+        config = config.model_copy(update={"bundle_dir": _bundle_of(chosen, manager)})
     print(
         f"Open {url_of(listener)} (Ctrl-C stops it). {_model_line(config.bundle_dir)}", flush=True
     )

@@ -240,7 +240,7 @@ def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
         folder / "config/config.yaml",
         data_dir="pictures",
         manifest_path="data/manifest.csv",
-        gallery="0",
+        error_gallery_size="0",
     )
     edit(folder / "config/config.yaml", report_path="data/report.json")
     write_phantom(

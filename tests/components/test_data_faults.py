@@ -5,7 +5,6 @@ import shutil
 import struct
 import zlib
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,8 +68,7 @@ def config(tmp_path):
         manifest_path=tmp_path / "out" / "manifest.csv",
         report_path=tmp_path / "out" / "data_report.json",
         group_pattern=None,
-        near_copy_bits=8,
-        near_copy_correlation=0.991,
+        near_duplicate_correlation=0.991,
         conflicts="stop",
         split="grouped",
         shortcut_warning_auc=0.75,
@@ -155,11 +153,12 @@ def test_planted_faults_are_counted(folder, config):
 def test_page_and_figures_are_the_same_twice_whatever_the_backend(folder, config, tmp_path):
     plant(folder)
     run(config)
-    again = replace(
-        config,
-        manifest_path=tmp_path / "again" / "manifest.csv",
-        report_path=tmp_path / "again" / "data_report.json",
-        joblib_backend="loky",
+    again = config.model_copy(
+        update={
+            "manifest_path": tmp_path / "again" / "manifest.csv",
+            "report_path": tmp_path / "again" / "data_report.json",
+            "joblib_backend": "loky",
+        }
     )
     run(again)
     for name in ("manifest.csv", "data_report.json", "data_report.html"):
@@ -182,7 +181,7 @@ def test_one_picture_under_two_classes(folder, config, twin):
         DataValidation(config).run()
     assert not config.manifest_path.exists()
     folder("ill/05 third.png", picture(5).resize((80, 80)))
-    files, report, page = run(replace(config, conflicts="leave_out"))
+    files, report, page = run(config.model_copy(update={"conflicts": "leave_out"}))
     assert {path: entry.reason for path, entry in files.items() if entry.reason} == {
         "ill/05 third.png": "conflict: the same picture as well/same.png",
         "ill/05.png": "conflict: the same picture as well/same.png",
@@ -197,7 +196,7 @@ def test_what_a_reader_must_know_is_said(folder, config):
     for number in range(30, 60):
         folder(f"well/a&b{number}.png", picture(200 + number, side=120))
     folder("ill/montage.png", picture(300, side=400))
-    _, report, page = run(replace(config, group_pattern="^(?P<group>series[0-9]+)_"))
+    _, report, page = run(config.model_copy(update={"group_pattern": "^(?P<group>series[0-9]+)_"}))
     said = " ".join(report["warnings"])
     assert "group_pattern matches no file's name" in said
     assert "Width, height and aspect alone: AUC" in said
@@ -211,7 +210,7 @@ def test_what_a_reader_must_know_is_said(folder, config):
     assert "a&b30.png" not in page
     assert "Synthetic" not in page
     _, report, page = run(
-        replace(config, source_URL="phantom:patients=9", shortcut_warning_auc=1.0)
+        config.model_copy(update={"source_URL": "phantom:patients=9", "shortcut_warning_auc": 1.0})
     )
     assert report["synthetic"]
     assert "Synthetic pictures" in page
@@ -258,7 +257,7 @@ def test_given_split_is_kept_and_mended_in_train(split_folder, config):
     split_folder(
         "Train/well/spare.png", picture(106).resize((90, 90))
     )  # a near-copy of valid/well/06.png
-    files, report, _ = run(replace(config, split="as_given"))
+    files, report, _ = run(config.model_copy(update={"split": "as_given"}))
     assert Counter(entry.split for entry in files.values()) == {
         "train": 12,
         "validation": 4,
@@ -284,7 +283,7 @@ def test_given_split_is_kept_and_mended_in_train(split_folder, config):
 
 def test_given_split_without_validation_takes_it_from_train(split_folder, config):
     shutil.rmtree(config.data_dir / "valid")
-    files, report, _ = run(replace(config, split="as_given"))
+    files, report, _ = run(config.model_copy(update={"split": "as_given"}))
     assert {entry.split for path, entry in files.items() if path.startswith("test")} == {"test"}
     assert Counter(e.split for path, e in files.items() if path.startswith("Train")) == {
         "train": 8,
@@ -297,11 +296,11 @@ def test_given_split_needs_folders_that_give_it(folder, config):
     with pytest.raises(
         ManifestError, match=r"folders give no split; set data_validation\.split to grouped"
     ):
-        DataValidation(replace(config, split="as_given")).run()
+        DataValidation(config.model_copy(update={"split": "as_given"})).run()
     shutil.move(config.data_dir, config.data_dir.with_name("all"))
     shutil.move(config.data_dir.with_name("all"), config.data_dir / "train")
     with pytest.raises(ManifestError, match="no folder for test"):
-        DataValidation(replace(config, split="as_given")).run()
+        DataValidation(config.model_copy(update={"split": "as_given"})).run()
 
 
 def test_last_good_outputs_stay_when_a_run_fails(folder, config):
@@ -320,7 +319,9 @@ def test_last_good_outputs_stay_when_a_run_fails(folder, config):
 def test_phantom_has_no_shortcut_and_no_patient_twice(config):
     write_phantom(config.data_dir, parse_phantom("phantom:"))
     pattern = r"^(?P<group>patient\d+)_"
-    files, report, _ = run(replace(config, source_URL="phantom:", group_pattern=pattern, seed=42))
+    files, report, _ = run(
+        config.model_copy(update={"source_URL": "phantom:", "group_pattern": pattern, "seed": 42})
+    )
     assert report["used"] == len(files) == 400
     assert (
         sum(report["groups"].values()) == 200

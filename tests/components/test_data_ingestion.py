@@ -4,7 +4,6 @@ import random
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +43,7 @@ DataIngestion(DataIngestionConfig(**fields)).run()
 def config(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "FIRST_PAUSE_S", 0.0)
     return DataIngestionConfig(
-        source_URL="",
+        source_URL="unused",
         source_sha256=None,
         class_patterns=None,
         class_count=2,
@@ -88,7 +87,7 @@ def _lock(config: DataIngestionConfig) -> Path:
 
 
 def start(config: DataIngestionConfig) -> subprocess.Popen:
-    command = [sys.executable, "-c", RUN, repr(asdict(config))]
+    command = [sys.executable, "-c", RUN, repr(config.model_dump())]
     quiet = {**os.environ, "TQDM_DISABLE": "1"}  # or it tells of progress when the machine is busy
     return subprocess.Popen(command, cwd=SRC, env=quiet, stderr=subprocess.PIPE)
 
@@ -104,7 +103,9 @@ def test_replaces_the_output_and_logs_one_line(tmp_path, config, old_output, cap
             write(source, IMAGES)
         elif kind != "http":
             source.write_bytes(zip_of(IMAGES) if kind == "zip" else tar_of(IMAGES, "gz"))
-        config = replace(config, source_URL=site.url if kind == "http" else str(source))
+        config = config.model_copy(
+            update={"source_URL": site.url if kind == "http" else str(source)}
+        )
         assert DataIngestion(config).run() == config.data_dir
     assert output(config) == GOOD
     assert litter(config) == []
@@ -119,10 +120,11 @@ def test_keeps_splits_and_merges_by_pattern(tmp_path, config):
         tmp_path / "k/Data",
         {f"{s}/{c}/{s}.png": b"x" for s in ("train", "test") for c in ("normal", "adeno_T1", "x")},
     )
-    config = replace(
-        config,
-        source_URL=str(tmp_path / "k"),
-        class_patterns={"adeno": "ADENO*", "normal": "normal"},
+    config = config.model_copy(
+        update={
+            "source_URL": str(tmp_path / "k"),
+            "class_patterns": {"adeno": "ADENO*", "normal": "normal"},
+        }
     )
     DataIngestion(config).run()
     assert sorted(output(config)) == [
@@ -146,7 +148,7 @@ def test_keeps_splits_and_merges_by_pattern(tmp_path, config):
 )
 def test_on_failure_the_last_good_output_stays(config, old_output, content, changes, message):
     with serving(Site(content or b"", statuses=[] if content else [404])) as site:
-        config = replace(config, source_URL=site.url, **changes)
+        config = config.model_copy(update={"source_URL": site.url, **changes})
         with pytest.raises(SourceError, match=message) as caught:
             DataIngestion(config).run()
     assert "\n" not in str(caught.value)
@@ -169,7 +171,7 @@ def test_a_disk_that_refuses_leaves_the_last_good_output(
     with monkeypatch.context() as patch:
         patch.setattr(call, refuse)
         with pytest.raises(SourceError, match=message):
-            DataIngestion(replace(config, source_URL=str(tmp_path / "mine"))).run()
+            DataIngestion(config.model_copy(update={"source_URL": str(tmp_path / "mine")})).run()
     assert output(config) == OLD
     assert litter(config) == []
 
@@ -177,7 +179,7 @@ def test_a_disk_that_refuses_leaves_the_last_good_output(
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_killed_run_leaves_the_last_good_output_and_the_next_goes_on(config, old_output):
     with serving(Site(zip_of(LARGE), stall_at=400_000)) as site:
-        config = replace(config, source_URL=site.url)
+        config = config.model_copy(update={"source_URL": site.url})
         process = start(config)
         until(
             lambda: [
@@ -199,16 +201,16 @@ def test_a_killed_run_leaves_the_last_good_output_and_the_next_goes_on(config, o
 def test_a_run_killed_between_two_renames_is_mended(config):
     write(config.data_dir.parent / ".data.unfinished-x/old", OLD)
     with pytest.raises(SourceError, match="no such file"):
-        DataIngestion(replace(config, source_URL="absent")).run()
+        DataIngestion(config.model_copy(update={"source_URL": "absent"})).run()
     assert output(config) == OLD
     assert litter(config) == []
 
 
 def test_two_runs_at_once_do_not_spoil_each_other(config):
     with serving(Site(zip_of(LARGE), pause_s=0.005)) as site:
-        config = replace(config, source_URL=site.url)
-        other = replace(
-            config, data_dir=config.data_dir.with_name("other")
+        config = config.model_copy(update={"source_URL": site.url})
+        other = config.model_copy(
+            update={"data_dir": config.data_dir.with_name("other")}
         )  # the same download, another output
         processes = [start(config), start(config), start(other)]
         assert [(process.communicate()[1], process.returncode) for process in processes] == [

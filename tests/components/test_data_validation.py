@@ -21,8 +21,7 @@ def config(tmp_path):
         manifest_path=tmp_path / "out" / "manifest.csv",
         report_path=tmp_path / "out" / "report.json",
         group_pattern=r"^(?P<group>patient\d+)_",
-        near_copy_bits=4,
-        near_copy_correlation=0.965,
+        near_duplicate_correlation=0.965,
         conflicts="stop",
         split="grouped",
         shortcut_warning_auc=0.75,
@@ -104,7 +103,7 @@ def test_the_seed_decides_the_split_and_nothing_else(config):
     written = config.manifest_path.read_bytes(), config.report_path.read_bytes()
     assert DataValidation(config).run() == first
     assert (config.manifest_path.read_bytes(), config.report_path.read_bytes()) == written
-    other = DataValidation(replace(config, seed=2)).run()
+    other = DataValidation(config.model_copy(update={"seed": 2})).run()
     assert other != first
     assert [replace(e, split="") for e in other.entries] == [
         replace(e, split="") for e in first.entries
@@ -162,7 +161,7 @@ def test_dicom_files_are_audited_like_others_and_nothing_of_their_header_is_writ
     save(config.data_dir, good | odd)
     files, written = {}, {}
     for window in ("auto", "mediastinal"):
-        manifest = DataValidation(replace(config, dicom_window=window)).run()
+        manifest = DataValidation(config.model_copy(update={"dicom_window": window})).run()
         files[window] = {entry.path: entry for entry in manifest.entries}
         written[window] = "".join(
             path.read_text(encoding="utf-8") for path in config.manifest_path.parent.iterdir()

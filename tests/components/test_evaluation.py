@@ -1,7 +1,6 @@
 import csv
 import json
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,16 @@ from cnnClassifier.utils.common import save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from tests.pictures import save
 
-EASY_GATES = GatesConfig(1, 1, True, 0.5, 0.0, 0.9, 1.0, True)
+EASY_GATES = GatesConfig(
+    min_images_per_class=1,
+    min_groups_per_class=1,
+    no_leakage=True,
+    min_roc_auc=0.5,
+    min_roc_auc_lower_bound=0.0,
+    max_shortcut_auc=0.9,
+    max_ece=1.0,
+    on_failure="stop",
+)
 PARAMS = {"SEED": 3, "WEIGHTS": None, "FINE_TUNE_FROM": None, "HEAD": "conv_max"}
 TABLES = {"roc", "pr", "confusion", "calibration", "out_of_distribution", "predictions"}
 PLOTS = {"roc", "pr", "confusion_matrix", "calibration", "out_of_distribution", "history", "errors"}
@@ -97,10 +105,12 @@ def prepared(tmp_path, write_bundle):
             root_dir=tmp_path / "out",
             max_pixels=10**6,
             bootstrap_samples=100,
-            gallery=4,
+            error_gallery_size=4,
             seed=3,
             gates=EASY_GATES,
-            tracking=TrackingConfig("unused", "unused", "chest", PARAMS),
+            tracking=TrackingConfig(
+                uri="unused", experiment="unused", registered_model="chest", params=PARAMS
+            ),
         )
 
     return prepare
@@ -175,7 +185,7 @@ def test_int8_is_compared_on_the_test_split(prepared, events, write_bundle):
 def test_the_same_inputs_give_the_same_bytes(prepared, events):
     config = prepared()
     Evaluation(config).run()
-    again = replace(config, root_dir=config.root_dir.with_name("again"))
+    again = config.model_copy(update={"root_dir": config.root_dir.with_name("again")})
     Evaluation(again).run()
     for path in config.root_dir.iterdir():
         assert path.read_bytes() == (again.root_dir / path.name).read_bytes(), path.name
@@ -183,9 +193,9 @@ def test_the_same_inputs_give_the_same_bytes(prepared, events):
 
 def test_a_failed_gate_stops_after_everything_is_written(prepared, events):
     config = prepared()
-    gates = replace(EASY_GATES, min_groups_per_class=9, max_shortcut_auc=0.55)
+    gates = EASY_GATES.model_copy(update={"min_groups_per_class": 9, "max_shortcut_auc": 0.55})
     with pytest.raises(GateError) as caught:
-        Evaluation(replace(config, gates=gates)).run()
+        Evaluation(config.model_copy(update={"gates": gates})).run()
     message = str(caught.value)
     assert message.startswith(
         "2 of 7 gates failed: Number of groups of class adenocarcinoma is 5; the minimum is 9."
@@ -197,13 +207,14 @@ def test_a_failed_gate_stops_after_everything_is_written(prepared, events):
     assert tags["gates_not_met"] == "min_groups_per_class, max_shortcut_auc"
     assert "the minimum is 9" in tags["gate.min_groups_per_class"]
     assert "FAILED" in (config.root_dir / "MODEL_CARD.md").read_text(encoding="utf-8")
-    scores = Evaluation(replace(config, gates=replace(gates, stops=False))).run()
+    warn = gates.model_copy(update={"on_failure": "warn"})
+    scores = Evaluation(config.model_copy(update={"gates": warn})).run()
     failed = [gate["name"] for gate in scores["gates"] if not gate["passed"]]
     assert failed == ["min_groups_per_class", "max_shortcut_auc"]
 
 
 def test_without_a_gallery_no_image_of_the_data_is_written(prepared, events):
-    config = replace(prepared(), gallery=0)
+    config = prepared().model_copy(update={"error_gallery_size": 0})
     Evaluation(config).run()
     assert files_in(config.root_dir) == FILES - {"errors.png"}
     assert "<img" not in (config.root_dir / "MODEL_CARD.html").read_text(encoding="utf-8")

@@ -1,6 +1,5 @@
 import hashlib
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import gdown
@@ -24,7 +23,7 @@ SHA = "0" * 64
 @pytest.fixture
 def config(tmp_path):
     return DataIngestionConfig(
-        source_URL="",
+        source_URL="unused",
         source_sha256=None,
         class_patterns=None,
         class_count=2,
@@ -43,7 +42,7 @@ def fetch(tmp_path, config):
 
     def run(url: str, **changes) -> dict[str, bytes]:
         scratch = tmp_path / "scratch"
-        received = obtain(replace(config, source_URL=url, **changes), scratch)
+        received = obtain(config.model_copy(update={"source_URL": url, **changes}), scratch)
         return {
             p.relative_to(received).as_posix(): p.read_bytes()
             for p in received.rglob("*")

@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.evaluation.comparison import EvaluatedModel, compare_models
 from cnnClassifier.evaluation.comparison_report import (
     format_markdown,
@@ -15,11 +14,9 @@ from cnnClassifier.evaluation.comparison_report import (
 )
 from cnnClassifier.evaluation.metrics import compute_scores
 from cnnClassifier.evaluation.scores_file import METRIC_LABELS
-from cnnClassifier.pipeline.compare import main
 from cnnClassifier.utils.common import save_json, write_csv
 from cnnClassifier.utils.errors import UserError
 from tests.labeled_predictions import class_names, random_predictions
-from tests.test_architecture import ROOT
 
 
 def evaluated(name="A", count=2, first=0, synthetic=True, params=None, **options):
@@ -208,26 +205,3 @@ def test_models_with_other_classes_cannot_be_compared():
     other = replace(evaluated("B"), positive_class="normal")
     with pytest.raises(UserError, match="positive class of A: adenocarcinoma; of B: normal"):
         compare_models(evaluated(), other, 40, 0)
-
-
-def test_the_command_compares_two_folders_or_one_with_the_last_evaluation(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    manager = ConfigurationManager(ROOT / "config/config.yaml", ROOT / "params.yaml")
-    before = str(write(tmp_path / "before", evaluated(skill=0.5)))
-    (tmp_path / "artifacts").mkdir()
-    write(tmp_path / "artifacts/evaluation", evaluated(skill=2))
-
-    main(manager, [before], None, markdown=False, page=None)
-    output = capsys.readouterr().out
-    assert f"A: {before}\nB: artifacts/evaluation\n" in output
-    assert "Model B is better" in output
-    page = tmp_path / "pages/comparison.html"
-    main(manager, [before, "artifacts/evaluation"], ["main", "here"], markdown=True, page=page)
-    output = capsys.readouterr().out
-    assert output.startswith("### main (A) and here (B)\n\n**Model B is better: ")
-    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
-    with pytest.raises(UserError, match="no folder, git revision"):
-        main(manager, ["nothing"], None, markdown=False, page=None)
-    assert not (tmp_path / "mlflow.db").exists()

@@ -1,12 +1,19 @@
-from dataclasses import replace
-
 import pytest
 
 from cnnClassifier.entity.config_entity import GatesConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.gates import check_gates
 
-NO_GATES = GatesConfig(None, None, False, None, None, None, None, True)
+NO_GATES = GatesConfig(
+    min_images_per_class=None,
+    min_groups_per_class=None,
+    no_leakage=False,
+    min_roc_auc=None,
+    min_roc_auc_lower_bound=None,
+    max_shortcut_auc=None,
+    max_ece=None,
+    on_failure="stop",
+)
 SCORES = {"roc_auc": 0.9, "ece": 0.08, "intervals": {"roc_auc": [0.8, 0.95]}}
 REPORT = {"shortcuts": {"gray": {"auc": 0.6}, "thumbnail": {"auc": 0.82}}}
 
@@ -25,7 +32,7 @@ for number in range(10, 16):
 
 def check(extra=(), report=REPORT, scores=SCORES, **limits):
     manifest = Manifest((*ENTRIES, *extra))
-    return check_gates(replace(NO_GATES, **limits), manifest, report, scores)
+    return check_gates(NO_GATES.model_copy(update=limits), manifest, report, scores)
 
 
 def test_limits_that_are_not_set_are_not_checked():

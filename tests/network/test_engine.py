@@ -25,7 +25,9 @@ from PIL import Image
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving.app import create_app
 
-config = ServingConfig(Path(sys.argv[1]), "", 0, 10**6, 10**6, request_timeout_s=600)  # of which loading may take most
+config = ServingConfig(
+    bundle_dir=Path(sys.argv[1]), host="127.0.0.1", port=0, max_upload_bytes=10**6, max_pixels=10**6, request_timeout_s=600
+)  # of which loading may take most
 client = create_app(config).test_client
 def ask(level):
     buffer = io.BytesIO()

@@ -24,7 +24,7 @@ def tokens():
 def make_app(tmp_path, tokens):
     def make(entries=tokens[1], **settings):
         config = ServingConfig(
-            **{"bundle_dir": tmp_path, "host": "", "port": 0} | settings, **LIMITS
+            **{"bundle_dir": tmp_path, "host": "127.0.0.1", "port": 0} | settings, **LIMITS
         )
         return create_app(config, tokens=read_tokens(entries))
 

@@ -46,7 +46,9 @@ def slowly(*arguments):
 
 prediction.decode = slowly
 configure_logging(folder / "log")
-config = ServingConfig(bundle, "127.0.0.1", 0, 3_000_000, 10**6, **settings)
+config = ServingConfig(
+    bundle_dir=bundle, host="127.0.0.1", port=0, max_upload_bytes=3_000_000, max_pixels=10**6, **settings
+)
 host = ModelManager(bundle, config.max_pixels)
 host.predictor(wait=True)
 listener = bind(config.host, config.port)

@@ -23,7 +23,15 @@ PAGES = {
 
 @pytest.fixture(scope="module")
 def app(tiny_bundle):
-    return create_app(ServingConfig(tiny_bundle, "", 0, 200_000, 1_000_000))
+    return create_app(
+        ServingConfig(
+            bundle_dir=tiny_bundle,
+            host="127.0.0.1",
+            port=0,
+            max_upload_bytes=200_000,
+            max_pixels=1_000_000,
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +91,10 @@ def test_answers_are_what_the_document_says(app, document, picture):
 def test_tokens_stand_in_it_where_they_are_needed(tmp_path, document):
     token, entry = new_token("a", False)
     client = create_app(
-        ServingConfig(tmp_path, "", 0, 1, 1), tokens=read_tokens(entry)
+        ServingConfig(
+            bundle_dir=tmp_path, host="127.0.0.1", port=0, max_upload_bytes=1, max_pixels=1
+        ),
+        tokens=read_tokens(entry),
     ).test_client()
     secured = client.get("/openapi.json", headers={"Authorization": f"Bearer {token}"}).json
     assert (document["security"], secured["security"]) == ([], [{"token": []}, {"session": []}])

@@ -1,6 +1,5 @@
 import io
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from cnnClassifier.utils.common import load_json, save_json
 def config(evaluated):
     return ServingConfig(
         bundle_dir=evaluated / "bundle",
-        host="",
+        host="127.0.0.1",
         port=0,
         max_upload_bytes=10**6,
         max_pixels=10**6,
@@ -31,7 +30,7 @@ def ask(config):
     """Ask a server with a changed configuration; its model is loaded."""
 
     def make(**changes):
-        client = create_app(replace(config, **changes)).test_client()
+        client = create_app(config.model_copy(update=changes)).test_client()
         client.get("/model")
         return client.get
 

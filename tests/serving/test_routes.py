@@ -26,7 +26,14 @@ LIMIT = 200_000
 def make_client():
     def make(bundle_dir, cors_origins=()):
         return create_app(
-            ServingConfig(Path(bundle_dir), "", 0, LIMIT, 1_000_000, cors_origins)
+            ServingConfig(
+                bundle_dir=Path(bundle_dir),
+                host="127.0.0.1",
+                port=0,
+                max_upload_bytes=LIMIT,
+                max_pixels=1_000_000,
+                cors_origins=cors_origins,
+            )
         ).test_client()
 
     return make

@@ -35,7 +35,13 @@ def make_client(tmp_path):
 
     def make(jobs, may_train=True):
         token, entry = new_token("someone", may_train)
-        config = ServingConfig(tmp_path, "", 0, 10_000, 10_000)
+        config = ServingConfig(
+            bundle_dir=tmp_path,
+            host="127.0.0.1",
+            port=0,
+            max_upload_bytes=10_000,
+            max_pixels=10_000,
+        )
         client = create_app(config, tokens=read_tokens(entry), jobs=jobs).test_client()
         client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {token}"
         return client
@@ -95,7 +101,12 @@ def test_only_a_token_with_the_right_may_train(make_jobs, make_client, tmp_path)
     reader = make_client(jobs, may_train=False)
     for answer in (reader.post("/train"), reader.get("/train/20260101-000000-abcdef")):
         assert (answer.status_code, answer.json["error"]["code"]) == (403, "no_right")
-    open_to_all = create_app(ServingConfig(tmp_path, "", 0, 1, 1), jobs=jobs).test_client()
+    open_to_all = create_app(
+        ServingConfig(
+            bundle_dir=tmp_path, host="127.0.0.1", port=0, max_upload_bytes=1, max_pixels=1
+        ),
+        jobs=jobs,
+    ).test_client()
     answer = open_to_all.post("/train")
     assert (answer.status_code, answer.json["error"]["code"]) == (403, "training_off")
     hint = open_to_all.get("/train")

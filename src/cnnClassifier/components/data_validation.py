@@ -59,7 +59,7 @@ class DataValidation:
         usable = [place for place, fact in enumerate(facts) if not fact.fault]
         unique = [place for place in usable if place not in copies]
         found = near_copies(
-            [facts[place] for place in unique], config.near_copy_bits, config.near_copy_correlation
+            [facts[place] for place in unique], 8, config.near_duplicate_correlation
         )
         same = [(unique[first], unique[second]) for first, second in found]
         same += [(copy, kept) for copy, kept in copies.items() if not facts[copy].fault]

@@ -177,7 +177,7 @@ class Evaluation:
 
     def _gallery(self, bundle: ModelBundle, result: _TestResult) -> list[GalleryImage]:
         gallery = []
-        for index in worst_predictions(result.predictions, self.config.gallery):
+        for index in worst_predictions(result.predictions, self.config.error_gallery_size):
             entry = result.entries[index]
             pixels = self._read_image(bundle, entry)
             image = GalleryImage(

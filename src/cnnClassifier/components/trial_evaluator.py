@@ -4,7 +4,6 @@ import hashlib
 import multiprocessing
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,22 +79,24 @@ class Judge:
         known = {**self._config.params, **params}
         training = config.training
         views = known["VIEWS"] if "VIEWS" in params else training.augmentation.views
-        recipe = replace(
-            training,
-            augmentation=replace(training.augmentation, views=views),
-            fit=replace(
-                training.fit,
-                epochs=min(self._config.epochs, training.fit.epochs),
-                batch_size=known["BATCH_SIZE"],
-                learning_rate=known["LEARNING_RATE"],
-            ),
+        recipe = training.model_copy(
+            update={
+                "augmentation": training.augmentation.model_copy(update={"views": views}),
+                "fit": training.fit.model_copy(
+                    update={
+                        "epochs": min(self._config.epochs, training.fit.epochs),
+                        "batch_size": known["BATCH_SIZE"],
+                        "learning_rate": known["LEARNING_RATE"],
+                    }
+                ),
+            }
         )
         backbone, block = known["BACKBONE"], known["FINE_TUNE_FROM"]
         of_each_image = np.arange(len(self._entries))[:, None] * self._views + np.arange(views)
         features = self._features[backbone, block][of_each_image.ravel()]
         tail = self._tail(backbone, block, known["HEAD"], known["DROPOUT"])
         runner = FoldRunner(
-            replace(config, training=recipe),
+            config.model_copy(update={"training": recipe}),
             tail,
             features,
             self._labels,
@@ -129,7 +130,7 @@ class Judge:
         training = self._config.crossvalidation.training
         precision = choose_precision(training.precision)
         cache = FeatureCache(training.cache_dir, trunk, precision)
-        augmentation = replace(training.augmentation, views=self._views)
+        augmentation = training.augmentation.model_copy(update={"views": self._views})
         items = [
             (entry, view)
             for entry in self._entries
@@ -185,12 +186,13 @@ def prepared_as(config: SearchConfig, backbone: str) -> PrepareBaseModelConfig:
         repr((prepare.image_size, prepare.weights, prepare.seed)).encode()
     ).hexdigest()
     folder = config.root_dir / "models" / f"{backbone}-{made_of[:8]}"
-    return replace(
-        prepare,
-        backbone=backbone,
-        feature_layer="auto",
-        base_model_path=folder / "base_model.keras",
-        updated_base_model_path=folder / "updated_base_model.keras",
+    return prepare.model_copy(
+        update={
+            "backbone": backbone,
+            "feature_layer": "auto",
+            "base_model_path": folder / "base_model.keras",
+            "updated_base_model_path": folder / "updated_base_model.keras",
+        }
     )
 
 

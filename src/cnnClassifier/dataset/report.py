@@ -251,7 +251,7 @@ def _content_findings(report: dict[str, Any]) -> Iterator[Finding]:
             "note",
             f"{near['files']} images are near-copies in {_count(near['sets'], 'set')}: re-encoded, resized, cropped "
             "or drawn on. Each set stays in one split.",
-            "Look at them below. If a set holds different pictures, raise data_validation.near_copy_correlation.",
+            "Look at them below. If a set holds different pictures, raise data_validation.near_duplicate_correlation.",
         )
     if unfamiliar := report["sizes"]["unfamiliar"]:
         yield Finding(

@@ -1,8 +1,9 @@
 """Quality gates: limits in config.yaml that the data and the model must meet."""
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from cnnClassifier.entity.config_entity import GatesConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
@@ -35,39 +36,41 @@ def check_gates(
         scores: content of scores.json.
     """
     entries = [entry for entry in manifest.entries if entry.split]
-    images: dict[str, set[str]] = defaultdict(set)
-    groups: dict[str, set[str]] = defaultdict(set)
-    for entry in entries:
-        images[entry.label].add(entry.path)
-        groups[entry.label].add(entry.group)
-    image_count, image_class = _smallest(images)
-    group_count, group_class = _smallest(groups)
+    table = pd.DataFrame(entries).groupby("label").nunique()
+    images, groups = table["path"], table["group"]
     shortcuts = report.get("shortcuts") or {}
-    shortcut = max(shortcuts, key=lambda name: shortcuts[name]["auc"], default=None)
-    shortcut_auc = shortcuts[shortcut]["auc"] if shortcut else None
+    shortcut = max(shortcuts, key=lambda name: shortcuts[name]["auc"], default="none measured")
+    shortcut_auc = shortcuts.get(shortcut, {}).get("auc")
     auc_low, _ = scores["intervals"].get("roc_auc", (None, None))
-    values = {
-        "min_images_per_class": (f"Number of images of class {image_class}", image_count),
-        "min_groups_per_class": (f"Number of groups of class {group_class}", group_count),
-        "min_roc_auc": ("ROC AUC", scores["roc_auc"]),
-        "min_roc_auc_lower_bound": ("Lower limit of the interval of ROC AUC", auc_low),
-        "max_ece": ("Expected calibration error", scores["ece"]),
-        "max_shortcut_auc": (f"ROC AUC of the strongest shortcut ({shortcut})", shortcut_auc),
-    }
-    gates = []
-    if config.no_leakage:
-        gates.append(_check_leakage(entries))
-    for name, (label, value) in values.items():
-        limit = getattr(config, name)
+    name_of_shortcut = f"ROC AUC of the strongest shortcut ({shortcut})"
+    limits = (
+        (
+            "min_images_per_class",
+            config.min_images_per_class,
+            f"Number of images of class {images.idxmin()}",
+            images.min(),
+        ),
+        (
+            "min_groups_per_class",
+            config.min_groups_per_class,
+            f"Number of groups of class {groups.idxmin()}",
+            groups.min(),
+        ),
+        ("min_roc_auc", config.min_roc_auc, "ROC AUC", scores["roc_auc"]),
+        (
+            "min_roc_auc_lower_bound",
+            config.min_roc_auc_lower_bound,
+            "Lower limit of the interval of ROC AUC",
+            auc_low,
+        ),
+        ("max_shortcut_auc", config.max_shortcut_auc, name_of_shortcut, shortcut_auc),
+        ("max_ece", config.max_ece, "Expected calibration error", scores["ece"]),
+    )
+    gates = [_check_leakage(entries)] if config.no_leakage else []
+    for name, limit, label, value in limits:
         if limit is not None:
             gates.append(_check_limit(name, limit, label, value))
     return gates
-
-
-def _smallest(members: dict[str, set[str]]) -> tuple[int, str]:
-    """Return the number of members of the class that has the fewest, and its name."""
-    name = min(members, key=lambda label: len(members[label]))
-    return len(members[name]), name
 
 
 def _check_limit(name: str, limit: float, label: str, value: float | None) -> Gate:
@@ -76,20 +79,20 @@ def _check_limit(name: str, limit: float, label: str, value: float | None) -> Ga
     bound = f"the {'minimum' if is_minimum else 'maximum'} is {limit:g}."
     if value is None:
         return Gate(name, False, f"{label} can't be computed on this data; {bound}")
-    passed = value >= limit if is_minimum else value <= limit
-    number = value if isinstance(value, int) else f"{value:.3f}"
+    passed = bool(value >= limit if is_minimum else value <= limit)  # numpy's isn't JSON
+    number = f"{value:.3f}" if isinstance(value, float) else value
     return Gate(name, passed, f"{label} is {number}; {bound}")
 
 
 def _check_leakage(entries: list[Entry]) -> Gate:
     """Check that no content and no group is in two splits."""
-    for noun, attribute in (("content", "sha256"), ("group", "group")):
-        splits: dict[str, set[str]] = defaultdict(set)
-        for entry in entries:
-            splits[getattr(entry, attribute)].add(entry.split)
-        for entry in entries:
-            found = sorted(splits[getattr(entry, attribute)])
-            if len(found) > 1:
-                message = f"The {noun} of {entry.path} is in {' and '.join(found)}: data leakage."
-                return Gate("no_leakage", False, message)
+    table = pd.DataFrame(entries)
+    for noun, column in (("content", "sha256"), ("group", "group")):
+        leaked = table[table.groupby(column)["split"].transform("nunique") > 1]
+        if not leaked.empty:
+            first = leaked.iloc[0]
+            splits = sorted(leaked.loc[leaked[column] == first[column], "split"].unique())
+            where = " and ".join(splits)
+            message = f"The {noun} of {first['path']} is in {where}: data leakage."
+            return Gate("no_leakage", False, message)
     return Gate("no_leakage", True, "No image and no group of near-duplicates is in two splits.")
