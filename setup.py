@@ -15,8 +15,9 @@ setup(
     packages=find_packages("src"),
     package_data={
         "cnnClassifier.evaluation": ["*.j2", "*.html"],
-        "cnnClassifier.dataset": ["report_page.html"],
+        "cnnClassifier.dataset": ["report.html"],
         "cnnClassifier.tuning": ["report_page.html"],
+        "cnnClassifier.serving": ["openapi.yaml"],
         "cnnClassifier.utils": ["page.html"],
     },
     python_requires=">=3.11",

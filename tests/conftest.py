@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def dvc_repo(monkeypatch):
-    """DVC's Repo class; its log, set up when it was imported, would go to a stream of that moment's test."""
+    """DVC's Repo class, without the log handlers that it set up when it was imported."""
     from dvc.repo import Repo
 
     monkeypatch.setattr(logging.getLogger("dvc"), "handlers", [])
@@ -31,7 +31,7 @@ def dvc_repo(monkeypatch):
 
 @pytest.fixture(scope="session")
 def keras():
-    """Keras on TensorFlow, as the pipeline has it: a process has one backend. OpenVINO gets processes of its own."""
+    """Keras on TensorFlow, as in the pipeline; a process has one backend."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
 
@@ -41,9 +41,9 @@ def keras():
 
 @pytest.fixture(scope="session")
 def write_bundle(keras):
-    """Write a bundle whose model calls an image with any bright spot adenocarcinoma, and any other normal."""
+    """Write a bundle whose model predicts adenocarcinoma for any bright spot, else normal."""
 
-    def write(folder, *, outputs=2, slope=2.0, int8=False, **card):
+    def write(folder, *, outputs=2, slope=2.0, int8=False, **changes):
         layers = keras.layers
         image = keras.Input((32, 32, 3))
         x = layers.Rescaling(1 / 255)(image)
@@ -53,11 +53,11 @@ def write_bundle(keras):
         x = layers.GlobalMaxPooling2D(name=POOL_LAYER)(x)
         dense = layers.Dense(outputs, activation="softmax", name=OUTPUT_LAYER)
         model = keras.Model(image, dense(x))
-        turn = np.array([1.0, -1.0, *[0.0] * (outputs - 2)], np.float32)
-        dense.set_weights([np.tile(slope * turn, (4, 1)), -2 * slope * turn])
+        sign = np.array([1.0, -1.0, *[0.0] * (outputs - 2)], np.float32)
+        dense.set_weights([np.tile(slope * sign, (4, 1)), -2 * slope * sign])
         folder.mkdir(parents=True, exist_ok=True)
         model.save(folder / "model.keras")
-        # Familiar is a picture whose brightness lies anywhere from black to white.
+        # In distribution is any brightness, from black to white.
         OutOfDistributionDetector(
             np.full(4, 0.5, np.float32), np.eye(1, 4, dtype=np.float32), np.ones(1, np.float32), 1.0
         ).save(folder / "ood_detector.npz")
@@ -85,7 +85,7 @@ def write_bundle(keras):
             "int8_sha256": sha256_of(folder / INT8_FILE) if int8 else None,
             "versions": {"keras": keras.__version__},
         }
-        save_json(folder / METADATA_FILE, content | card)
+        save_json(folder / METADATA_FILE, content | changes)
         return folder
 
     return write

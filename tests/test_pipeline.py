@@ -229,8 +229,8 @@ def serving(folder):
 
 def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
     from cnnClassifier.entity.manifest import Entry, Manifest
-    from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
     from cnnClassifier.utils.common import save_json, sha256_of
+    from ct_phantom import parse_phantom, write_phantom
 
     folder = tmp_path / "clone"
     shutil.copytree(
@@ -248,16 +248,11 @@ def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
     )
     entries = [
         Entry(
-            f"{path.parent.name}/{path.name}",
-            path.parent.name,
-            sha256_of(path),
-            "",
-            "",
-            1,
-            "L",
-            path.name,
-            "test",
-            "",
+            path=f"{path.parent.name}/{path.name}",
+            label=path.parent.name,
+            sha256=sha256_of(path),
+            group=path.name,
+            split="test",
         )
         for path in sorted((folder / "pictures").rglob("*.png"))
     ]

@@ -79,7 +79,7 @@ def prepared(tmp_path, write_bundle):
             group = f"{label} {name.split('_')[0]}"
             split = {"3": "train", "4": "validation"}.get(group[-1], "test")
             digest = sha256_of(tmp_path / "data" / path)
-            entries.append(Entry(path, label, digest, "", "40x40", 1, "L", group, split, ""))
+            entries.append(Entry(path, label, digest, group, split))
         Manifest(tuple(entries)).write(tmp_path / "manifest.csv")
         digest = sha256_of(tmp_path / "manifest.csv")
         counts = dict.fromkeys(classes, 2)
@@ -137,7 +137,7 @@ def test_writes_and_logs_everything(prepared, events, count):
 
     with (config.root_dir / "predictions.csv").open(newline="") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
-    assert list(rows) == [entry.path for entry in Manifest.read(config.manifest_path).of("test")]
+    assert list(rows) == [entry.path for entry in Manifest.read(config.manifest_path).in_split("test")]
     error = rows["normal/patient0_0.png"]
     assert (error["actual"], error["predicted"]) == ("normal", "adenocarcinoma")
     assert (error["group"], error["out_of_distribution"]) == ("normal patient0", "False")

@@ -13,7 +13,7 @@ import yaml
 
 from cnnClassifier.components.crossvalidation import FoldRunner, grouped_folds
 from cnnClassifier.components.search import study_name
-from cnnClassifier.components.training_inputs import image_features, open_model
+from cnnClassifier.components.training_inputs import image_features, load_network
 from cnnClassifier.components.trial_evaluator import Judge, prepared_as
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.entity.config_entity import Choice
@@ -90,10 +90,8 @@ def test_a_trial_judges_what_training_fits_whatever_was_judged_before(place):
     training = manager.training()
     entries = [entry for entry in manifest.entries if entry.split in ("train", "validation")]
     labels, groups = manifest.labels(entries), np.array([entry.group for entry in entries])
-    _, tail, _, cache = open_model(training)
-    items = [
-        (entry, view) for entry in entries for view in views_of(entry.sha256, training.augmentation)
-    ]
+    _, tail, _, cache = load_network(training)
+    items = [(entry, views_of(entry.sha256, training.augmentation)) for entry in entries]
     runner = FoldRunner(
         config.crossvalidation, tail, image_features(cache, items, training), labels, groups, 0
     )

@@ -1,12 +1,13 @@
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from cnnClassifier.config import reference
+from cnnClassifier.config import configuration, reference
 from cnnClassifier.config.configuration import RENAMED_KEYS, USERS, ConfigurationManager
 from cnnClassifier.config.expectations import expected_value
 from cnnClassifier.entity.config_entity import (
@@ -242,12 +243,27 @@ def test_a_missing_key_is_reported(write, key, expected):
         (str, {"pattern": "^a+$"}, "text matching ^a+$"),
         (float | None, {"le": 2}, "a number to 2, or null"),
         (list[bool], {}, "a list; its items: True or False"),
+        (tuple[int, int], {}, "a list"),
+        (dict[str, Any], {}, "names with values"),
+        (Any, {}, "a valid value"),
     ],
 )
 def test_limits_are_described_in_words(annotation, limits, expected):
     assert (
         expected_value(FieldInfo.from_annotated_attribute(annotation, Field(**limits))) == expected
     )
+
+
+def test_an_error_of_several_settings_is_reported(write, monkeypatch):
+    class Checked(FitConfig):
+        @model_validator(mode="after")
+        def check(self):
+            raise ValueError("too many epochs for this batch size")
+
+    paths = write()
+    monkeypatch.setattr(configuration, "USERS", (*USERS, ("training", Checked)))
+    with pytest.raises(ConfigError, match="too many epochs for this batch size"):
+        ConfigurationManager(*paths)
 
 
 def test_a_search_space_has_lists_and_ranges(write):

@@ -20,7 +20,7 @@ REPORT = {"shortcuts": {"gray": {"auc": 0.6}, "thumbnail": {"auc": 0.82}}}
 
 def entry(number, split="train", label="ill", sha256=None, group=None):
     path, sha256 = f"{label}/{number}.png", sha256 or f"{number:064}"
-    return Entry(path, label, sha256, "", "9x9", 1, "L", group or f"g{number}", split, "")
+    return Entry(path, label, sha256, group or f"g{number}", split)
 
 
 ENTRIES = [entry(n, split) for n, split in enumerate(("train", "train", "validation", "test", ""))]

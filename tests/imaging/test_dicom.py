@@ -21,13 +21,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cnnClassifier.entity.dicom_options import DicomInfo
-from cnnClassifier.imaging.decode import DicomOptions, decode
+from cnnClassifier.entity.dicom_options import DicomInfo, DicomOptions
+from cnnClassifier.imaging.decode import decode
 from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
 from cnnClassifier.utils.errors import ImageError
 from tests.dicoms import EMPTY_ITEM, ITEM, before_rows, dicom, element, lungs
 
-MOST = 1_000_000
+MAX_PIXELS = 1_000_000
 STORED = lungs()
 UNDEFINED = 0xFFFFFFFF
 
@@ -58,7 +58,7 @@ def windowed(values, centre, width):
     ],
 )
 def test_grey_is_what_pydicom_makes_of_it(name, facts):
-    image = decode(shipped(name), MOST)
+    image = decode(shipped(name), MAX_PIXELS)
     data = pydicom.dcmread(io.BytesIO(shipped(name)))
     assert (image.dicom.window, image.dicom.centre, image.dicom.width) == facts
     assert (image.format, image.mode, image.frames) == ("DICOM", data.PhotometricInterpretation, 1)
@@ -93,7 +93,7 @@ def test_grey_is_what_pydicom_makes_of_it(name, facts):
     ],
 )
 def test_colour_is_what_pydicom_makes_of_it(name, frame):
-    image = decode(shipped(name), MOST, DicomOptions(frame=frame))
+    image = decode(shipped(name), MAX_PIXELS, DicomOptions(frame=frame))
     expected = pixel_array(io.BytesIO(shipped(name)), index=frame - 1)
     assert np.array_equal(image.pixels, expected if expected.dtype == np.uint8 else expected >> 8)
     assert (image.dicom.window, image.dicom.centre, image.dicom.frame) == ("colour", None, frame)
@@ -117,7 +117,7 @@ def test_colour_is_what_pydicom_makes_of_it(name, frame):
 )
 def test_a_window_turns_hu_into_grey(window, elements, facts, syntax):
     pixels = STORED.astype(">u2") if syntax == ExplicitVRBigEndian else STORED
-    image = decode(dicom(pixels, syntax, **elements), MOST, DicomOptions(window))
+    image = decode(dicom(pixels, syntax, **elements), MAX_PIXELS, DicomOptions(window))
     assert image.dicom == DicomInfo(*facts, 1, 1)
     assert np.array_equal(
         image.pixels, windowed(STORED - 1024.0, *facts[1:])[..., np.newaxis].repeat(3, 2)
@@ -170,7 +170,7 @@ PADDED = np.where(np.arange(64) < 9, 5, STORED).astype(np.uint16)
     ],
 )
 def test_stored_values_are_understood(data, expected):
-    image = decode(data, MOST)
+    image = decode(data, MAX_PIXELS)
     assert image.dicom.window == ("lung" if expected is not None else "full")
     if expected is None:
         assert (image.pixels[:, :9].max(), image.pixels[:, 9:].min(), image.pixels.max()) == (
@@ -218,7 +218,7 @@ def test_the_chosen_frame_is_taken_with_its_own_window(compressed, frame):
 def test_a_frame_that_is_not_there_names_those_that_are(frame):
     data = dicom(np.stack([STORED] * 3), NumberOfFrames=3)
     with pytest.raises(ImageError, match=f"no frame {frame}; choose one from 1 to 3") as caught:
-        decode(data, MOST, DicomOptions(frame=frame))
+        decode(data, MAX_PIXELS, DicomOptions(frame=frame))
     assert caught.value.code == "no_such_frame"
 
 
@@ -284,7 +284,7 @@ NESTED = element(0x0008, 0x1140, b"SQ", b"", UNDEFINED)
         (
             before_rows(dicom(STORED), NESTED + b"\x10\x00\x10\x00PN\4\0abcd"),
             "corrupt",
-            "something else than items",
+            "something other than items",
         ),
     ],
 )
@@ -293,7 +293,7 @@ def test_what_can_not_be_used_says_why_and_nothing_else(data, code, said, caplog
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         with pytest.raises(ImageError) as caught:
-            decode(data, MOST)
+            decode(data, MAX_PIXELS)
     assert (caught.value.code, said in str(caught.value)) == (code, True), str(caught.value)
     assert caught.value.__cause__ is None
     assert not warned
@@ -317,7 +317,7 @@ def test_what_can_not_be_used_says_why_and_nothing_else(data, code, said, caplog
 )
 def test_what_is_not_needed_is_passed_over_and_tells_nothing(inserted, caplog):
     caplog.set_level(logging.DEBUG)
-    image = decode(before_rows(dicom(STORED), inserted), MOST)
+    image = decode(before_rows(dicom(STORED), inserted), MAX_PIXELS)
     assert np.array_equal(image.pixels[..., 0], LUNG)
     told = (
         json.dumps(vars(image.dicom))

@@ -12,10 +12,13 @@ from cnnClassifier.utils.common import save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
 from tests.waiting import PATIENCE_S
 
-# Serves predictions through the whole app and tells what it found; stdout: one JSON line.
+# Predict through the whole app; stdout: one JSON line.
 SERVE = """
 import sys
-for name in "dagshub dvc gdown imagehash joblib matplotlib mlflow onnx pandas requests sklearn tqdm".split():
+UNUSED = (
+    "dagshub dvc gdown imagehash joblib matplotlib mlflow onnx pandas requests sklearn tqdm"
+)
+for name in UNUSED.split():
     sys.modules[name] = None  # as if it weren't installed
 
 import io, json
@@ -25,9 +28,8 @@ from PIL import Image
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving.app import create_app
 
-config = ServingConfig(
-    bundle_dir=Path(sys.argv[1]), host="127.0.0.1", port=0, max_upload_bytes=10**6, max_pixels=10**6, request_timeout_s=600
-)  # of which loading may take most
+limits = {"max_upload_bytes": 10**6, "max_pixels": 10**6, "request_timeout_s": 600}
+config = ServingConfig(bundle_dir=Path(sys.argv[1]), host="127.0.0.1", port=0, **limits)
 client = create_app(config).test_client
 def ask(level):
     buffer = io.BytesIO()
@@ -92,7 +94,7 @@ def test_the_result_is_the_decision(write_bundle, tmp_path):
 
 INT8 = """
 import sys
-sys.modules["keras"] = sys.modules["scipy"] = sys.modules["nncf"] = None  # as if they weren't installed
+sys.modules |= dict.fromkeys(["keras", "scipy", "nncf"])  # as if they weren't installed
 
 import json
 from pathlib import Path

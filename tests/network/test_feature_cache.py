@@ -1,4 +1,5 @@
-import shutil
+import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -44,12 +45,13 @@ def cached(trunk, tmp_path):
     def ask(numbers, folder=tmp_path):
         loaded = []
 
-        def load(item):
-            loaded.append(numbers[item])
-            return IMAGES[numbers[item]]
+        def load(image, views):
+            assert views == [0]
+            loaded.append(numbers[image])
+            return [IMAGES[numbers[image]]]
 
         cache = FeatureCache(folder, trunk, "float32")
-        found = cache.features([f"image-{number}" for number in numbers], load)
+        found = cache.features([[f"image-{number}"] for number in numbers], load)
         return found.take(np.arange(len(numbers))), sorted(loaded)
 
     return ask
@@ -75,28 +77,44 @@ def test_maps_are_the_trunks_and_computed_once(cached, expected, tmp_path):
     assert sum(path.stat().st_size for path in files(tmp_path)["f16"]) == 11 * ROW_BYTES
 
 
-@pytest.mark.parametrize("kind", ["index", "f16", "both", "f16 gone"])
-def test_a_killed_run_goes_on_with_what_is_whole(cached, expected, tmp_path, kind):
-    cached(list(range(5)), tmp_path / "whole")
-    sizes = {name: paths[0].stat().st_size for name, paths in files(tmp_path / "whole").items()}
-    rng = np.random.default_rng(len(kind))
-    for trial in range(1 if "gone" in kind else 8):
-        folder = tmp_path / str(trial)
-        shutil.copytree(tmp_path / "whole", folder)
-        whole = 5
-        for name in ("f16", "index"):
-            path, cut = files(folder)[name][0], int(rng.integers(0, sizes[name]))
-            if kind == "f16 gone" and name == "f16":
-                path.unlink()
-                whole = 0
-            elif kind in (name, "both"):
-                path.write_bytes(path.read_bytes()[:cut])
-                kept = cut // ROW_BYTES if name == "f16" else path.read_text().count("\n")
-                whole = min(whole, kept)
-        for computed in (list(range(whole, 7)), []):
-            found, loaded = cached(list(range(7)), folder)
-            assert loaded == computed
-            assert np.allclose(found, expected[:7], atol=1e-3)
+def test_an_image_is_loaded_once_for_all_its_missing_views(trunk, expected, tmp_path):
+    """The views of image n are images n, n + 10, n + 20, …; however many, few are in memory."""
+    calls, references, in_memory = [], [], []
+
+    def load(image, views):
+        calls.append((image, tuple(views)))
+        loaded = [IMAGES[image + 10 * view].copy() for view in views]
+        references.extend(map(weakref.ref, loaded))
+        in_memory.append(sum(reference() is not None for reference in references))
+        return loaded
+
+    cache = FeatureCache(tmp_path, trunk, "float32")
+    for views, missing in (([0, 1], (0, 1)), ([0, 1, 2, 3], (2, 3))):
+        calls.clear()
+        numbers = [image + 10 * view for image in range(10) for view in views]
+        keys = [[f"{image}:{view}" for view in views] for image in range(10)]
+        found = cache.features(keys, load)
+        assert np.allclose(found.take(np.arange(len(numbers))), expected[numbers], atol=1e-3)
+        assert sorted(calls) == [(image, missing) for image in range(10)]
+    assert max(in_memory) <= 20  # of 40: three batches, the one in use, and an image
+
+
+@pytest.mark.parametrize(
+    ("rows", "lines", "complete"),
+    [(2.5, 5, 2), (5, 3.4, 3), (1, 4.2, 1), (3.9, 3.9, 3), (0, 5, 0), (5, 0, 0), (None, 5, 0)],
+)
+def test_a_killed_run_keeps_its_complete_rows(cached, expected, tmp_path, rows, lines, complete):
+    cached(list(range(5)))
+    [index_path], [rows_path] = files(tmp_path).values()
+    os.truncate(index_path, int(lines * len("image-0\n")))
+    if rows is None:
+        rows_path.unlink()
+    else:
+        os.truncate(rows_path, int(rows * ROW_BYTES))
+    for computed in (list(range(complete, 7)), []):
+        found, loaded = cached(list(range(7)))
+        assert loaded == computed
+        assert np.allclose(found, expected[:7], atol=1e-3)
 
 
 def test_two_runs_at_once_do_not_meet(cached, expected, tmp_path):
@@ -110,21 +128,22 @@ def test_two_runs_at_once_do_not_meet(cached, expected, tmp_path):
 
 
 def test_an_image_that_cannot_be_loaded_stops_the_run_and_keeps_the_rest(cached, trunk, tmp_path):
-    def load(item):
-        if item == 9:
+    def load(image, views):
+        if image == 9:
             raise OSError("gone")
-        return IMAGES[item]
+        return [IMAGES[image]]
 
     with pytest.raises(OSError, match="gone"):
         FeatureCache(tmp_path, trunk, "float32").features(
-            [f"image-{number}" for number in range(12)], load
+            [[f"image-{number}"] for number in range(12)], load
         )
     assert cached(list(range(12)))[1] == [8, 9, 10, 11]
 
 
 def test_what_is_too_large_for_float16_stays_finite(keras, tmp_path):
     cache = FeatureCache(tmp_path, build(keras, scale=1e8, activation=None), "float32")
-    found = cache.features(["a", "b"], lambda item: IMAGES[item]).take(np.arange(2))
+    keys = [["a", "b"]]
+    found = cache.features(keys, lambda image, views: IMAGES[views]).take(np.arange(2))
     assert np.isfinite(found).all()
     assert (found.min(), found.max()) == (-65504, 65504)
 

@@ -50,7 +50,7 @@ def test_a_damaged_reference_is_refused(tmp_path, content):
 
 @pytest.mark.parametrize("head", ["conv_max", "average", "flatten"])
 def test_activation_map_is_the_gradient_of_the_score(keras, head):
-    """Where the map's weights are what TensorFlow's gradient says, each place's evidence is right."""
+    """Compare the map with TensorFlow's gradient of the score."""
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)

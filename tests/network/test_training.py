@@ -103,7 +103,7 @@ TWICE = """
 import hashlib, sys
 from pathlib import Path
 import numpy as np
-from tests.network.test_fit import CONFIG, toy
+from tests.network.test_training import CONFIG, toy
 from cnnClassifier.network.backbones import build_backbone
 from cnnClassifier.network.feature_cache import split_at, trunk_id
 from cnnClassifier.network.serialization import save_model

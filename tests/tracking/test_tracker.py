@@ -38,9 +38,7 @@ def test_a_run_in_the_local_store_holds_all_that_was_said(place, local, tiny_bun
     subprocess.run(["git", "init", "-q"], check=True)
     identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
     subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
-    entries = [
-        Entry(f"{n}", "ill", str(n) * 64, "", "", 1, "L", f"g{n}", "train", "") for n in range(3)
-    ]
+    entries = [Entry(f"{n}", "ill", str(n) * 64, f"g{n}", "train") for n in range(3)]
     with track(local, "tiny", {"synthetic": "True"}) as tracker:
         log_splits(
             tracker, Manifest(tuple(entries)), "https://user:secret@example.org/scans.zip", "train"

@@ -132,7 +132,7 @@ class Evaluation:
         return report
 
     def _predict(self, engine: Engine, manifest: Manifest) -> _TestResult:
-        entries = manifest.of("test")
+        entries = manifest.in_split("test")
         bar = progress(entries, desc=f"test images ({engine.name})", unit="image")
         inference = engine.predict(self._read_image(engine.bundle, entry) for entry in bar)
         predictions = LabeledPredictions.create(

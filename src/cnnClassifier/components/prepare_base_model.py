@@ -1,4 +1,4 @@
-"""Stage prepare_base_model: a pretrained backbone, and the classifier that stands on it."""
+"""Stage prepare_base_model: a pretrained backbone, and the classifier with a head on it."""
 
 from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
 from cnnClassifier.network.backbones import build_backbone, resolve_feature_layer
@@ -11,7 +11,7 @@ from cnnClassifier.utils.log import logger
 
 
 class PrepareBaseModel:
-    """Build the backbone, load its weights and put a head on it."""
+    """Build the backbone, load its weights and attach a head."""
 
     def __init__(self, config: PrepareBaseModelConfig) -> None:
         self.config = config
@@ -20,7 +20,7 @@ class PrepareBaseModel:
         """Write `base_model.keras` and `updated_base_model.keras`.
 
         Raises:
-            WeightsError: no source gave the weights.
+            WeightsError: no source has the weights.
             ConfigError: the backbone has no such feature layer.
         """
         config = self.config
@@ -36,11 +36,7 @@ class PrepareBaseModel:
         )
         save_model(base, config.base_model_path)
         save_model(classifier, config.updated_base_model_path)
+        weights, size = config.weights or "random", get_size(config.updated_base_model_path)
         logger.info(
-            "%s with %s weights, head %s on %s: %s",
-            config.backbone,
-            config.weights or "random",
-            config.head,
-            layer,
-            get_size(config.updated_base_model_path),
+            f"{config.backbone} with {weights} weights, head {config.head} on {layer}: {size}"
         )

@@ -79,18 +79,16 @@ class Judge:
         known = {**self._config.params, **params}
         training = config.training
         views = known["VIEWS"] if "VIEWS" in params else training.augmentation.views
-        recipe = training.model_copy(
-            update={
-                "augmentation": training.augmentation.model_copy(update={"views": views}),
-                "fit": training.fit.model_copy(
-                    update={
-                        "epochs": min(self._config.epochs, training.fit.epochs),
-                        "batch_size": known["BATCH_SIZE"],
-                        "learning_rate": known["LEARNING_RATE"],
-                    }
-                ),
-            }
-        )
+        fit_changes = {
+            "epochs": min(self._config.epochs, training.fit.epochs),
+            "batch_size": known["BATCH_SIZE"],
+            "learning_rate": known["LEARNING_RATE"],
+        }
+        changes = {
+            "augmentation": training.augmentation.model_copy(update={"views": views}),
+            "fit": training.fit.model_copy(update=fit_changes),
+        }
+        recipe = training.model_copy(update=changes)
         backbone, block = known["BACKBONE"], known["FINE_TUNE_FROM"]
         of_each_image = np.arange(len(self._entries))[:, None] * self._views + np.arange(views)
         features = self._features[backbone, block][of_each_image.ravel()]
@@ -131,12 +129,8 @@ class Judge:
         precision = choose_precision(training.precision)
         cache = FeatureCache(training.cache_dir, trunk, precision)
         augmentation = training.augmentation.model_copy(update={"views": self._views})
-        items = [
-            (entry, view)
-            for entry in self._entries
-            for view in views_of(entry.sha256, augmentation)
-        ]
-        return image_features(cache, items, training)
+        images = [(entry, views_of(entry.sha256, augmentation)) for entry in self._entries]
+        return image_features(cache, images, training)
 
     def _base(self, backbone: str) -> tuple["keras.Model", str]:
         """Load a backbone, and name the layer that a head stands on."""
@@ -186,14 +180,13 @@ def prepared_as(config: SearchConfig, backbone: str) -> PrepareBaseModelConfig:
         repr((prepare.image_size, prepare.weights, prepare.seed)).encode()
     ).hexdigest()
     folder = config.root_dir / "models" / f"{backbone}-{made_of[:8]}"
-    return prepare.model_copy(
-        update={
-            "backbone": backbone,
-            "feature_layer": "auto",
-            "base_model_path": folder / "base_model.keras",
-            "updated_base_model_path": folder / "updated_base_model.keras",
-        }
-    )
+    changes = {
+        "backbone": backbone,
+        "feature_layer": "auto",
+        "base_model_path": folder / "base_model.keras",
+        "updated_base_model_path": folder / "updated_base_model.keras",
+    }
+    return prepare.model_copy(update=changes)
 
 
 def _prepare(config: PrepareBaseModelConfig) -> None:

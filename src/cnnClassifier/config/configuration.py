@@ -82,7 +82,7 @@ class ConfigurationManager:
                 self.fields.setdefault(key, field)
         self.values: dict[str, Any] = {}
         self._paths: dict[str, Path] = {}  # the file of each key
-        self._search_path = config_path.with_name("search.yaml")
+        self._config_path = config_path
         in_params = {key: field for key, field in self.fields.items() if key.isupper()}
         self._read(params_path, in_params)
         self.params = dict(self.values)
@@ -134,7 +134,7 @@ class ConfigurationManager:
         Raises:
             ConfigError: search.yaml has an unknown, missing or invalid key, or an empty space.
         """
-        path = self._search_path
+        path = self._config_path.with_name("search.yaml")
         space_fields = {f"space.{key}": self.fields[key] for key in SEARCHABLE}
         self._read(path, SearchSpaceConfig.fields_by_key() | space_fields)
         space = {}
@@ -193,8 +193,12 @@ class ConfigurationManager:
         try:
             return entity.from_values(values)
         except ValidationError as error:
-            key = next(str(name) for name in error.errors()[0]["loc"] if name in fields)
-            raise _invalid(sources[key], expected_value(fields[key]), values[key]) from None
+            details = error.errors()[0]
+            for name in map(str, details["loc"]):
+                if name in fields:
+                    expected = expected_value(fields[name])
+                    raise _invalid(sources[name], expected, values[name]) from None
+            raise ConfigError(f"{self._config_path}: {details['msg']}") from None  # several keys
 
 
 def parse_dimension(source: str, field: FieldInfo, value: Any) -> Choice | Between:

@@ -13,6 +13,8 @@ _NAMES = {
     "boolean": "True or False",
     "string": "text",
     "null": "null",
+    "array": "a list",
+    "object": "names with values",
 }
 _LIMITS = {
     "minimum": "from",
@@ -41,12 +43,13 @@ def _describe(schema: dict[str, Any]) -> str:
         return ", or ".join(_describe(option) for option in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         return f"one of {', '.join(map(str, schema.get('enum') or [schema['const']]))}"
-    if schema["type"] == "array":
+    kind = schema.get("type", "")
+    if kind == "array" and "items" in schema:
         count = f"{schema['minItems']} or more " if "minItems" in schema else ""
         return f"a list; its {count}items: {_describe(schema['items'])}"
-    if schema["type"] == "object":
+    if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"names with values, each {_describe(schema['additionalProperties'])}"
-    words = [_NAMES[schema["type"]]]
+    words = [_NAMES.get(kind, "a valid value")]
     for limit, word in _LIMITS.items():
         if limit in schema:
             words.append(f"{word} {schema[limit]}")

@@ -6,10 +6,8 @@ from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.dicom_options import DEFAULT_DICOM_OPTIONS, DicomOptions
 from cnnClassifier.entity.prediction import Prediction
 from cnnClassifier.imaging.decode import decode
-from cnnClassifier.imaging.prepare import resize, shrink
+from cnnClassifier.imaging.prepare import resize
 from cnnClassifier.network.engine import Engine
-
-_MAX_PREVIEW_SIDE = 512  # pixels
 
 
 class Predictor:
@@ -64,5 +62,5 @@ class Predictor:
             ood_threshold=bundle.ood_threshold,
             activation_map=result.activation_maps[0],
             dicom=decoded.dicom,
-            pixels=shrink(decoded.pixels, _MAX_PREVIEW_SIDE),
+            pixels=decoded.pixels,
         )

@@ -13,6 +13,14 @@ class SourceError(UserError):
     """The data source can't be downloaded, unpacked or recognized."""
 
 
+class DownloadError(UserError):
+    """A file can't be downloaded."""
+
+
+class StorageError(UserError):
+    """The disk is full, read-only, or lacks a file."""
+
+
 class ManifestError(UserError):
     """The data can't be split as configured, or a manifest lacks data that a stage needs."""
 
