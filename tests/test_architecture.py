@@ -1,7 +1,6 @@
 """Rules for the source as a whole: layers, imports without effects, and dvc.yaml."""
 
 import ast
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -246,53 +245,6 @@ def test_a_stage_lists_the_settings_that_it_uses_and_no_other(stage):
         in_section = {other for other in settings_of(stage) if other.startswith(f"{key}.")}
         listed |= in_section or {key}
     assert listed == expected, f"dvc.yaml: add {expected - listed}, remove {listed - expected}"
-
-
-RERUN = {
-    ("params.yaml", "LEARNING_RATE"): ["training", "evaluation"],
-    ("params.yaml", "HEAD"): ["prepare_base_model", "training", "evaluation"],
-    ("params.yaml", "SPLIT"): ["data_validation", "training", "evaluation"],
-    ("params.yaml", "FOLDS"): [],
-    ("config/config.yaml", "source_URL"): [
-        *("data_ingestion", "data_validation", "training", "evaluation")
-    ],
-    ("config/config.yaml", "min_roc_auc"): ["evaluation"],
-    ("config/config.yaml", "port"): [],
-}
-
-
-def test_a_changed_setting_reruns_the_stages_that_depend_on_it(dvc_repo, tmp_path, monkeypatch):
-    import networkx
-    from dvc.dependency.param import ParamsDependency
-
-    monkeypatch.chdir(tmp_path)
-    for stage in PIPELINE.values():
-        for path in (*stage["deps"], *(next(iter(out)) for out in stage["outs"])):
-            Path(path).mkdir(parents=True, exist_ok=True)  # their contents don't matter here
-    for name in ("dvc.yaml", "params.yaml", "config/config.yaml"):
-        Path(name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, name)
-    dvc_repo.init(no_scm=True)
-    with dvc_repo() as repo:
-        repo.commit(force=True)
-    with dvc_repo() as repo:
-        watched = [
-            (stage, dep)
-            for stage in repo.index.stages
-            for dep in stage.deps
-            if isinstance(dep, ParamsDependency)
-        ]
-        assert not [stage.name for stage, dep in watched if dep.status()]
-        for (file, key), expected in RERUN.items():
-            text = (ROOT / file).read_text(encoding="utf-8")
-            assert text.count(f"{key}: ") == 1
-            Path(file).write_text(text.replace(f"{key}: ", f"{key}: 7 # "), encoding="utf-8")
-            changed = {stage for stage, dep in watched if dep.status()}
-            for stage in list(changed):
-                changed |= networkx.ancestors(repo.index.graph, stage)
-            rerun = {stage.name for stage in changed}
-            assert [name for name in PIPELINE if name in rerun] == expected
-            Path(file).write_text(text, encoding="utf-8")
 
 
 def test_stages_exchange_the_files_that_the_configuration_names():

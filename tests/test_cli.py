@@ -102,7 +102,10 @@ def test_a_wrong_command_line_is_refused(capsys, words, message):
         (["scores"], "scores: artifacts/evaluation/scores.json is missing; run `dvc repro`"),
         (["search", "--timeout", "-1"], "search: --timeout: expected a number above 0"),
         (["promote", "--force"], "promote: --force needs --reason TEXT"),
-        (["--only", "data_validation"], "data_validation: artifacts/data_ingestion/data: no image"),
+        (
+            ["--only", "data_validation"],
+            "data_validation: artifacts/data_ingestion/data: contains no image",
+        ),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_1(tmp_path, capsys, words, message):

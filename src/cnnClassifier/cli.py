@@ -173,7 +173,7 @@ def _run_stages(options: argparse.Namespace) -> int:
 def _scores(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
     from cnnClassifier.evaluation.console_report import format_scores
     from cnnClassifier.evaluation.scores_file import SCORES_FILE, read_scores
-    from cnnClassifier.tracking.connection import is_remote, ui_location
+    from cnnClassifier.tracking.connection import is_remote, run_location
     from cnnClassifier.utils.errors import UserError
 
     config = manager.evaluation()
@@ -183,7 +183,7 @@ def _scores(manager: "ConfigurationManager", options: argparse.Namespace) -> Non
     uri = config.tracking.uri
     next_steps = _NEXT_STEPS.format(
         card=config.root_dir / "MODEL_CARD.html",
-        runs=ui_location(uri),
+        runs=run_location(uri),
         local="" if is_remote(uri) else ", at http://localhost:5000",
     )
     print(f"\n{format_scores(read_scores(config.root_dir))}\n{next_steps}")

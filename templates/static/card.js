@@ -73,8 +73,6 @@ export class Card {
     this.#setState("failed");
     this.#find(".error").textContent = sentence(message);
     this.#find("[data-action=retry]").hidden = !canRetry;
-    this.#find(".no-preview").hidden = !this.#find(".image").hidden;
-    this.#find(".no-preview").textContent = "No preview";
   }
 
   #setState(state) {
@@ -82,6 +80,7 @@ export class Card {
     this.#find(".card-body").setAttribute("aria-busy", String(state === "working"));
     this.#find(".busy").hidden = !["waiting", "working"].includes(state);
     this.#find(".failure").hidden = state !== "failed";
+    this.#find(".viewer").hidden = state === "failed" && this.#find(".image").hidden;
     // While the same file is classified again, its previous result stays visible, dimmed.
     const hasResult = state === "done" || (Boolean(this.item.result) && state !== "failed");
     for (const part of [".result", ".meta"]) this.#find(part).hidden = !hasResult;

@@ -1,7 +1,7 @@
 import csv
 import json
 from contextlib import nullcontext
-from pathlib import Path
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig, GatesConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.scores_file import METRIC_LABELS, read_scores
-from cnnClassifier.tracking.tracker import Tracker
+from cnnClassifier.tracking.runs import Run
 from cnnClassifier.utils.common import save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from tests.pictures import save
@@ -43,22 +43,12 @@ def noisy_image(seed, has_spot):
     return Image.fromarray(pixels)
 
 
-@pytest.fixture
-def events(monkeypatch):
-    """The events that would go to MLflow."""
-    events = []
-    monkeypatch.setattr(stage, "track", lambda *_: nullcontext(Tracker(events.append)))
-    return events
-
-
-def logged(events, kind):
-    """The values of all events of a kind in one dict."""
-    merged = {}
-    for event in events:
-        if event["what"] == kind:
-            values = event["values"]
-            merged |= values if isinstance(values, dict) else {row[0]: row[1] for row in values}
-    return merged
+@pytest.fixture(autouse=True)
+def run(monkeypatch):
+    """The MLflow run: it only records its calls."""
+    run = create_autospec(Run, instance=True)
+    monkeypatch.setattr(stage, "start_run", lambda *_: nullcontext(run))
+    return run
 
 
 @pytest.fixture
@@ -121,7 +111,7 @@ def files_in(folder):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_writes_and_logs_everything(prepared, events, count):
+def test_writes_and_logs_everything(prepared, run, count):
     config = prepared(count)
     scores = Evaluation(config).run()
     assert read_scores(config.root_dir) == scores
@@ -137,7 +127,9 @@ def test_writes_and_logs_everything(prepared, events, count):
 
     with (config.root_dir / "predictions.csv").open(newline="") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
-    assert list(rows) == [entry.path for entry in Manifest.read(config.manifest_path).in_split("test")]
+    assert list(rows) == [
+        entry.path for entry in Manifest.read(config.manifest_path).in_split("test")
+    ]
     error = rows["normal/patient0_0.png"]
     assert (error["actual"], error["predicted"]) == ("normal", "adenocarcinoma")
     assert (error["group"], error["out_of_distribution"]) == ("normal patient0", "False")
@@ -146,26 +138,25 @@ def test_writes_and_logs_everything(prepared, events, count):
     first = min((path for path in rows if path in page), key=page.index)
     assert first == error["path"], "the error comes first in the gallery"
 
-    uploads = {}
-    for event in events:
-        if event["what"] == "files":
-            uploads[event["folder"]] = {Path(path).name for path in event["paths"]}
-    assert uploads == {
+    artifacts = {}
+    for paths, folder in (call.args for call in run.log_artifacts.call_args_list):
+        artifacts[folder] = {path.name for path in paths}
+    assert artifacts == {
         "evaluation": REPORTS,
         "plots": FILES - REPORTS,
         "data": {"manifest.csv", "report.json"},
     }
-    metrics, tags = logged(events, "metrics"), logged(events, "tags")
+    (metrics,) = run.log_metrics.call_args.args
     assert metrics["roc_auc"] == scores["roc_auc"]
     assert metrics["roc_auc_low"] == scores["intervals"]["roc_auc"][0]
-    assert logged(events, "history") == {"loss": 0.5, "val_loss": 0.6}
+    run.log_history.assert_called_once_with({"loss": [0.9, 0.5], "val_loss": [1.0, 0.6]})
+    (tags,) = run.set_tags.call_args.args
     assert (tags["gates_not_met"], tags["state"]) == ("none", "evaluated")
-    splits = [event["values"]["split"] for event in events if event["what"] == "dataset"]
-    assert splits == ["train", "validation", "test"]
-    assert [event["name"] for event in events if event["what"] == "register"] == ["chest"]
+    assert run.log_datasets.call_args.args[2] == ("train", "validation", "test")
+    run.register_candidate.assert_called_once()
 
 
-def test_int8_is_compared_on_the_test_split(prepared, events, write_bundle):
+def test_int8_is_compared_on_the_test_split(prepared, write_bundle):
     config = prepared()
     write_bundle(config.bundle_dir, int8=True, manifest_sha256=sha256_of(config.manifest_path))
     scores = Evaluation(config).run()
@@ -182,7 +173,7 @@ def test_int8_is_compared_on_the_test_split(prepared, events, write_bundle):
     assert "model_int8.zip" in bundle.parts
 
 
-def test_the_same_inputs_give_the_same_bytes(prepared, events):
+def test_the_same_inputs_give_the_same_bytes(prepared):
     config = prepared()
     Evaluation(config).run()
     again = config.model_copy(update={"root_dir": config.root_dir.with_name("again")})
@@ -191,7 +182,7 @@ def test_the_same_inputs_give_the_same_bytes(prepared, events):
         assert path.read_bytes() == (again.root_dir / path.name).read_bytes(), path.name
 
 
-def test_a_failed_gate_stops_after_everything_is_written(prepared, events):
+def test_a_failed_gate_stops_after_everything_is_written(prepared, run):
     config = prepared()
     gates = EASY_GATES.model_copy(update={"min_groups_per_class": 9, "max_shortcut_auc": 0.55})
     with pytest.raises(GateError) as caught:
@@ -203,7 +194,7 @@ def test_a_failed_gate_stops_after_everything_is_written(prepared, events):
     assert "(gray) is 0.600; the maximum is 0.55." in message
     assert "\n" not in message
     assert files_in(config.root_dir) == FILES
-    tags = logged(events, "tags")
+    (tags,) = run.set_tags.call_args.args
     assert tags["gates_not_met"] == "min_groups_per_class, max_shortcut_auc"
     assert "the minimum is 9" in tags["gate.min_groups_per_class"]
     assert "FAILED" in (config.root_dir / "MODEL_CARD.md").read_text(encoding="utf-8")
@@ -213,7 +204,7 @@ def test_a_failed_gate_stops_after_everything_is_written(prepared, events):
     assert failed == ["min_groups_per_class", "max_shortcut_auc"]
 
 
-def test_without_a_gallery_no_image_of_the_data_is_written(prepared, events):
+def test_without_a_gallery_no_image_of_the_data_is_written(prepared):
     config = prepared().model_copy(update={"error_gallery_size": 0})
     Evaluation(config).run()
     assert files_in(config.root_dir) == FILES - {"errors.png"}
@@ -244,7 +235,7 @@ def drop_first_entry(config):
     ],
     ids=["no report", "damaged report", "other report", "other manifest", "incomplete bundle"],
 )
-def test_inputs_that_do_not_match_are_refused(prepared, events, damage, error, message):
+def test_inputs_that_do_not_match_are_refused(prepared, damage, error, message):
     config = prepared()
     damage(config)
     with pytest.raises(error, match=message):

@@ -20,7 +20,7 @@ from cnnClassifier.entity.config_entity import Choice
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.imaging.augment import views_of
 from cnnClassifier.pipeline import s1_data_ingestion, s1_data_validation, s2_prepare_base_model
-from cnnClassifier.tracking.tracker import untracked
+from cnnClassifier.tracking.runs import Run
 from cnnClassifier.utils.errors import ConfigError
 from tests.waiting import PATIENCE_S, reserved_port
 
@@ -98,7 +98,7 @@ def test_a_trial_judges_what_training_fits_whatever_was_judged_before(place):
     for fold, parts in zip(
         first, grouped_folds(labels, groups, 4, training.fit.seed), strict=False
     ):
-        outcome = runner.run(*parts, untracked())
+        outcome = runner.run(*parts, Run())
         own = np.take_along_axis(outcome.probabilities, labels[parts[2]][:, None], 1)
         assert fold["loss"] == pytest.approx(float(-np.log(own).mean()), abs=1e-5)
 

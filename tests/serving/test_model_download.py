@@ -113,10 +113,12 @@ def test_the_server_downloads_a_model_and_leaves_no_files(tiny_bundle, tmp_path)
             stderr=subprocess.DEVNULL,
             text=True,
         ) as process:
-            address = re.search(r"http://\S+", process.stdout.readline()).group()
-            with urllib.request.urlopen(f"{address}/model", timeout=PATIENCE_S) as response:
-                model_id = json.load(response)["model_id"]
-            assert model_id == ModelBundle.read(tiny_bundle).model_id
-            process.send_signal(signal.SIGTERM)
+            try:
+                address = re.search(r"http://\S+", process.stdout.readline()).group()
+                with urllib.request.urlopen(f"{address}/model", timeout=PATIENCE_S) as response:
+                    model_id = json.load(response)["model"]
+            finally:
+                process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE_S) == 0
+    assert model_id == ModelBundle.read(tiny_bundle).model_id
     assert list(temporary.iterdir()) == []

@@ -26,8 +26,8 @@ from cnnClassifier.evaluation.plots import write_plots, write_tables
 from cnnClassifier.evaluation.scores_file import SCORES_FILE
 from cnnClassifier.imaging.prepare import prepare, resize
 from cnnClassifier.network.engine import Engine
-from cnnClassifier.tracking.datasets import log_splits
-from cnnClassifier.tracking.tracker import EVALUATED, TRAINED, Tracker, track
+from cnnClassifier.tracking.runs import Run, start_run
+from cnnClassifier.tracking.store import EVALUATED, TRAINED
 from cnnClassifier.utils.common import (
     atomic_write,
     load_json,
@@ -86,8 +86,8 @@ class Evaluation:
         tags = {"manifest_sha256": bundle.manifest_sha256, "synthetic": str(bundle.synthetic)}
         resume = {"model_sha256": bundle.model_sha256, "state": TRAINED}
         name = f"{bundle.backbone} {bundle.model_id}"
-        with track(config.tracking, name, tags, resume) as tracker:
-            tracker.model(config.bundle_dir)  # uploaded in the background
+        with start_run(config.tracking, name, tags, resume) as run:
+            run.log_model(config.bundle_dir)  # uploaded in the background
             engine = Engine(bundle)
             result = self._predict(engine, manifest)
             distances = _distance_table(engine, result)
@@ -109,8 +109,8 @@ class Evaluation:
                 write_plots(folder, config.bundle_dir / HISTORY_FILE, scores, gallery, note)
                 params, samples = config.tracking.params, config.bootstrap_samples
                 write_card(folder, CardContent(bundle, scores, report, params, samples, gallery))
-            log_splits(tracker, manifest, bundle.data_source, *SPLITS)
-            self._log(tracker, bundle, scores)
+            run.log_datasets(manifest, bundle.data_source, SPLITS)
+            self._log(run, bundle, scores)
         self._apply_gates(gates)
         return scores
 
@@ -191,32 +191,32 @@ class Evaluation:
             gallery.append(image)
         return gallery
 
-    def _log(self, tracker: Tracker, bundle: ModelBundle, scores: dict[str, Any]) -> None:
+    def _log(self, run: Run, bundle: ModelBundle, scores: dict[str, Any]) -> None:
         config = self.config
         history = read_numeric_csv(config.bundle_dir / HISTORY_FILE)
         del history["epoch"]
-        tracker.history(history)
+        run.log_history(history)
         metrics = {key: value for key, value in scores.items() if isinstance(value, float)}
         for key, (low, high) in scores["intervals"].items():
             metrics |= {f"{key}_low": low, f"{key}_high": high}
         for key in ("false_positive_rate", "detection_rate"):
             metrics[f"out_of_distribution_{key}"] = scores["out_of_distribution"][key]
-        tracker.metrics(metrics)
+        run.log_metrics(metrics)
         failed = ", ".join(gate["name"] for gate in scores["gates"] if not gate["passed"])
-        tags = {
+        tags = {f"gate.{gate['name']}": gate["message"] for gate in scores["gates"]}
+        tags |= {
             "model_sha256": bundle.model_sha256,
-            "synthetic": str(bundle.synthetic),
+            "data_source": redact_credentials(bundle.data_source),
+            "intended_use": DISCLAIMER,
             "gates_not_met": failed or "none",
+            "state": EVALUATED,
         }
-        tracker.tags({f"gate.{gate['name']}": gate["message"] for gate in scores["gates"]} | tags)
-        source = redact_credentials(bundle.data_source)
-        tracker.tags({"data_source": source, "intended_use": DISCLAIMER})
+        run.set_tags(tags)
         plots = sorted(config.root_dir.glob("*.png"))
-        tracker.files("evaluation", sorted(set(config.root_dir.iterdir()) - set(plots)))
-        tracker.files("plots", plots)
-        tracker.files("data", [config.manifest_path, config.report_path])
-        tracker.register(config.tracking.registered_model, tags)
-        tracker.tags({"state": EVALUATED})
+        run.log_artifacts(sorted(set(config.root_dir.iterdir()) - set(plots)), "evaluation")
+        run.log_artifacts(plots, "plots")
+        run.log_artifacts([config.manifest_path, config.report_path], "data")
+        run.register_candidate()
 
     def _apply_gates(self, gates: Sequence[Gate]) -> None:
         failed = [gate for gate in gates if not gate.passed]

@@ -21,7 +21,7 @@ from cnnClassifier.network.heads import add_head, standalone_head
 from cnnClassifier.network.serialization import load_model
 from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.training import make_deterministic, snapshot
-from cnnClassifier.tracking.tracker import untracked
+from cnnClassifier.tracking.runs import Run
 from cnnClassifier.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Judge:
         )
         parts = grouped_folds(self._labels, self._groups, config.folds, training.fit.seed)
         for _, fold in zip(range(self._config.folds), parts, strict=False):
-            found = compute_metrics(runner.run(*fold, untracked()))
+            found = compute_metrics(runner.run(*fold, Run()))
             yield {name: found[name] for name in FIGURES}
 
     def _tried(self, key: str) -> tuple[Any, ...]:

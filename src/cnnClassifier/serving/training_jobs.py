@@ -175,11 +175,6 @@ def make_blueprint(jobs: TrainingJobs | None) -> Blueprint:
         job = jobs.start()
         return jsonify(_status(job, [])), 202, {"Location": f"/train/{job.id}"}
 
-    @routes.get("/train")
-    def usage() -> Response:
-        message = "POST starts a training in the background; GET /train/<id> returns its state"
-        raise RequestError(405, "method_not_allowed", message, {"Allow": "POST"})
-
     @routes.get("/train/<identifier>")
     def status(identifier: str) -> Response:
         require_train_permission()
