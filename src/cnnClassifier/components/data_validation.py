@@ -6,17 +6,18 @@ from typing import Any
 import pandas as pd
 
 from cnnClassifier.dataset.file_table import read_file_table
-from cnnClassifier.dataset.groups import (
-    add_reasons,
-    assign_groups,
-    link_duplicates,
-    mark_conflicts,
-    mark_exact_duplicates,
-)
 from cnnClassifier.dataset.layout import image_files
 from cnnClassifier.dataset.report import build_report, render_page
 from cnnClassifier.dataset.shortcuts import measure_shortcuts
-from cnnClassifier.dataset.split import assign_splits, check_leakage, read_given_splits
+from cnnClassifier.dataset.split import (
+    add_reasons,
+    assign_groups,
+    assign_splits,
+    link_duplicates,
+    mark_conflicts,
+    mark_exact_duplicates,
+    read_given_splits,
+)
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.manifest import SPLITS, Manifest
@@ -62,7 +63,6 @@ class DataValidation:
         table = assign_groups(table, config.group_pattern)
         table = add_reasons(table)
         table = assign_splits(table, config.shares, config.seed)
-        check_leakage(table)
         is_used = table["split"] != ""
         shortcuts = measure_shortcuts(table[is_used], thumbnails[is_used], config.seed)
         return self._write(table, build_report(table, shortcuts, config))
