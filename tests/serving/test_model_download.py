@@ -63,8 +63,8 @@ def test_no_member_is_written_outside_of_the_folder(tmp_path):
         (b"x", sha256(b"x"), [], "not a zip of a bundle"),
         (b"x" * 2001, "1", [], "larger than 2.0 kB"),
         (zip_of({"a": bytes(3000)}), None, [], "extracts to more than 2.0 kB"),
-        (zip_of({"a/n": b"1", "b/n": b"2"}), None, [], "two files are named n"),
-        (zip_of({"a/..": b"1"}), None, [], "two files are named .."),
+        (zip_of({"a/n": b"1", "b/n": b"2"}), None, [], "not a zip of a bundle .*File exists"),
+        (zip_of({"a/..": b"1"}), None, [], "not a zip of a bundle .*File exists"),
     ],
 )
 def test_an_error_is_one_line_without_the_signature(

@@ -1,6 +1,5 @@
 """Stage data_validation: decide which files are used, and in which split."""
 
-from contextlib import ExitStack
 from typing import Any
 
 import pandas as pd
@@ -72,10 +71,11 @@ class DataValidation:
         config = self.config
         manifest = Manifest.from_table(table)
         html_path = config.report_path.with_suffix(".html")
-        with ExitStack() as stack:
-            manifest_temp = stack.enter_context(atomic_write(config.manifest_path))
-            report_temp = stack.enter_context(atomic_write(config.report_path))
-            html_temp = stack.enter_context(atomic_write(html_path))
+        with (
+            atomic_write(config.manifest_path) as manifest_temp,
+            atomic_write(config.report_path) as report_temp,
+            atomic_write(html_path) as html_temp,
+        ):
             manifest.write(manifest_temp)
             report = {"manifest_sha256": sha256_of(manifest_temp)} | report
             save_json(report_temp, report)

