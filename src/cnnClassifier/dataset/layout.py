@@ -110,9 +110,8 @@ def arrange_images(
             match the folders.
     """
     depth = class_depth = _skip_wrappers(paths, 0)
-    splits = _folders_at(paths, depth)
-    has_splits = SPLITS.keys() >= set(map(str.casefold, splits))
-    if splits and has_splits:
+    folders = set(map(str.casefold, _folders_at(paths, depth)))
+    if folders and folders <= SPLITS.keys():
         class_depth = _skip_wrappers(paths, depth + 1)
     in_folders = [path for path in paths if len(path.parts) > class_depth + 1]
     if not in_folders:
@@ -135,20 +134,7 @@ def arrange_images(
             "(CLASSES in params.yaml); correct that, or select and merge the folders with "
             f"data_ingestion.classes; folders: {_join(counts)}"
         )
-    images = []
-    targets = set()
-    for path in in_folders:
-        folder = path.parts[class_depth]
-        if folder not in labels:
-            continue
-        split = path.parts[depth] if class_depth > depth else ""
-        target = PurePosixPath(split, labels[folder], *path.parts[class_depth + 1 :])
-        # Unique also on disks that ignore case.
-        while str(target).casefold() in targets:
-            target = target.with_name(f"{folder}_{target.name}")
-        targets.add(str(target).casefold())
-        images.append(SourceImage(path, split, labels[folder], target))
-    return images
+    return _assign_targets(in_folders, labels, depth, class_depth)
 
 
 def write_images(images: list[SourceImage], source: Path, target: Path, *, move: bool) -> None:
@@ -211,6 +197,25 @@ def _match_patterns(
     if skipped:
         logger.info("%s: skipped folders without a pattern: %s", source, _format_counts(skipped))
     return labels
+
+
+def _assign_targets(
+    paths: list[PurePosixPath], labels: Mapping[str, str], split_depth: int, class_depth: int
+) -> list[SourceImage]:
+    """Replace folders by classes; make targets unique, also on disks that ignore case."""
+    images = []
+    targets = set()
+    for path in paths:
+        folder = path.parts[class_depth]
+        if folder not in labels:
+            continue
+        split = path.parts[split_depth] if class_depth > split_depth else ""
+        target = PurePosixPath(split, labels[folder], *path.parts[class_depth + 1 :])
+        while str(target).casefold() in targets:
+            target = target.with_name(f"{folder}_{target.name}")
+        targets.add(str(target).casefold())
+        images.append(SourceImage(path, split, labels[folder], target))
+    return images
 
 
 def _join(names: Iterable[str]) -> str:
