@@ -46,9 +46,8 @@ def serving(site: Site) -> Iterator[Site]:
             if start and start >= size:
                 self.reply(416, **{"Content-Range": f"bytes */{size}"})
                 return
-            headers = site.version | {"Content-Length": str(size - start)}
-            if start:
-                headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+            content_range = {"Content-Range": f"bytes {start}-{size - 1}/{size}"} if start else {}
+            headers = site.version | {"Content-Length": str(size - start)} | content_range
             self.reply(206 if start else 200, **headers)
             self.send_body(site.content[start:])
 
@@ -84,14 +83,11 @@ def serving(site: Site) -> Iterator[Site]:
         def handle_error(self, request, client_address):
             pass  # a client that was killed
 
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    site.url = f"http://127.0.0.1:{server.server_port}/scans.zip"
-    try:
-        yield site
-    finally:
-        stopped.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
+        site.url = f"http://127.0.0.1:{server.server_port}/scans.zip"
+        try:
+            yield site
+        finally:
+            stopped.set()
+            server.shutdown()

@@ -12,7 +12,7 @@ import cnnClassifier
 from cnnClassifier.components.data_ingestion import DataIngestion
 from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.utils.errors import UserError
-from tests.archives import IMAGES, ingestion_options, read_files, tar_of, write_files, zip_of
+from tests.archives import IMAGES, ingestion_options, read_files, write_files, zip_of
 from tests.loopback import Site, serving
 from tests.waiting import until
 
@@ -61,19 +61,12 @@ def start(options) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=SRC, env=quiet, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar.gz", "folder", "http"])
+@pytest.mark.parametrize("kind", ["folder", "http"])
 def test_the_output_is_replaced_and_logged_in_one_line(tmp_path, ingest, data_dir, caplog, kind):
-    source = tmp_path / f"scans.{kind}"
-    with (
-        serving(Site(zip_of(IMAGES))) as site,
-        caplog.at_level(logging.INFO, logger="cnnClassifier"),
-    ):
-        if kind == "folder":
-            write_files(source, IMAGES)
-        elif kind == "http":
-            source = site.url
-        else:
-            source.write_bytes(zip_of(IMAGES) if kind == "zip" else tar_of(IMAGES, "gz"))
+    caplog.set_level(logging.INFO, logger="cnnClassifier")
+    write_files(tmp_path / "scans", IMAGES)
+    with serving(Site(zip_of(IMAGES))) as site:
+        source = tmp_path / "scans" if kind == "folder" else site.url
         assert ingest(source) == data_dir
     assert read_files(data_dir) == INGESTED
     assert leftovers(data_dir) == set()
@@ -83,22 +76,15 @@ def test_the_output_is_replaced_and_logged_in_one_line(tmp_path, ingest, data_di
 
 
 def test_splits_are_kept_and_folders_merged_by_pattern(tmp_path, ingest, data_dir):
-    for split in ("train", "test"):
-        for folder in ("normal", "adeno_T1", "x"):
-            write_files(tmp_path / "k/Data", {f"{split}/{folder}/{split}.png": b"x"})
+    files = ["train/adeno_T1/1.png", "train/normal/1.png", "train/x/1.png", "test/normal/2.png"]
+    write_files(tmp_path / "k/Data", dict.fromkeys(files, b"x"))
     ingest(tmp_path / "k", class_patterns={"adeno": "ADENO*", "normal": "normal"})
-    assert set(read_files(data_dir)) == {
-        "test/adeno/test.png",
-        "test/normal/test.png",
-        "train/adeno/train.png",
-        "train/normal/train.png",
-    }
+    assert set(read_files(data_dir)) == {"train/adeno/1.png", "train/normal/1.png", files[3]}
 
 
 @pytest.mark.parametrize(
     ("content", "changes", "message"),
     [
-        (b"<!DOCTYPE html>quota", {}, "web page"),
         (zip_of({"../normal/a.png": b"x"}), {}, "outside of the folder"),
         (zip_of({"a/1.png": bytes(3_000_000)}), {}, "200 times"),
         (zip_of(IMAGES), {"max_unpacked_bytes": 1_000}, "max_unpacked_bytes"),
@@ -145,9 +131,8 @@ def test_a_killed_run_leaves_the_last_good_output_and_its_download_is_resumed(
     ingest, data_dir, tmp_path
 ):
     def is_stalled():
-        return any(
-            part.stat().st_size > 300_000 for part in (tmp_path / "downloads").glob("*.part")
-        )
+        parts = (tmp_path / "downloads").glob("*.part")
+        return any(part.stat().st_size > 300_000 for part in parts)
 
     with serving(Site(zip_of(LARGE), stall_at=400_000)) as site:
         process = start(ingestion_options(tmp_path, site.url))

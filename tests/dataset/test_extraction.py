@@ -38,12 +38,6 @@ def info(
     return member
 
 
-def zip_link(name: str, target: str) -> bytes:
-    member = zipfile.ZipInfo(name)
-    member.create_system, member.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    return zip_of(IMAGES | {member: target.encode()})
-
-
 @pytest.mark.parametrize(
     "pack", [zip_of, *(lambda f, c=c: tar_of(f, c) for c in ("", "gz", "bz2", "xz"))]
 )
@@ -60,23 +54,6 @@ def test_only_images_are_extracted(tmp_path, pack):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        tar_of(IMAGES, more=(info("scans/normal/z.png", tarfile.LNKTYPE, "scans/normal/a.png"),)),
-        tar_of(IMAGES, more=(info("scans/normal/z.png", tarfile.SYMTYPE, "../normal/a.png"),)),
-        zip_link("scans/normal/z.png", "a.png"),
-    ],
-    ids=["hardlink", "symlink", "zip symlink"],
-)
-def test_a_link_to_an_image_inside_becomes_a_copy(tmp_path, content):
-    extract_images(write(tmp_path, content), tmp_path / "out", LIMIT)
-    copy = tmp_path / "out/scans/normal/z.png"
-    assert copy.read_bytes() == IMAGES["scans/normal/a.png"]
-    assert not copy.is_symlink()
-    assert copy.stat().st_nlink == 1
-
-
-@pytest.mark.parametrize(
     "name", ["../evil.png", "a/../../evil.png", "/evil.png", "C:\\evil.png", "a\\..\\..\\evil.png"]
 )
 @pytest.mark.parametrize("pack", [zip_of, tar_of])
@@ -88,23 +65,21 @@ def test_another_file_outside_of_the_folder_is_refused_too(tmp_path):
     assert "outside of the folder" in error_of(tmp_path, tar_of(IMAGES | {"../evil.sh": b"x"}))
 
 
-@pytest.mark.parametrize("target", ["../../../evil.png", "/etc/passwd", "..\\..\\..\\evil"])
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, "zip"])
-def test_a_link_to_a_file_outside_of_the_folder_is_refused(tmp_path, target, kind):
+@pytest.mark.parametrize("target", ["a.png", "../../../evil.png", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "kind", ["zip", *(getattr(tarfile, f"{k}TYPE") for k in ("SYM", "LNK", "CHR", "BLK", "FIFO"))]
+)
+def test_links_devices_and_pipes_are_skipped(tmp_path, caplog, kind, target):
     name = "scans/normal/z.png"
-    content = (
-        zip_link(name, target)
-        if kind == "zip"
-        else tar_of(IMAGES, more=(info(name, kind, target),))
-    )
-    assert "outside of the folder" in error_of(tmp_path, content)
-
-
-@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
-def test_devices_and_pipes_are_not_created(tmp_path, kind):
-    content = tar_of(IMAGES, more=(info("scans/x.png", kind),))
+    link = zipfile.ZipInfo(name)
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    if kind == "zip":
+        content = zip_of(IMAGES | {link: target.encode()})
+    else:
+        content = tar_of(IMAGES, more=(info(name, kind, target),))
     extract_images(write(tmp_path, content), tmp_path / "out", LIMIT)
     assert read_files(tmp_path / "out") == IMAGES
+    assert "skipped 1 links to images" in caplog.text
 
 
 def test_an_encrypted_zip_is_reported(tmp_path):
@@ -159,15 +134,18 @@ def test_a_truncated_tar_is_damaged(tmp_path, pack, fraction):
     assert "damaged, truncated" in error_of(tmp_path, content[: int(len(content) * fraction)])
 
 
-def test_a_tar_cut_between_members_is_damaged(tmp_path):
-    content = tar_of(IMAGES).rstrip(b"\0")
-    assert "damaged, truncated" in error_of(tmp_path, content + bytes(-len(content) % 512))
+CUT = tar_of(IMAGES).rstrip(b"\0")
 
 
-def test_a_zip_with_flipped_bytes_is_damaged(tmp_path):
-    content = bytearray(zip_of(IMAGES, zipfile.ZIP_STORED))
-    content[content.index(b"c" * 800) + 5] ^= 255
-    assert "CRC" in error_of(tmp_path, bytes(content))
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (CUT + bytes(-len(CUT) % 512), "damaged, truncated"),  # between two members
+        (zip_of(IMAGES, zipfile.ZIP_STORED).replace(b"cc", b"cd", 1), "CRC"),
+    ],
+)
+def test_damage_is_reported(tmp_path, content, message):
+    assert message in error_of(tmp_path, content)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,10 +34,7 @@ def test_what_was_written_is_read(tmp_path):
     manifest.write(path)
     assert Manifest.read(path) == manifest
     assert Manifest.from_table(pd.DataFrame(entries)) == manifest
-    content = path.read_bytes()
-    assert content.startswith(HEADER)
-    Manifest.read(path).write(path)
-    assert path.read_bytes() == content
+    assert path.read_bytes().startswith(HEADER)
     path.write_bytes(GOOD)
     expected = Entry("a/1.png", "a", "0f", "g", "train", "", "", 2, 3, 5, "PNG", "L")
     assert Manifest.read(path).entries == (expected,)
@@ -51,8 +50,6 @@ def test_what_was_written_is_read(tmp_path):
         (GOOD[:-20], "damaged"),
         (GOOD[:-1] + b",more\n", "damaged"),
         (GOOD.replace(b"1.png", b"\xff"), "damaged"),
-        (GOOD.replace(b",train,", b",training,"), "damaged (row 2 has neither"),
-        (GOOD.replace(b",train,", b",,"), "damaged (row 2 has neither"),
     ],
 )
 def test_a_damaged_manifest_is_an_error_in_one_line(tmp_path, content, message):
@@ -61,10 +58,8 @@ def test_a_damaged_manifest_is_an_error_in_one_line(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(ManifestError) as caught:
         Manifest.read(path)
-    assert str(caught.value).startswith(str(path))
-    assert message in str(caught.value)
+    assert re.fullmatch(rf"{re.escape(str(path))}.*{re.escape(message)}.*", str(caught.value))
     assert "run data_validation" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_splits_and_labels():
@@ -79,10 +74,8 @@ def test_splits_and_labels():
     manifest = Manifest(tuple(entries))
     assert manifest.classes == ("a", "b")
     train = manifest.in_split("train")
-    assert [e.path for e in train] == ["b/1.png", "a/1.png"]
-    labels = manifest.labels(train)
-    assert labels.tolist() == [1, 0]
-    assert labels.dtype == np.int64
+    assert train == entries[:2]
+    np.testing.assert_array_equal(manifest.labels(train), np.int64([1, 0]), strict=True)
     with pytest.raises(ManifestError, match="validation has no images of b; run data_validation"):
         manifest.in_split("validation")
     with pytest.raises(ManifestError, match="train has no images of any class"):

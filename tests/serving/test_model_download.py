@@ -17,7 +17,7 @@ from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.serving import model_download
 from cnnClassifier.serving.model_download import download_bundle
 from cnnClassifier.utils.errors import StorageError, UserError
-from tests.archives import zip_of
+from tests.archives import read_files, zip_of
 from tests.loopback import Site, serving
 from tests.waiting import PATIENCE_S
 
@@ -28,10 +28,6 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-def zip_folder(folder, top=""):
-    return zip_of({f"{top}{path.name}": path.read_bytes() for path in folder.iterdir()})
-
-
 @pytest.fixture(autouse=True)
 def temporary_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -39,7 +35,7 @@ def temporary_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("top", ["", "training/"])
 def test_a_zip_of_a_bundle_is_downloaded_and_extracted(tiny_bundle, tmp_path, top):
-    content = zip_folder(tiny_bundle, top)
+    content = zip_of({top + name: data for name, data in read_files(tiny_bundle).items()})
     with serving(Site(content)) as site:
         folder = download_bundle(f"{site.url}?signature=secret", sha256(content).upper())
     assert ModelBundle.read(folder).file_hashes == ModelBundle.read(tiny_bundle).file_hashes
@@ -50,8 +46,9 @@ def test_no_member_is_written_outside_of_the_folder(tmp_path):
     content = zip_of({"../../escaped": b"1", "/absolute": b"2", "a/b/deep": b"3"})
     with serving(Site(content)) as site:
         folder = download_bundle(site.url, sha256(content))
-    assert {path.name for path in folder.iterdir()} == {"escaped", "absolute", "deep"}
-    assert list(tmp_path.iterdir()) == [folder]
+    assert set(read_files(tmp_path)) == {
+        f"{folder.name}/{n}" for n in ("escaped", "absolute", "deep")
+    }
 
 
 @pytest.mark.parametrize(
@@ -63,8 +60,8 @@ def test_no_member_is_written_outside_of_the_folder(tmp_path):
         (b"x", sha256(b"x"), [], "not a zip of a bundle"),
         (b"x" * 2001, "1", [], "larger than 2.0 kB"),
         (zip_of({"a": bytes(3000)}), None, [], "extracts to more than 2.0 kB"),
-        (zip_of({"a/n": b"1", "b/n": b"2"}), None, [], "two files are named n"),
-        (zip_of({"a/..": b"1"}), None, [], "two files are named .."),
+        (zip_of({"a/n": b"1", "b/n": b"2"}), None, [], "not a zip of a bundle .*File exists"),
+        (zip_of({"a/..": b"1"}), None, [], "not a zip of a bundle .*File exists"),
     ],
 )
 def test_an_error_is_one_line_without_the_signature(
@@ -98,7 +95,7 @@ def test_a_full_disk_is_named(tmp_path, limit):
 
 @pytest.mark.slow
 def test_the_server_downloads_a_model_and_leaves_no_files(tiny_bundle, tmp_path):
-    content = zip_folder(tiny_bundle)
+    content = zip_of(read_files(tiny_bundle))
     project, temporary = tmp_path / "project", tmp_path / "temporary"
     shutil.copytree(ROOT / "config", project / "config")
     shutil.copy(ROOT / "params.yaml", project)

@@ -1,22 +1,22 @@
 """Stage data_validation: decide which files are used, and in which split."""
 
-from contextlib import ExitStack
 from typing import Any
 
 import pandas as pd
 
 from cnnClassifier.dataset.file_table import read_file_table
-from cnnClassifier.dataset.groups import (
-    add_reasons,
-    assign_groups,
-    link_duplicates,
-    mark_conflicts,
-    mark_exact_duplicates,
-)
 from cnnClassifier.dataset.layout import image_files
 from cnnClassifier.dataset.report import build_report, render_page
 from cnnClassifier.dataset.shortcuts import measure_shortcuts
-from cnnClassifier.dataset.split import assign_splits, check_leakage, read_given_splits
+from cnnClassifier.dataset.split import (
+    add_reasons,
+    assign_groups,
+    assign_splits,
+    link_duplicates,
+    mark_conflicts,
+    mark_exact_duplicates,
+    read_given_splits,
+)
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.manifest import SPLITS, Manifest
@@ -62,7 +62,6 @@ class DataValidation:
         table = assign_groups(table, config.group_pattern)
         table = add_reasons(table)
         table = assign_splits(table, config.shares, config.seed)
-        check_leakage(table)
         is_used = table["split"] != ""
         shortcuts = measure_shortcuts(table[is_used], thumbnails[is_used], config.seed)
         return self._write(table, build_report(table, shortcuts, config))
@@ -72,10 +71,11 @@ class DataValidation:
         config = self.config
         manifest = Manifest.from_table(table)
         html_path = config.report_path.with_suffix(".html")
-        with ExitStack() as stack:
-            manifest_temp = stack.enter_context(atomic_write(config.manifest_path))
-            report_temp = stack.enter_context(atomic_write(config.report_path))
-            html_temp = stack.enter_context(atomic_write(html_path))
+        with (
+            atomic_write(config.manifest_path) as manifest_temp,
+            atomic_write(config.report_path) as report_temp,
+            atomic_write(html_path) as html_temp,
+        ):
             manifest.write(manifest_temp)
             report = {"manifest_sha256": sha256_of(manifest_temp)} | report
             save_json(report_temp, report)

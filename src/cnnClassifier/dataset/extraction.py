@@ -1,7 +1,6 @@
 """Extract the images of an untrusted zip or tar archive."""
 
 import lzma
-import posixpath
 import shutil
 import stat
 import struct
@@ -11,17 +10,17 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, NamedTuple, Self
+from typing import IO, Self
 
 from cnnClassifier.dataset.layout import is_image
 from cnnClassifier.utils.common import create_directories, format_size
 from cnnClassifier.utils.errors import SourceError
+from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.storage import disk_errors
 
 MAX_RATIO = 200  # extracted bytes for each byte of the archive
 _SMALL_BYTES = 1_000_000  # an archive that extracts to less is no bomb, whatever its ratio
-_MAX_LINK_BYTES = 4096
 # Headers whose content is read into memory.
 _EXTENDED_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
@@ -46,20 +45,9 @@ _ARCHIVE_ERRORS = (
 _HINT = "extract it yourself and set data_ingestion.source_URL to the folder"
 
 
-class _Member(NamedTuple):
-    """A member of a zip or tar archive.
-
-    Attributes:
-        name: its path.
-        size: extracted bytes; the libraries never return more.
-        open: opens a regular file for reading; None for others.
-        link: target of a link, relative to the archive's top; empty for others.
-    """
-
-    name: str
-    size: int
-    open: Callable[[], IO[bytes] | None] | None = None
-    link: str = ""
+# Path in the archive; extracted bytes (the libraries never return more); function that opens a file
+# for reading, or None for folders, links and devices.
+_Member = tuple[str, int, Callable[[], IO[bytes]] | None]
 
 
 class _TarHeader(tarfile.TarInfo):
@@ -91,7 +79,7 @@ def archive_error(path: Path) -> str | None:
 def extract_images(archive: Path, folder: Path, max_bytes: int) -> None:
     """Extract the images of an archive; other files are skipped, but checked as well.
 
-    Links are never created: a link to an image in the archive becomes a copy of it.
+    Links are skipped: the image that one refers to is in the archive once already.
 
     Args:
         archive: a file without an `archive_error`.
@@ -106,38 +94,41 @@ def extract_images(archive: Path, folder: Path, max_bytes: int) -> None:
     archive_bytes = archive.stat().st_size
     limit = min(max_bytes, max(_SMALL_BYTES, MAX_RATIO * archive_bytes))
     list_members = _tar_members if _is_tar(archive) else _zip_members
-    links: list[tuple[PurePosixPath, Path]] = []
-    total = 0
+    total = skipped = 0
     try:
         with (
             disk_errors(folder),
             archive.open("rb") as file,
             progress(total=archive_bytes, desc="extract", unit="B", unit_scale=True) as bar,
         ):
-            for member in list_members(file):
-                path = _safe_path(member.name, archive)
-                total += member.size
-                _check_total(total, limit, archive)
-                if is_image(path) and member.link:
-                    links.append((path, folder / _safe_path(member.link, archive)))
-                elif is_image(path) and member.open:
-                    _write(member.open(), folder / path)
+            for name, size, open_file in list_members(file):
+                path = _safe_path(name, archive)
+                total += size
+                if total > limit:
+                    raise SourceError(
+                        f"{archive}: extracts to more than {format_size(limit)}, which is "
+                        f"data_ingestion.max_unpacked_bytes or {MAX_RATIO} times its size; "
+                        f"if you trust it, raise that limit or {_HINT}"
+                    )
                 bar.update(file.tell() - bar.n)
-            for path, target in links:
-                if target.is_file():
-                    total += target.stat().st_size
-                    _check_total(total, limit, archive)
-                    _write(target.open("rb"), folder / path)
+                if is_image(path) and open_file:
+                    create_directories((folder / path).parent)
+                    with open_file() as source, (folder / path).open("wb") as target:
+                        shutil.copyfileobj(source, target)
+                elif is_image(path):
+                    skipped += 1
     except _ARCHIVE_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(
             f"{archive}: damaged, truncated, encrypted or of an unknown compression ({reason}); "
             "get it again, or create it as a plain zip or tar.gz"
         ) from error
+    if skipped:
+        logger.warning("%s: skipped %d links to images", archive, skipped)
 
 
 def _safe_path(name: str, archive: Path) -> PurePosixPath:
-    """Return the name of a member, or the target of a link, as a path below the folder.
+    """Return the name of a member as a path below the folder.
 
     Slashes and backslashes separate; `..`, absolute paths and drive letters are refused.
     """
@@ -147,33 +138,12 @@ def _safe_path(name: str, archive: Path) -> PurePosixPath:
     return PurePosixPath(*path.parts)
 
 
-def _check_total(total: int, limit: int, archive: Path) -> None:
-    if total > limit:
-        raise SourceError(
-            f"{archive}: extracts to more than {format_size(limit)}, which is "
-            f"data_ingestion.max_unpacked_bytes or {MAX_RATIO} times its size; "
-            f"if you trust it, raise that limit or {_HINT}"
-        )
-
-
-def _write(source: IO[bytes] | None, target: Path) -> None:
-    if source is None:
-        raise EOFError("a file without content")
-    create_directories(target.parent)
-    with source, target.open("wb") as file:
-        shutil.copyfileobj(source, file)
-
-
 def _zip_members(file: IO[bytes]) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
-            file_type = stat.S_IFMT(info.external_attr >> 16)
-            if file_type == stat.S_IFLNK:
-                target = archive.open(info).read(_MAX_LINK_BYTES).decode()
-                link = _resolve_link(info.filename, target)
-                yield _Member(info.filename, info.file_size, link=link)
-            elif not info.is_dir() and file_type in (0, stat.S_IFREG):
-                yield _Member(info.filename, info.file_size, partial(archive.open, info))
+            is_regular = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
+            content = partial(archive.open, info) if is_regular else None
+            yield info.filename, info.file_size, content
 
 
 def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
@@ -181,25 +151,13 @@ def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
         for info in archive:
             if info.size < 0:  # from an extended header
                 raise tarfile.ReadError("a header has an invalid size")
-            if info.islnk():
-                yield _Member(info.name, info.size, link=info.linkname)
-            elif info.issym():
-                yield _Member(info.name, info.size, link=_resolve_link(info.name, info.linkname))
-            elif info.isreg():
-                yield _Member(info.name, info.size, partial(archive.extractfile, info))
-            else:
-                yield _Member(info.name, info.size)
+            content = partial(archive.extractfile, info) if info.isreg() else None
+            yield info.name, info.size, content  # type: ignore[misc]
         # tarfile takes a damaged header for the end. The real end is two blocks of zeros, of which
         # it has read one.
         end = archive.fileobj.read(tarfile.BLOCKSIZE) if archive.fileobj else b""
         if end != bytes(tarfile.BLOCKSIZE):
             raise EOFError("the end is missing")
-
-
-def _resolve_link(name: str, target: str) -> str:
-    """Return the target of a symbolic link relative to the archive's top."""
-    folder = posixpath.dirname(name.replace("\\", "/"))
-    return posixpath.normpath(posixpath.join(folder, target.replace("\\", "/")))
 
 
 def _is_tar(path: Path) -> bool:

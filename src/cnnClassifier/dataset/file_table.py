@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from cnnClassifier.dataset.near_duplicates import Keypoints, extract_keypoints
-from cnnClassifier.entity.dicom_options import DicomOptions
+from cnnClassifier.entity.dicom_options import DEFAULT_DICOM_OPTIONS, DicomOptions
 from cnnClassifier.imaging.decode import DecodedImage, decode
 from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
 from cnnClassifier.utils.errors import ImageError
@@ -58,7 +58,7 @@ def read_file_table(
     max_pixels: int,
     min_side: int = 1,
     backend: str = "threading",
-    dicom_options: DicomOptions | None = None,
+    dicom_options: DicomOptions = DEFAULT_DICOM_OPTIONS,
 ) -> FileTable:
     """Read and decode each file once, on all cores.
 
@@ -70,19 +70,13 @@ def read_file_table(
         backend: of joblib: `threading` (Pillow and OpenCV release the GIL) or `loky` (processes).
         dicom_options: window and frame of DICOM files.
     """
-    options = dicom_options or DicomOptions()
     read = joblib.delayed(_read_file)
-    jobs = (read(data_dir, path, label, max_pixels, min_side, options) for path, label in files)
+    jobs = (read(data_dir, *file, max_pixels, min_side, dicom_options) for file in files)
     results = joblib.Parallel(n_jobs=-1, backend=backend, return_as="generator")(jobs)
-    records = []
-    thumbnails = np.zeros((len(files), THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
-    keypoints = np.full(len(files), None, object)
     bar = progress(results, total=len(files), desc="reading files", unit="file")
-    for row, (record, thumbnail, file_keypoints) in enumerate(bar):
-        records.append(record)
-        thumbnails[row] = thumbnail
-        keypoints[row] = file_keypoints
-    return FileTable(pd.DataFrame(records), thumbnails, keypoints)
+    records, thumbnails, keypoints = zip(*bar, strict=True)
+    table = pd.DataFrame(records)
+    return FileTable(table, np.stack(thumbnails), pd.Series(keypoints, dtype=object).to_numpy())
 
 
 def _read_file(
@@ -92,11 +86,11 @@ def _read_file(
     max_pixels: int,
     min_side: int,
     dicom_options: DicomOptions,
-) -> tuple[dict[str, Any], np.ndarray | int, Keypoints | None]:
+) -> tuple[dict[str, Any], np.ndarray, Keypoints | None]:
     """Return a file's row of the table, its thumbnail and its keypoints."""
     texts = dict.fromkeys(("sha256", "format", "mode", "error", "properties", "patient"), "")
-    record: dict[str, Any] = {"path": path, "label": label, **texts}
-    record |= {"bytes": 0, "width": 0, "height": 0}
+    record = {"path": path, "label": label, **texts, "bytes": 0, "width": 0, "height": 0}
+    black = np.zeros((THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
     try:
         data = (data_dir / path).read_bytes()
         record |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -109,11 +103,9 @@ def _read_file(
         if image.format == "DICOM":
             record["patient"] = read_patient_pseudonym(data)
     except OSError as error:
-        record["error"] = f"unreadable: {error.strerror}"
+        return record | {"error": f"unreadable: {error.strerror}"}, black, None
     except ImageError as error:
-        record["error"] = f"{error.code}: {error}"
-    if record["error"]:
-        return record, 0, None
+        return record | {"error": f"{error.code}: {error}"}, black, None
     gray_image = Image.fromarray(image.pixels).convert("L")
     gray = np.asarray(gray_image)
     record |= {

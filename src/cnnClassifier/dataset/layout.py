@@ -5,10 +5,10 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
 from textwrap import shorten
+from typing import NamedTuple
 
 from cnnClassifier.imaging.decode import SUFFIXES
 from cnnClassifier.utils.common import create_directories
@@ -29,26 +29,20 @@ SPLITS = {
 _MAX_NAMES_LENGTH = 200  # of a list of folders in a message
 
 
-@dataclass(frozen=True)
-class SourceImage:
+class SourceImage(NamedTuple):
     """An image of the source, and its class.
 
     Attributes:
         source: path relative to the source folder.
         split: folder of the split in the source, such as `Train`; empty if there are no splits.
-        label: class, at first the class folder.
-        name: path below the class folder.
+        label: class.
+        target: path in the data folder, `<class>/<name>` or `<split>/<class>/<name>`.
     """
 
     source: PurePosixPath
     split: str
     label: str
-    name: PurePosixPath
-
-    @property
-    def target(self) -> PurePosixPath:
-        """The path in the data folder: `<class>/<name>` or `<split>/<class>/<name>`."""
-        return PurePosixPath(self.split, self.label, self.name)
+    target: PurePosixPath
 
 
 def is_image(path: PurePath) -> bool:
@@ -115,17 +109,20 @@ def arrange_images(
         SourceError: no image, no class folder, another number of classes, or the patterns don't
             match the folders.
     """
-    images = _find_class_folders(paths)
-    if not images:
+    depth = class_depth = _skip_wrappers(paths, 0)
+    folders = set(map(str.casefold, _folders_at(paths, depth)))
+    if folders and folders <= SPLITS.keys():
+        class_depth = _skip_wrappers(paths, depth + 1)
+    in_folders = [path for path in paths if len(path.parts) > class_depth + 1]
+    if not in_folders:
         raise SourceError(
             f"{source}: no image in a class folder; expected a folder for each class with files "
             f"of type {', '.join(sorted(SUFFIXES))}"
         )
-    if len(images) < len(paths):
-        logger.warning(
-            "%s: skipped %d images outside of the class folders", source, len(paths) - len(images)
-        )
-    counts = Counter(image.label for image in images)
+    skipped = len(paths) - len(in_folders)
+    if skipped:
+        logger.warning("%s: skipped %d images outside of the class folders", source, skipped)
+    counts = Counter(path.parts[class_depth] for path in in_folders)
     # Without patterns each folder is a class; the first spelling names it.
     spellings = {folder.casefold(): folder for folder in sorted(counts, reverse=True)}
     own_patterns = {folder: glob.escape(folder) for folder in spellings.values()}
@@ -137,7 +134,7 @@ def arrange_images(
             "(CLASSES in params.yaml); correct that, or select and merge the folders with "
             f"data_ingestion.classes; folders: {_join(counts)}"
         )
-    return _assign_labels(images, labels)
+    return _assign_targets(in_folders, labels, depth, class_depth)
 
 
 def write_images(images: list[SourceImage], source: Path, target: Path, *, move: bool) -> None:
@@ -160,35 +157,11 @@ def summarize(images: list[SourceImage]) -> str:
     return f"{text}, split as in the source ({_format_counts(splits)})" if splits else text
 
 
-def _find_class_folders(paths: list[PurePosixPath]) -> list[SourceImage]:
-    """Return the images in class folders; the label of each is its folder."""
-    depth = _class_depth(paths, 0)
-    folders = _folders_at(paths, depth)
-    if not folders or not all(folder.casefold() in SPLITS for folder in folders):
-        return _images_below(paths, depth, "")
-    by_split: dict[str, list[PurePosixPath]] = {folder: [] for folder in sorted(folders)}
-    for path in paths:
-        if len(path.parts) > depth + 1:
-            by_split[path.parts[depth]].append(path)
-    # A split with several folders shows which folders are classes. In a split with one class, that
-    # folder must not be taken for a wrapper of its patients' folders.
-    class_folders: set[str] = set()
-    for members in by_split.values():
-        folders = _folders_at(members, _class_depth(members, depth + 1))
-        if len(folders) > 1:
-            class_folders.update(map(str.casefold, folders))
-    images = []
-    for split, members in by_split.items():
-        images += _images_below(members, _class_depth(members, depth + 1, class_folders), split)
-    return images
-
-
-def _class_depth(paths: list[PurePosixPath], depth: int, class_folders: Iterable[str] = ()) -> int:
+def _skip_wrappers(paths: list[PurePosixPath], depth: int) -> int:
     """Return the depth of the first folders that don't merely wrap one other folder."""
     while True:
-        folders = _folders_at(paths, depth)
         has_files = any(len(path.parts) == depth + 2 for path in paths)
-        if len(folders) != 1 or has_files or folders.copy().pop().casefold() in class_folders:
+        if len(_folders_at(paths, depth)) != 1 or has_files:
             return depth
         depth += 1
 
@@ -197,60 +170,52 @@ def _folders_at(paths: list[PurePosixPath], depth: int) -> set[str]:
     return {path.parts[depth] for path in paths if len(path.parts) > depth + 1}
 
 
-def _images_below(paths: list[PurePosixPath], depth: int, split: str) -> list[SourceImage]:
-    images = []
-    for path in paths:
-        if len(path.parts) > depth + 1:
-            name = PurePosixPath(*path.parts[depth + 1 :])
-            images.append(SourceImage(path, split, path.parts[depth], name))
-    return images
-
-
 def _match_patterns(
     counts: Counter[str], class_patterns: Mapping[str, str], source: str
 ) -> dict[str, str]:
     """Return the class of each folder that matches a pattern."""
     labels: dict[str, str] = {}
     for label, pattern in class_patterns.items():
-        if not label or PurePath(label).name != label or _is_hidden(label):
+        if PurePath(label).name != label or _is_hidden(label):
             raise SourceError(
                 f"data_ingestion.classes: {label!r} is no folder name; choose a plain word"
             )
-        matches = [
-            folder for folder in counts if fnmatchcase(folder.casefold(), pattern.casefold())
-        ]
+        matches = [name for name in counts if fnmatchcase(name.casefold(), pattern.casefold())]
         if not matches:
             raise SourceError(
                 f"{source}: no folder matches {pattern!r} of class {label}; found {_join(counts)}; "
                 "correct data_ingestion.classes"
             )
-        for folder in matches:
-            if folder in labels:
-                raise SourceError(
-                    f"{source}: folder {folder} matches the patterns of both {labels[folder]} and "
-                    f"{label}; make the patterns in data_ingestion.classes narrower"
-                )
-            labels[folder] = label
+        both = labels.keys() & matches
+        if both:
+            raise SourceError(
+                f"{source}: folder {_join(both)} matches the patterns of class {label} and of "
+                "another one; make the patterns in data_ingestion.classes narrower"
+            )
+        labels |= dict.fromkeys(matches, label)
     skipped = {folder: counts[folder] for folder in counts if folder not in labels}
     if skipped:
         logger.info("%s: skipped folders without a pattern: %s", source, _format_counts(skipped))
     return labels
 
 
-def _assign_labels(images: list[SourceImage], labels: Mapping[str, str]) -> list[SourceImage]:
+def _assign_targets(
+    paths: list[PurePosixPath], labels: Mapping[str, str], split_depth: int, class_depth: int
+) -> list[SourceImage]:
     """Replace folders by classes; make targets unique, also on disks that ignore case."""
-    labeled = []
+    images = []
     targets = set()
-    for image in images:
-        if image.label not in labels:
+    for path in paths:
+        folder = path.parts[class_depth]
+        if folder not in labels:
             continue
-        folder = image.label
-        image = replace(image, label=labels[folder])
-        while str(image.target).casefold() in targets:
-            image = replace(image, name=image.name.with_name(f"{folder}_{image.name.name}"))
-        targets.add(str(image.target).casefold())
-        labeled.append(image)
-    return labeled
+        split = path.parts[split_depth] if class_depth > split_depth else ""
+        target = PurePosixPath(split, labels[folder], *path.parts[class_depth + 1 :])
+        while str(target).casefold() in targets:
+            target = target.with_name(f"{folder}_{target.name}")
+        targets.add(str(target).casefold())
+        images.append(SourceImage(path, split, labels[folder], target))
+    return images
 
 
 def _join(names: Iterable[str]) -> str:

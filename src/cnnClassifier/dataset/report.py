@@ -1,7 +1,6 @@
 """Summarize the table of files: numbers, findings with advice, and a self-contained page."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,8 @@ import pandas as pd
 from PIL import Image
 
 from cnnClassifier.dataset.file_table import UNUSUAL_PROPERTIES
-from cnnClassifier.dataset.groups import CONFLICT, EXACT_DUPLICATE
 from cnnClassifier.dataset.shortcuts import MAX_IMAGES, SHORTCUTS
-from cnnClassifier.dataset.split import LEAKAGE
+from cnnClassifier.dataset.split import CONFLICT, EXACT_DUPLICATE, LEAKAGE
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import DISCLAIMER, is_synthetic
@@ -36,23 +34,8 @@ _SHORTCUT_ADVICE = {
     "data from another source.",
 }
 # Limits that keep the page small.
-_PAGE_SETS, _PAGE_IMAGES, _PAGE_ERRORS, _PAGE_POINTS = 12, 8, 50, 1500
+_PAGE_SETS, _PAGE_IMAGES, _PAGE_ERRORS = 12, 8, 50
 _IMAGE_SIZE = 200  # pixels of an image's longer side on the page
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One result of the validation.
-
-    Attributes:
-        level: `good`, `note` or `warning`.
-        text: the result, in sentences.
-        advice: what to do about it; may be empty.
-    """
-
-    level: str
-    text: str
-    advice: str = ""
 
 
 def build_report(
@@ -82,8 +65,8 @@ def build_report(
             for name, text in UNUSUAL_PROPERTIES.items()
             if name in properties
         },
-        "near_duplicates": _count_sets(near_duplicate_sets(table)),
-        "conflicts": _count_sets(conflict_sets(table)),
+        "near_duplicates": _count_sets(_near_duplicate_sets(table)),
+        "conflicts": _count_sets(_conflict_sets(table)),
         "images": by_class.size().to_dict(),
         "groups": by_class["group"].nunique().to_dict(),
         "largest_group": int(used["group"].value_counts().max()),
@@ -96,21 +79,20 @@ def build_report(
     findings = [
         *_content_findings(report),
         *_group_findings(table, report, config),
-        *_split_findings(report),
+        *_split_findings(report, config),
         *_shortcut_findings(report),
     ]
-    report["warnings"] = [finding.text for finding in findings if finding.level == "warning"]
-    report["findings"] = [asdict(finding) for finding in findings]
-    return report
+    warnings = [finding["text"] for finding in findings if finding["level"] == "warning"]
+    return report | {"warnings": warnings, "findings": findings}
 
 
-def near_duplicate_sets(table: pd.DataFrame) -> pd.DataFrame:
+def _near_duplicate_sets(table: pd.DataFrame) -> pd.DataFrame:
     """Return the near-duplicates, without exact duplicates and conflicts, sorted into sets."""
     is_other = table["error"].ne("") | table["duplicate_of"].ne("") | table["conflict_with"].ne("")
     return _sort_into_sets(table[~is_other].assign(order=0), "duplicate_set")
 
 
-def conflict_sets(table: pd.DataFrame) -> pd.DataFrame:
+def _conflict_sets(table: pd.DataFrame) -> pd.DataFrame:
     """Return the files whose image is in several classes, sorted into sets.
 
     One file of each class comes first, so that they are side by side however large the set is.
@@ -118,12 +100,6 @@ def conflict_sets(table: pd.DataFrame) -> pd.DataFrame:
     conflicts = table[table["conflict_with"] != ""]
     rank_in_class = conflicts.groupby(["duplicate_set", "label"]).cumcount()
     return _sort_into_sets(conflicts.assign(order=rank_in_class > 0), "duplicate_set")
-
-
-def exact_duplicate_sets(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the files that have equal bytes, sorted into sets, the kept file of each set first."""
-    valid = table[table["error"] == ""]
-    return _sort_into_sets(valid.assign(order=valid["duplicate_of"] != ""), "sha256")
 
 
 def _sort_into_sets(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -154,11 +130,9 @@ def _describe_sizes(used: pd.DataFrame) -> dict[str, Any]:
     margin = 3 * np.maximum(high - low, np.log(1.1))
     is_outlier = ((features < low - margin) | (features > high + margin)).any(1)
     names = used["width"].astype(str) + "×" + used["height"].astype(str)
-    counts = names.value_counts().rename_axis("size").reset_index()
-    most_common = counts.sort_values(["count", "size"], ascending=[False, True]).head()
     return {
-        "distinct": len(counts),
-        "most_common": dict(zip(most_common["size"], most_common["count"].tolist(), strict=True)),
+        "distinct": names.nunique(),
+        "most_common": names.value_counts().head().to_dict(),
         "width": [int(used["width"].min()), int(used["width"].max())],
         "height": [int(used["height"].min()), int(used["height"].max())],
         "outliers": dict(zip(used["path"][is_outlier], names[is_outlier], strict=True)),
@@ -193,32 +167,37 @@ def _describe_given_split(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _content_findings(report: dict[str, Any]) -> Iterator[Finding]:
+def _finding(level: str, text: str, advice: str = "") -> dict[str, str]:
+    """Return a finding; its level is `good`, `note` or `warning`."""
+    return {"level": level, "text": text, "advice": advice}
+
+
+def _content_findings(report: dict[str, Any]) -> Iterator[dict[str, str]]:
     left_out, conflicts = report["left_out"], report["conflicts"]
     near_duplicates, outliers = report["near_duplicates"], report["sizes"]["outliers"]
     images = pd.Series(report["images"])
     if conflicts["sets"]:
-        yield Finding(
+        yield _finding(
             "warning",
             f"More than one class for {_count(conflicts['sets'], 'image')}; all "
             f"{conflicts['files']} files with a conflict are left out.",
             "Find out which class is right, and remove the other files at the source.",
         )
     if left_out["error"]:
-        yield Finding(
+        yield _finding(
             "note",
             f"{_count(left_out['error'], 'file')} can't be used.",
             "The reasons are listed below: replace the files, or remove them.",
         )
     if left_out[EXACT_DUPLICATE]:
-        yield Finding(
+        yield _finding(
             "note",
             f"Left out as exact duplicates: {_count(left_out[EXACT_DUPLICATE], 'file')}. "
             "One of each is kept.",
             "Nothing to do. Many duplicates mean that the data is smaller than it looks.",
         )
     if near_duplicates["sets"]:
-        yield Finding(
+        yield _finding(
             "note",
             f"{near_duplicates['files']} images are near-duplicates, in "
             f"{_count(near_duplicates['sets'], 'set')}: encoded again, resized, cropped or drawn "
@@ -229,13 +208,13 @@ def _content_findings(report: dict[str, Any]) -> Iterator[Finding]:
     if outliers:
         examples = ", ".join(f"{path} ({size})" for path, size in list(outliers.items())[:3])
         more = f" and {len(outliers) - 3} more" if len(outliers) > 3 else ""
-        yield Finding(
+        yield _finding(
             "note",
             f"Unusual size of {_count(len(outliers), 'image')}: {examples}{more}.",
             "Check whether they show the same as the others; remove scouts and screenshots.",
         )
     if images.max() >= 2 * images.min():
-        yield Finding(
+        yield _finding(
             "note",
             f"{images.idxmax()} has {images.max() / images.min():.1f} times as many images as "
             f"{images.idxmin()}.",
@@ -246,10 +225,10 @@ def _content_findings(report: dict[str, Any]) -> Iterator[Finding]:
 
 def _group_findings(
     table: pd.DataFrame, report: dict[str, Any], config: DataValidationConfig
-) -> Iterator[Finding]:
+) -> Iterator[dict[str, str]]:
     sources = table["group_source"][table["error"] == ""].value_counts()
     if "dicom" in sources:
-        yield Finding(
+        yield _finding(
             "note",
             f"Grouped by the DICOM header: {_count(int(sources['dicom']), 'file')}, by a hash of "
             "the patient's ID, or else of the study's or series' UID.",
@@ -258,36 +237,39 @@ def _group_findings(
         )
     if "name" not in sources and "file" in sources:
         problem = "matches no file name" if config.group_pattern else "isn't set"
-        yield Finding(
+        yield _finding(
             "warning",
             f"data_validation.group_pattern {problem}: only near-duplicates are kept together, and "
             "images of one patient may be in both train and test.",
             "If file names contain the patient or the series, describe it in group_pattern.",
         )
     if report["largest_group"] > _MAX_GROUP_FRACTION * report["used"]:
-        yield Finding(
+        yield _finding(
             "warning",
             f"One group has {report['largest_group']} of {report['used']} images.",
             "Check data_validation.group_pattern: it may match a part that isn't the patient.",
         )
 
 
-def _split_findings(report: dict[str, Any]) -> Iterator[Finding]:
-    yield _given_split_finding(report) if report["given_split"] else _fraction_finding(report)
+def _split_findings(
+    report: dict[str, Any], config: DataValidationConfig
+) -> Iterator[dict[str, str]]:
+    is_given = report["given_split"]
+    yield _given_split_finding(report) if is_given else _fraction_finding(report, config.shares)
     small = []
     for split in SPLITS[1:]:
         for label, group_count in report["splits"][split]["groups"].items():
             if group_count < _MIN_GROUPS:
                 small.append(f"{label} has {group_count} in {split}")
     if small:
-        yield Finding(
+        yield _finding(
             "warning",
             f"Few groups for evaluation: {', '.join(small)}. Scores depend on which ones they are.",
             "Read the intervals of the scores; add patients.",
         )
 
 
-def _given_split_finding(report: dict[str, Any]) -> Finding:
+def _given_split_finding(report: dict[str, Any]) -> dict[str, str]:
     given = report["given_split"]
     leaked = given["test_images_with_duplicate_in_train"]
     text = (
@@ -298,8 +280,11 @@ def _given_split_finding(report: dict[str, Any]) -> Finding:
     if given["validation_taken_from_train"]:
         text += " The validation split is taken from train, in whole groups."
     if not leaked:
-        return Finding("good", text)
-    return Finding(
+        return _finding(
+            "good",
+            text,
+        )
+    return _finding(
         "warning",
         text,
         "Scores published for the original split may be too high; this pipeline reports scores for "
@@ -307,33 +292,34 @@ def _given_split_finding(report: dict[str, Any]) -> Finding:
     )
 
 
-def _fraction_finding(report: dict[str, Any]) -> Finding:
-    gaps = {}
-    for split, content in report["splits"].items():
-        for label, fraction in content["class_fractions"].items():
-            gaps[split, label] = abs(fraction - content["target"])
-    split, label = max(gaps, key=gaps.__getitem__)
-    largest_gap = gaps[split, label]
-    if largest_gap > _MAX_FRACTION_GAP:
-        content = report["splits"][split]
-        return Finding(
+def _fraction_finding(report: dict[str, Any], targets: Sequence[float]) -> dict[str, str]:
+    fractions = pd.DataFrame(report["splits"]).loc["class_fractions"].apply(pd.Series).T
+    gaps = (fractions - list(targets)).abs()
+    split = str(gaps.max().idxmax())
+    label = gaps[split].idxmax()
+    gap = gaps[split].max()
+    if gap > _MAX_FRACTION_GAP:
+        return _finding(
             "warning",
-            f"The split misses its target: {split} has {content['class_fractions'][label]:.1%} of "
-            f"{label}; the target is {content['target']:.1%}.",
+            f"The split misses its target: {split} has {fractions[split][label]:.1%} of {label}; "
+            f"the target is {report['splits'][split]['target']:.1%}.",
             "The groups allow no better split: add groups, or change SPLIT in params.yaml.",
         )
-    points = max(0.1, 100 * largest_gap)
-    return Finding("good", f"All class fractions are within {points:.1f} points of the target.")
+    points = max(0.1, 100 * gap)
+    return _finding("good", f"All class fractions are within {points:.1f} points of the target.")
 
 
-def _shortcut_findings(report: dict[str, Any]) -> Iterator[Finding]:
+def _shortcut_findings(report: dict[str, Any]) -> Iterator[dict[str, str]]:
     limit, shortcuts = report["shortcut_warning_auc"], report["shortcuts"]
     if not shortcuts:
-        yield Finding("note", "Shortcuts aren't measured: a class has fewer than two groups.")
+        yield _finding(
+            "note",
+            "Shortcuts aren't measured: a class has fewer than two groups.",
+        )
         return
     for name, score in shortcuts.items():
         if score["auc"] >= limit:
-            yield Finding(
+            yield _finding(
                 "warning",
                 f"{SHORTCUTS[name][0].upper()}{SHORTCUTS[name][1:]} alone: AUC {score['auc']:.2f} "
                 f"(95 % interval {score['low']:.2f} to {score['high']:.2f}; limit {limit:.2f}). A "
@@ -342,12 +328,14 @@ def _shortcut_findings(report: dict[str, Any]) -> Iterator[Finding]:
             )
     strongest = max(shortcuts, key=lambda name: shortcuts[name]["auc"])
     if shortcuts[strongest]["auc"] < limit:
-        yield Finding(
-            "good", f"No shortcut reaches AUC {limit:.2f}; the strongest is {SHORTCUTS[strongest]}."
+        yield _finding(
+            "good",
+            f"No shortcut reaches AUC {limit:.2f}; the strongest is {SHORTCUTS[strongest]}.",
         )
     if report["used"] > MAX_IMAGES:
-        yield Finding(
-            "note", f"Shortcuts are measured on a sample of {MAX_IMAGES:,} images, drawn with SEED."
+        yield _finding(
+            "note",
+            f"Shortcuts are measured on a sample of {MAX_IMAGES:,} images, drawn with SEED.",
         )
 
 
@@ -363,22 +351,22 @@ def render_page(table: pd.DataFrame, report: dict[str, Any], config: DataValidat
         report: result of `build_report`, with `manifest_sha256`.
         config: where the images are, and the limits that the page names.
     """
-    classes = list(report["images"])
-    table = table.assign(class_index=table["label"].map(classes.index))
+    valid = table[table["error"] == ""]
+    # The kept file of each set comes first.
+    by_content = _sort_into_sets(valid.assign(order=valid["duplicate_of"] != ""), "sha256")
     return render_template_file(
         "cnnClassifier.dataset",
         "report.html",
         report=report,
         config=config,
-        classes=classes,
+        classes=list(report["images"]),
         splits=SPLITS,
         shortcut_names=SHORTCUTS,
         disclaimer=DISCLAIMER,
-        conflicts=_gallery(conflict_sets(table), config),
-        near_duplicates=_gallery(near_duplicate_sets(table), config),
-        exact_duplicates=_gallery(exact_duplicate_sets(table), config, max_images=1),
+        conflicts=_gallery(_conflict_sets(table), config),
+        near_duplicates=_gallery(_near_duplicate_sets(table), config),
+        exact_duplicates=_gallery(by_content, config, max_images=1),
         errors=list(report["errors"].items())[:_PAGE_ERRORS],
-        scatter=_scatter_plot(table[table["split"] != ""]),
     )
 
 
@@ -404,13 +392,3 @@ def _small_image(path: str, config: DataValidationConfig) -> str:
     image = Image.fromarray(decode(data, config.max_pixels, options).pixels)
     image.thumbnail((_IMAGE_SIZE, _IMAGE_SIZE))
     return image_data_uri(np.asarray(image), quality=80)
-
-
-def _scatter_plot(used: pd.DataFrame) -> dict[str, Any]:
-    """Return the files to plot by width and height, a regular sample if there are many."""
-    rows = np.unique(np.linspace(0, len(used) - 1, _PAGE_POINTS).astype(int))
-    columns = ["path", "class_index", "width", "height"]
-    return {
-        "points": used.iloc[rows][columns].to_dict("records"),
-        "max_side": int(used[["width", "height"]].to_numpy().max()),
-    }

@@ -17,7 +17,6 @@ _COMPONENTS = 40
 _MIN_VARIANCE = 1e-6  # of a principal component; below it is rounding, where many images are equal
 _MAX_REPEATS = 5
 _N_RESAMPLES = 300
-_INTERVAL = (2.5, 97.5)
 
 
 # The matrices are small: threads would mostly wait for one another.
@@ -52,20 +51,18 @@ def measure_shortcuts(
     groups, group_names = pd.factorize(table["group"], sort=True)
     # The same resamples for all, so that two values differ by the shortcut alone.
     rng = np.random.default_rng(seed)
-    weights = [np.ones(len(labels), int)]
-    for _ in range(_N_RESAMPLES):
-        indices = rng.integers(len(group_names), size=len(group_names))
-        weights.append(np.bincount(indices, minlength=len(group_names))[groups])
+    count = len(group_names)
+    resamples = rng.multinomial(count, np.full(count, 1 / count), _N_RESAMPLES)[:, groups]
+    weights = np.vstack([np.ones(len(labels), int), resamples])
     repeats = max(1, min(_MAX_REPEATS, MAX_IMAGES // (2 * len(labels))))
     result = {}
     for name, features in _features(table, thumbnails).items():
         aucs = np.zeros(len(weights))
         for repeat in range(repeats):
             scores = _predict_out_of_fold(features, labels, groups, n_splits, seed + repeat)
-            aucs += weighted_auc(labels, scores, np.stack(weights)) / repeats
-        low, high = np.nanpercentile(aucs, _INTERVAL)
-        values = {"auc": aucs[0], "low": low, "high": high}
-        result[name] = {key: round(float(value), 4) for key, value in values.items()}
+            aucs += weighted_auc(labels, scores, weights) / repeats
+        values = [aucs[0], *np.nanpercentile(aucs, (2.5, 97.5))]
+        result[name] = dict(zip(("auc", "low", "high"), np.round(values, 4).tolist(), strict=True))
     return result
 
 

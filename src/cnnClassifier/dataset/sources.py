@@ -1,22 +1,24 @@
 """Get the images from `source_URL`: a generator, a download, an archive or a folder."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from cnnClassifier.dataset.download import download, is_drive_folder
 from cnnClassifier.dataset.extraction import archive_error, extract_images
 from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.entity.disclaimers import is_synthetic
+from cnnClassifier.utils import http
 from cnnClassifier.utils.common import sha256_of
 from cnnClassifier.utils.errors import SourceError
-from cnnClassifier.utils.http import check_sha256
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_url
 from cnnClassifier.utils.storage import disk_errors, exclusive_lock
+
+_DRIVE_URL = re.compile(r"https?://(drive|docs|drive\.usercontent)\.google\.com/", re.IGNORECASE)
 
 
 def fetch_images(config: DataIngestionConfig, temp_dir: Path) -> Path:
@@ -37,7 +39,7 @@ def fetch_images(config: DataIngestionConfig, temp_dir: Path) -> Path:
         StorageError: a file can't be read or written.
     """
     url = config.source_URL.strip()
-    is_folder = is_synthetic(url) or is_drive_folder(url) or Path(url).expanduser().is_dir()
+    is_folder = is_synthetic(url) or _is_drive_folder(url) or Path(url).expanduser().is_dir()
     if is_folder and config.source_sha256:
         raise SourceError(
             f"{redact_url(url)}: only an archive has a sha256; "
@@ -46,12 +48,10 @@ def fetch_images(config: DataIngestionConfig, temp_dir: Path) -> Path:
     if is_synthetic(url):
         _write_phantom(url, temp_dir)
         return temp_dir
-    if url.lower().startswith(("http://", "https://")):
-        path = _download(url, config)
-    else:
-        path = _find_local(url, config.data_dir)
+    is_remote = url.lower().startswith(("http://", "https://"))
+    path = _download(url, config) if is_remote else _find_local(url, config.data_dir)
     with disk_errors(path):
-        if is_folder or path.is_dir():
+        if path.is_dir():
             return path
         reason = archive_error(path)
         if reason:
@@ -59,7 +59,8 @@ def fetch_images(config: DataIngestionConfig, temp_dir: Path) -> Path:
                 f"{path}: it {reason}; set data_ingestion.source_URL to an archive (for a "
                 "download: its direct link) or to a folder of class folders"
             )
-        check_sha256(path, config.source_sha256, path)
+        if config.source_sha256:
+            http.check_sha256(path, config.source_sha256, path)
         extract_images(path, temp_dir, config.max_unpacked_bytes)
     return temp_dir
 
@@ -67,12 +68,12 @@ def fetch_images(config: DataIngestionConfig, temp_dir: Path) -> Path:
 def _write_phantom(url: str, folder: Path) -> None:
     try:
         from ct_phantom import parse_phantom, write_phantom
+
+        options = parse_phantom(url)
     except ModuleNotFoundError as error:
         raise SourceError(
             f"{url}: the phantom is not installed; set data_ingestion.source_URL to your data"
         ) from error
-    try:
-        options = parse_phantom(url)
     except ValueError as error:
         raise SourceError(str(error)) from None
     with progress(desc="phantom", total=options.patients, unit="patient") as bar:
@@ -110,17 +111,60 @@ def _download(url: str, config: DataIngestionConfig) -> Path:
             "replaced; change one of them"
         )
     with disk_errors(target), exclusive_lock(target):
-        if target.exists() and _is_valid(target, config.source_sha256):
+        if _is_valid(target, config.source_sha256):
             logger.info("using the downloaded %s", target)
-        else:
-            target.unlink(missing_ok=True)  # gdown keeps an existing file
-            timeout = (config.connect_timeout_s, config.read_timeout_s)
-            download(url, target, timeout, config.retries)
+            return target
+        target.unlink(missing_ok=True)  # gdown keeps an existing file
+        if _DRIVE_URL.match(url):
+            _download_from_drive(url, target, config)
+            return target
+        with progress(desc="download", unit="B", unit_scale=True) as bar:
+
+            def update(received: int, total: int | None) -> None:
+                bar.total = total
+                bar.update(received - bar.n)
+
+            http.download(
+                url,
+                target,
+                timeout_s=config.read_timeout_s,
+                retries=config.retries,
+                on_progress=update,
+            )
     return target
 
 
 def _is_valid(path: Path, sha256: str | None) -> bool:
-    """Tell whether a kept download need not be downloaded again."""
-    if path.is_dir():
-        return True
+    """Tell whether a download is already there."""
+    if not path.is_file():
+        return path.is_dir()
     return not archive_error(path) and (sha256 is None or sha256_of(path) == sha256.lower())
+
+
+def _download_from_drive(url: str, target: Path, config: DataIngestionConfig) -> None:
+    """Download a file or a folder; gdown resumes it and shows the progress."""
+    import gdown
+    import requests
+
+    is_folder = _is_drive_folder(url)
+    part = target.with_name(f"{target.name}.part")
+    fetch = gdown.download_folder if is_folder else gdown.download
+    try:
+        fetch(
+            url=url,
+            output=str(part),
+            resume=True,
+            timeout=(config.connect_timeout_s, config.read_timeout_s),
+            retries=config.retries,
+        )
+    except (gdown.exceptions.DownloadError, requests.RequestException) as error:
+        raise SourceError(
+            f"{url}: {' '.join(str(error).split())}; check the network, and share it with 'Anyone "
+            "with the link'; if its download quota is used up, wait a day, or download it in a "
+            "browser and set data_ingestion.source_URL to the file"
+        ) from error
+    os.replace(part, target)
+
+
+def _is_drive_folder(url: str) -> bool:
+    return _DRIVE_URL.match(url) is not None and "/folders/" in url

@@ -107,11 +107,4 @@ class Manifest:
                 f"{path}: other columns than expected, perhaps made by version 1; "
                 "run data_validation again"
             )
-        is_valid = table["split"].isin(SPLITS) ^ (table["split"].eq("") & table["reason"].ne(""))
-        if not is_valid.all():
-            row = int(is_valid.argmin()) + 2
-            raise ManifestError(
-                f"{path}: damaged (row {row} has neither a split nor a reason to be left out); "
-                "run data_validation again"
-            )
         return cls.from_table(table)

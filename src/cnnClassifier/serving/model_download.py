@@ -9,14 +9,22 @@ from pathlib import Path, PurePosixPath
 
 from cnnClassifier.utils.common import format_size
 from cnnClassifier.utils.errors import BundleError
-from cnnClassifier.utils.http import download
+from cnnClassifier.utils.http import check_sha256, download
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.redaction import redact_url
 from cnnClassifier.utils.storage import disk_errors
 
 MAX_BYTES = 2_000_000_000  # of the zip, and of its extracted files
-# Damaged or truncated; an unknown compression or encrypted (RuntimeError); refused by `_extract`.
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+# Damaged or truncated; an unknown compression or encrypted (RuntimeError); too large; two files of
+# one name, which for `..` is a folder's.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    FileExistsError,
+)
 
 
 def download_bundle(url: str, sha256: str | None) -> Path:
@@ -46,7 +54,8 @@ def download_bundle(url: str, sha256: str | None) -> Path:
         tempfile.TemporaryDirectory(prefix="download-") as temp_dir,
     ):
         archive = Path(temp_dir, "bundle.zip")
-        download(url, archive, sha256=sha256, max_bytes=MAX_BYTES)
+        download(url, archive, max_bytes=MAX_BYTES)
+        check_sha256(archive, sha256, name)
         folder = Path(tempfile.mkdtemp(prefix="model-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         try:
@@ -66,7 +75,5 @@ def _extract(archive: Path, folder: Path) -> None:
             raise ValueError(f"extracts to more than {format_size(MAX_BYTES)}")
         for member in members:
             target = folder / PurePosixPath(member.filename).name
-            if target.exists():
-                raise ValueError(f"two files are named {target.name}")
-            with bundle.open(member) as source, target.open("wb") as file:
+            with bundle.open(member) as source, target.open("xb") as file:
                 shutil.copyfileobj(source, file)

@@ -1,17 +1,15 @@
-"""Download files over HTTP: resumed, retried and checked. Needs only the standard library."""
+"""Download files over HTTP: resumed and retried. Needs only the standard library."""
 
 import base64
-import http.client
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError
+from ssl import SSLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+from urllib.request import Request, urlopen
 
 from cnnClassifier.utils.common import format_size, sha256_of
 from cnnClassifier.utils.errors import DownloadError
@@ -19,26 +17,23 @@ from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.redaction import redact_url
 
 RETRY_DELAY_S = 1.0  # before the first retry; doubled for each further one
-MAX_RETRY_DELAY_S = 30.0
+_MAX_RETRY_DELAY_S = 30.0
 _CHUNK_BYTES = 1 << 16
-_TRANSIENT_STATUSES = (408, 416, 425, 429)  # as well as 5xx; after 416 the download starts again
-
-
-class _TransientError(DownloadError):
-    """A retry may succeed."""
+_TRANSIENT_STATUSES = (408, 416, 425, 429)  # as well as 5xx
+# Other subclasses of OSError are errors of the disk.
+_NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, SSLError, ValueError)
 
 
 def download(
     url: str,
     target: Path,
     *,
-    sha256: str | None = None,
-    max_bytes: int | None = None,
-    timeout: tuple[float, float] = (10, 60),
+    max_bytes: float = float("inf"),
+    timeout_s: float = 60,
     retries: int = 3,
     on_progress: Callable[[int, int | None], None] = lambda received, total: None,
 ) -> None:
-    """Download a file to `target`, which appears only when it is complete and checked.
+    """Download a file to `target`, which appears only when it is complete.
 
     Received bytes are kept in `<target>.part`, the server's version of the file (ETag or date) in
     `<target>.part.version`. A retry and the next call request only the rest of the same version.
@@ -46,50 +41,45 @@ def download(
     Args:
         url: http or https; may contain a user name and password.
         target: a path in an existing folder.
-        sha256: expected hash in hex; None: not checked.
         max_bytes: fail if the file is larger.
-        timeout: seconds to connect, and seconds without a byte.
-        retries: number of failures in a row before the download fails; new bytes reset the count.
+        timeout_s: seconds to connect, and seconds without a byte.
+        retries: number of retries after errors of the network or of the server.
         on_progress: called with the number of received bytes, and the total if it is known.
 
     Raises:
-        DownloadError: no network, an error status, a timeout, too large, or another sha256.
+        DownloadError: no network, an error status, a timeout, or too large.
         OSError: the file can't be written.
     """
-    transfer = _Transfer(url, target.with_name(f"{target.name}.part"), max_bytes, on_progress)
-    opener = _build_opener(timeout[1])
-    failures, max_size = 0, transfer.size()
-    while True:
+    name = redact_url(url)
+    part = target.with_name(f"{target.name}.part")
+    version_path = target.with_name(f"{target.name}.part.version")
+    for attempt in range(retries + 1):
         try:
-            transfer.request_rest(opener, timeout[0])
+            with _request_rest(url, part, version_path, timeout_s) as response:
+                _save(response, part, max_bytes, on_progress)
             break
-        except _TransientError as error:
-            if transfer.size() > max_size:
-                failures, max_size = 0, transfer.size()
-            if failures == retries:
-                raise
-            delay = min(RETRY_DELAY_S * 2**failures, MAX_RETRY_DELAY_S)
-            failures += 1
-            logger.warning("%s (retry in %.0f s)", error, delay)
+        except _NETWORK_ERRORS as error:
+            message, is_transient = _explain(error)
+            if attempt == retries or not is_transient:
+                raise DownloadError(f"{name}: {message}") from error
+            delay = min(RETRY_DELAY_S * 2**attempt, _MAX_RETRY_DELAY_S)
+            logger.warning("%s: %s (retry in %.0f s)", name, message, delay)
             time.sleep(delay)
-    check_sha256(transfer.part, sha256, redact_url(url))
-    os.replace(transfer.part, target)
-    transfer.discard()
+    os.replace(part, target)
+    version_path.unlink(missing_ok=True)
 
 
-def check_sha256(path: Path, expected: str | None, name: object) -> None:
+def check_sha256(path: Path, expected: str, name: object) -> None:
     """Compare the hash of a file.
 
     Args:
         path: path of the file.
-        expected: sha256 in hex; None: not checked.
+        expected: sha256 in hex.
         name: name of the file in the message.
 
     Raises:
         DownloadError: the hash differs.
     """
-    if expected is None:
-        return
     actual = sha256_of(path)
     if actual != expected.lower():
         raise DownloadError(
@@ -98,87 +88,26 @@ def check_sha256(path: Path, expected: str | None, name: object) -> None:
         )
 
 
-@dataclass
-class _Transfer:
-    """A file that is being downloaded to `part`."""
-
-    url: str
-    part: Path
-    max_bytes: int | None
-    on_progress: Callable[[int, int | None], None]
-
-    def __post_init__(self) -> None:
-        self.version_path = self.part.with_name(f"{self.part.name}.version")
-
-    def size(self) -> int:
-        """Return the number of bytes received so far."""
-        return self.part.stat().st_size if self.part.exists() else 0
-
-    def discard(self) -> None:
-        """Remove what has been received."""
-        self.part.unlink(missing_ok=True)
-        self.version_path.unlink(missing_ok=True)
-
-    def request_rest(self, opener: OpenerDirector, connect_timeout_s: float) -> None:
-        """Complete the file with one request."""
-        offset, version = self.size(), ""
-        if offset and self.version_path.exists():
-            version = self.version_path.read_text(encoding="utf-8")
-        try:
-            request = _make_request(self.url, offset, version)
-            response = opener.open(request, timeout=connect_timeout_s)
-        except HTTPError as error:
-            if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{offset}":
-                return  # an earlier run was killed after the last byte
-            if error.code == 416:
-                self.discard()
-            transient = error.code >= 500 or error.code in _TRANSIENT_STATUSES
-            hint = "try again later" if transient else "check the URL and its permissions"
-            message = f"HTTP status {error.code} {error.reason}; {hint}"
-            raise self._error(message, transient) from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise self._network_error(error) from error
-        with response:
-            if response.status == 206 and not _is_rest(response, offset, version):
-                self.discard()
-                raise self._error("the file has changed on the server", transient=True)
-            if response.status == 200:
-                # Bytes of an old version must never be kept with the new version's ETag.
-                self.discard()
-                offset = 0
-            self.version_path.write_text(_version(response), encoding="utf-8")
-            self._save(response, offset)
-
-    def _save(self, response: http.client.HTTPResponse, received: int) -> None:
-        total = None if response.length is None else received + response.length
-        with self.part.open("ab") as file:
-            for chunk in self._chunks(response):
-                file.write(chunk)
-                received += len(chunk)
-                self.on_progress(received, total)
-                if self.max_bytes is not None and max(received, total or 0) > self.max_bytes:
-                    raise self._error(f"larger than {format_size(self.max_bytes)}; check the URL")
-        if total is not None and received != total:
-            message = f"the connection broke after {received:,} of {total:,} bytes"
-            raise self._error(f"{message}; run it again to resume", transient=True)
-
-    def _chunks(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
-        """Yield the received bytes. An error of the consumer isn't reported as the network's."""
-        try:
-            while chunk := response.read1(_CHUNK_BYTES):
-                yield chunk
-        except (OSError, http.client.HTTPException) as error:
-            raise self._network_error(error) from error
-
-    def _network_error(self, error: Exception) -> DownloadError:
-        reason = getattr(error, "reason", error)
-        # An untrusted certificate is a ValueError too.
-        permanent = isinstance(reason, (str, ValueError, http.client.InvalidURL))
-        return self._error(f"{reason}; check the URL and the network", transient=not permanent)
-
-    def _error(self, message: str, transient: bool = False) -> DownloadError:
-        error_class = _TransientError if transient else DownloadError
-        return error_class(f"{redact_url(self.url)}: {message}")
+def _request_rest(url: str, part: Path, version_path: Path, timeout_s: float) -> HTTPResponse:
+    """Request what `part` lacks, or the whole file, for which the part is removed."""
+    offset, version = 0, ""
+    if part.exists() and version_path.exists():
+        offset, version = part.stat().st_size, version_path.read_text(encoding="utf-8")
+    try:
+        response = urlopen(_make_request(url, offset, version), timeout=timeout_s)  # noqa: S310
+    except HTTPError as error:
+        if error.code == 416:  # the file isn't longer than the part
+            part.unlink()
+        raise
+    is_same_version = _version(response) == version
+    if response.status == 206 and is_same_version:
+        return response
+    # Bytes of an old version must never be kept with the new version's ETag.
+    part.unlink(missing_ok=True)
+    if response.status == 206:
+        raise ConnectionError("the file has changed on the server")
+    version_path.write_text(_version(response), encoding="utf-8")
+    return response
 
 
 def _make_request(url: str, offset: int, version: str) -> Request:
@@ -188,7 +117,6 @@ def _make_request(url: str, offset: int, version: str) -> Request:
         raise ValueError("expected http:// or https://")
     credentials, _, host = parts.netloc.rpartition("@")
     request = Request(parts._replace(netloc=host).geturl())  # noqa: S310 - checked above
-    request.add_header("Accept-Encoding", "identity")
     if credentials:
         token = base64.b64encode(unquote(credentials).encode()).decode()
         # Unredirected: another host must not receive the password.
@@ -199,36 +127,41 @@ def _make_request(url: str, offset: int, version: str) -> Request:
     return request
 
 
-def _version(response: http.client.HTTPResponse) -> str:
+def _version(response: HTTPResponse) -> str:
     """Return a value for If-Range: a strong ETag or a date; empty if there is neither."""
-    etag = response.headers.get("ETag", "")
-    if etag and not etag.startswith("W/"):
-        return etag
-    return response.headers.get("Last-Modified", "")
+    etag = response.headers.get("ETag", "W/")
+    return response.headers.get("Last-Modified", "") if etag.startswith("W/") else etag
 
 
-def _is_rest(response: http.client.HTTPResponse, offset: int, version: str) -> bool:
-    """Tell whether the bytes continue the same version, also if the server ignores If-Range."""
-    content_range = response.headers.get("Content-Range", "")
-    return content_range.startswith(f"bytes {offset}-") and _version(response) in (version, "")
+def _save(
+    response: HTTPResponse,
+    part: Path,
+    max_bytes: float,
+    on_progress: Callable[[int, int | None], None],
+) -> None:
+    """Append the body of a response to a file."""
+    with part.open("ab") as file:
+        received = file.tell()
+        total = None if response.length is None else received + response.length
+        while chunk := response.read1(_CHUNK_BYTES):
+            file.write(chunk)
+            received += len(chunk)
+            on_progress(received, total)
+            if max(received, total or 0) > max_bytes:
+                name = redact_url(response.url)
+                raise DownloadError(f"{name}: larger than {format_size(max_bytes)}; check the URL")
+    if total not in (None, received):
+        raise ConnectionError(f"the connection broke after {received:,} of {total:,} bytes")
 
 
-def _build_opener(read_timeout_s: float) -> OpenerDirector:
-    """Return an opener whose sockets change to another timeout once they are connected."""
-
-    def connect(base: Any, *args: Any, **options: Any) -> http.client.HTTPConnection:
-        class Connection(base):
-            def connect(self) -> None:
-                super().connect()
-                self.sock.settimeout(read_timeout_s)
-
-        return Connection(*args, **options)
-
-    class Handler(HTTPSHandler, HTTPHandler):
-        def http_open(self, request: Request) -> Any:
-            return self.do_open(partial(connect, http.client.HTTPConnection), request)
-
-        def https_open(self, request: Request) -> Any:
-            return self.do_open(partial(connect, http.client.HTTPSConnection), request)
-
-    return build_opener(Handler)
+def _explain(error: Exception) -> tuple[str, bool]:
+    """Return the message for an error, and whether a retry may succeed."""
+    if isinstance(error, HTTPError):
+        message = f"HTTP status {error.code} {error.reason}"
+        if error.code >= 500 or error.code in _TRANSIENT_STATUSES:
+            return f"{message}; try again later", True
+        return f"{message}; check the URL and its permissions", False
+    reason = getattr(error, "reason", error)
+    # An untrusted certificate is a ValueError.
+    is_transient = not isinstance(reason, (str, ValueError, InvalidURL))
+    return f"{reason}; check the URL and the network", is_transient

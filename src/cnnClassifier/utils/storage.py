@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from cnnClassifier.utils.common import create_directories
@@ -35,24 +35,18 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (None, errno.EINVAL):  # a damaged file, not the disk
             raise
         name = error.filename if isinstance(error.filename, str) else path
-        reason = error.strerror or error
-        hint = _HINTS.get(error.errno or 0, "check the path and the disk")
-        raise StorageError(f"{name}: {reason}; {hint}") from error
+        hint = _HINTS.get(error.errno, "check the path and the disk")
+        raise StorageError(f"{name}: {error.strerror or error}; {hint}") from error
 
 
-@contextmanager
-def exclusive_lock(target: Path) -> Iterator[None]:
-    """Hold the lock of `target`; another process that holds it is waited for."""
+def exclusive_lock(target: Path) -> AbstractContextManager:
+    """Acquire the lock of `target` until the end of the block; wait if another process holds it."""
     from filelock import FileLock, Timeout  # the server has no filelock
 
     create_directories(target.parent)
     lock = FileLock(target.parent / f".{target.name}.lock")
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         logger.info("another process is writing %s; waiting for it", target)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
