@@ -11,7 +11,7 @@ import yaml
 
 from cnnClassifier.cli import STAGES
 from cnnClassifier.config.configuration import USERS
-from cnnClassifier.entity.config_entity import Settings
+from cnnClassifier.entity import config_entity
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -203,7 +203,9 @@ def test_every_setting_is_used():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 attributes.add(node.attr)
-    for entity in Settings.__subclasses__():
+    for entity in vars(config_entity).values():
+        if not isinstance(entity, type) or not issubclass(entity, config_entity.Settings):
+            continue
         unused = entity.model_fields.keys() - attributes
         # INCLUDE_TOP has one valid value; `views` and `stops` are computed from these two.
         assert unused <= {"include_top", "enabled", "on_failure"}, entity

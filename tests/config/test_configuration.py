@@ -1,21 +1,23 @@
 import copy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from cnnClassifier.config import configuration, reference
-from cnnClassifier.config.configuration import RENAMED_KEYS, USERS, ConfigurationManager
-from cnnClassifier.config.expectations import expected_value
+from cnnClassifier.config.configuration import (
+    RENAMED_KEYS,
+    USERS,
+    ConfigurationManager,
+    expected_value,
+)
+from cnnClassifier.config.reference import render_reference
 from cnnClassifier.entity.config_entity import (
     SEARCHABLE,
     Between,
     Choice,
     FitConfig,
-    SearchSpaceConfig,
 )
 from cnnClassifier.utils.errors import ConfigError
 
@@ -149,7 +151,7 @@ def test_environment_variables_override_the_files(write, monkeypatch):
         ("data_ingestion.data_dir", " ", "text"),
         ("evaluation.root_dir", None, "text"),
         ("log_file", {"a": "b"}, "text, found {'a': 'b'}"),
-        ("serving", [1], "a section: host, port,"),
+        ("serving", [1], "a section with keys, found [1]"),
         # outside of the limits
         ("SEED", -1, "a whole number"),
         ("CLASSES", 1, "a whole number from 2 to 1000"),
@@ -194,9 +196,9 @@ def test_an_invalid_value_is_reported_with_file_key_and_expected_value(write, ke
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
-        ("SEEDS", ": unknown key; expected one of "),
-        ("serving.ports", ": unknown key; expected one of host, port, "),
-        ("services", ": unknown key; expected one of log_file, data_ingestion, "),
+        ("SEEDS", ": unknown key; the most similar are SEED, "),
+        ("serving.ports", ": unknown key; the most similar are serving.port, "),
+        ("services", ": unknown key; the most similar are serving"),
         *((key, f" was {hint}") for key, hint in RENAMED_KEYS.items()),
     ],
 )
@@ -243,27 +245,12 @@ def test_a_missing_key_is_reported(write, key, expected):
         (str, {"pattern": "^a+$"}, "text matching ^a+$"),
         (float | None, {"le": 2}, "a number to 2, or null"),
         (list[bool], {}, "a list; its items: True or False"),
-        (tuple[int, int], {}, "a list"),
-        (dict[str, Any], {}, "names with values"),
-        (Any, {}, "a valid value"),
     ],
 )
 def test_limits_are_described_in_words(annotation, limits, expected):
     assert (
         expected_value(FieldInfo.from_annotated_attribute(annotation, Field(**limits))) == expected
     )
-
-
-def test_an_error_of_several_settings_is_reported(write, monkeypatch):
-    class Checked(FitConfig):
-        @model_validator(mode="after")
-        def check(self):
-            raise ValueError("too many epochs for this batch size")
-
-    paths = write()
-    monkeypatch.setattr(configuration, "USERS", (*USERS, ("training", Checked)))
-    with pytest.raises(ConfigError, match="too many epochs for this batch size"):
-        ConfigurationManager(*paths)
 
 
 def test_a_search_space_has_lists_and_ranges(write):
@@ -302,7 +289,7 @@ def test_a_search_space_has_lists_and_ranges(write):
         ("trials", 0, "expected a whole number from 1 to 1000000, found 0"),
         ("metric", "f1", "expected one of loss, roc_auc, balanced_accuracy, found 'f1'"),
         ("folds", 6, "expected at most FOLDS: 5 in params.yaml, found 6"),
-        ("space.SPLIT", [0.5], "unknown key; expected one of LEARNING_RATE, BATCH_SIZE"),
+        ("space.SPLIT", [0.5], "unknown key; the most similar are space."),
         ("space.LEARNING_RATE", 0.1, "or {low, high} with log: true or a step, each a number"),
         ("space.LEARNING_RATE", {"low": 0.1, "high": 0.1}, "null, or a list"),
         ("space.LEARNING_RATE", {"low": 0, "high": 0.1}, "null, or a list"),
@@ -330,17 +317,8 @@ def test_an_invalid_search_space_is_reported(write, tmp_path, key, value, expect
     assert expected in message
 
 
-def without_defaults(page):
-    rows = [line.split(" | ") for line in page.splitlines()]
-    return [row[:2] + row[3:] for row in rows]
-
-
 def test_the_reference_is_current_and_describes_every_key():
-    rendered = reference.render_reference(ROOT / "config/config.yaml", ROOT / "params.yaml")
+    rendered = render_reference()
     stored = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-    # Whoever changes a value in the files needn't update the page; it shows the shipped values.
-    assert without_defaults(stored) == without_defaults(rendered), "run `make docs-config`"
-    for _, entity in (*USERS, ("search", SearchSpaceConfig)):
-        for key, field in entity.fields_by_key().items():
-            assert field.description, f"{key} has no description"
-            assert f"| `{key}` | " in rendered
+    assert stored == rendered, "run `make docs-config`"
+    assert "None" not in rendered, "a key has no description"

@@ -4,6 +4,7 @@ import csv
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,7 +15,6 @@ from typing import Any
 
 import yaml
 from box import ConfigBox
-from box.exceptions import BoxError
 from ensure import ensure_annotations
 
 from cnnClassifier.utils.errors import ConfigError
@@ -37,10 +37,7 @@ def read_yaml(path: Path) -> ConfigBox:
     if not isinstance(content, dict):
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise ConfigError(f"{path}: expected keys with values, found {found}")
-    try:
-        box = ConfigBox(content)
-    except BoxError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    box = ConfigBox(content)
     if box.to_dict() != content:
         raise ConfigError(f"{path}: keys that differ only in case; expected each key once")
     return box
@@ -140,26 +137,16 @@ def read_numeric_csv(path: Path) -> dict[str, list[float]]:
     """
     with Path(path).open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    columns: dict[str, list[float]] = {name: [] for name in header}
-    for row in rows:
-        for name, value in zip(header, row, strict=True):
-            columns[name].append(float(value))
-    return columns
-
-
-def get_size(path: Path) -> str:
-    """Return the size of a file, such as `56.2 MB`."""
-    return format_size(Path(path).stat().st_size)
+    columns = zip(*rows, strict=True)
+    return {name: list(map(float, column)) for name, column in zip(header, columns, strict=True)}
 
 
 def format_size(count: float) -> str:
     """Format a number of bytes, such as `56.2 MB`."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+    if count < 1000:
+        return f"{count:.0f} B"
+    exponent = min(int(math.log10(count)) // 3, 3)
+    return f"{count / 1000**exponent:.1f} {('kB', 'MB', 'GB')[exponent - 1]}"
 
 
 def sha256_of(path: Path) -> str:

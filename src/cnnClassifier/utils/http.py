@@ -1,17 +1,11 @@
-"""Download files over HTTP: resumed, retried and checked. Needs only the standard library."""
+"""Download files over HTTP: resumed, retried and checked."""
 
-import base64
-import http.client
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit
-from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+
+import requests
 
 from cnnClassifier.utils.common import format_size, sha256_of
 from cnnClassifier.utils.errors import DownloadError
@@ -21,7 +15,6 @@ from cnnClassifier.utils.redaction import redact_url
 RETRY_DELAY_S = 1.0  # before the first retry; doubled for each further one
 MAX_RETRY_DELAY_S = 30.0
 _CHUNK_BYTES = 1 << 16
-_TRANSIENT_STATUSES = (408, 416, 425, 429)  # as well as 5xx; after 416 the download starts again
 
 
 class _TransientError(DownloadError):
@@ -56,25 +49,25 @@ def download(
         DownloadError: no network, an error status, a timeout, too large, or another sha256.
         OSError: the file can't be written.
     """
-    transfer = _Transfer(url, target.with_name(f"{target.name}.part"), max_bytes, on_progress)
-    opener = _build_opener(timeout[1])
-    failures, max_size = 0, transfer.size()
+    part = target.with_name(f"{target.name}.part")
+    version_path = part.with_name(f"{part.name}.version")
+    failures, max_size = 0, _size(part)
     while True:
         try:
-            transfer.request_rest(opener, timeout[0])
+            _request_rest(url, part, version_path, max_bytes, timeout, on_progress)
             break
         except _TransientError as error:
-            if transfer.size() > max_size:
-                failures, max_size = 0, transfer.size()
+            if _size(part) > max_size:
+                failures, max_size = 0, _size(part)
             if failures == retries:
                 raise
             delay = min(RETRY_DELAY_S * 2**failures, MAX_RETRY_DELAY_S)
             failures += 1
             logger.warning("%s (retry in %.0f s)", error, delay)
             time.sleep(delay)
-    check_sha256(transfer.part, sha256, redact_url(url))
-    os.replace(transfer.part, target)
-    transfer.discard()
+    check_sha256(part, sha256, redact_url(url))
+    os.replace(part, target)
+    version_path.unlink(missing_ok=True)
 
 
 def check_sha256(path: Path, expected: str | None, name: object) -> None:
@@ -98,108 +91,66 @@ def check_sha256(path: Path, expected: str | None, name: object) -> None:
         )
 
 
-@dataclass
-class _Transfer:
-    """A file that is being downloaded to `part`."""
-
-    url: str
-    part: Path
-    max_bytes: int | None
-    on_progress: Callable[[int, int | None], None]
-
-    def __post_init__(self) -> None:
-        self.version_path = self.part.with_name(f"{self.part.name}.version")
-
-    def size(self) -> int:
-        """Return the number of bytes received so far."""
-        return self.part.stat().st_size if self.part.exists() else 0
-
-    def discard(self) -> None:
-        """Remove what has been received."""
-        self.part.unlink(missing_ok=True)
-        self.version_path.unlink(missing_ok=True)
-
-    def request_rest(self, opener: OpenerDirector, connect_timeout_s: float) -> None:
-        """Complete the file with one request."""
-        offset, version = self.size(), ""
-        if offset and self.version_path.exists():
-            version = self.version_path.read_text(encoding="utf-8")
-        try:
-            request = _make_request(self.url, offset, version)
-            response = opener.open(request, timeout=connect_timeout_s)
-        except HTTPError as error:
-            if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{offset}":
-                return  # an earlier run was killed after the last byte
-            if error.code == 416:
-                self.discard()
-            transient = error.code >= 500 or error.code in _TRANSIENT_STATUSES
-            hint = "try again later" if transient else "check the URL and its permissions"
-            message = f"HTTP status {error.code} {error.reason}; {hint}"
-            raise self._error(message, transient) from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise self._network_error(error) from error
-        with response:
-            if response.status == 206 and not _is_rest(response, offset, version):
-                self.discard()
-                raise self._error("the file has changed on the server", transient=True)
-            if response.status == 200:
-                # Bytes of an old version must never be kept with the new version's ETag.
-                self.discard()
-                offset = 0
-            self.version_path.write_text(_version(response), encoding="utf-8")
-            self._save(response, offset)
-
-    def _save(self, response: http.client.HTTPResponse, received: int) -> None:
-        total = None if response.length is None else received + response.length
-        with self.part.open("ab") as file:
-            for chunk in self._chunks(response):
-                file.write(chunk)
-                received += len(chunk)
-                self.on_progress(received, total)
-                if self.max_bytes is not None and max(received, total or 0) > self.max_bytes:
-                    raise self._error(f"larger than {format_size(self.max_bytes)}; check the URL")
-        if total is not None and received != total:
-            message = f"the connection broke after {received:,} of {total:,} bytes"
-            raise self._error(f"{message}; run it again to resume", transient=True)
-
-    def _chunks(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
-        """Yield the received bytes. An error of the consumer isn't reported as the network's."""
-        try:
-            while chunk := response.read1(_CHUNK_BYTES):
-                yield chunk
-        except (OSError, http.client.HTTPException) as error:
-            raise self._network_error(error) from error
-
-    def _network_error(self, error: Exception) -> DownloadError:
-        reason = getattr(error, "reason", error)
-        # An untrusted certificate is a ValueError too.
-        permanent = isinstance(reason, (str, ValueError, http.client.InvalidURL))
-        return self._error(f"{reason}; check the URL and the network", transient=not permanent)
-
-    def _error(self, message: str, transient: bool = False) -> DownloadError:
-        error_class = _TransientError if transient else DownloadError
-        return error_class(f"{redact_url(self.url)}: {message}")
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
-def _make_request(url: str, offset: int, version: str) -> Request:
-    """Return a request for the whole file, or for the rest of a version of it."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("expected http:// or https://")
-    credentials, _, host = parts.netloc.rpartition("@")
-    request = Request(parts._replace(netloc=host).geturl())  # noqa: S310 - checked above
-    request.add_header("Accept-Encoding", "identity")
-    if credentials:
-        token = base64.b64encode(unquote(credentials).encode()).decode()
-        # Unredirected: another host must not receive the password.
-        request.add_unredirected_header("Authorization", f"Basic {token}")
+def _request_rest(
+    url: str,
+    part: Path,
+    version_path: Path,
+    max_bytes: int | None,
+    timeout: tuple[float, float],
+    on_progress: Callable[[int, int | None], None],
+) -> None:
+    """Complete the file with one request."""
+    name = redact_url(url)
+    received = _size(part)
+    headers = {"Accept-Encoding": "identity"}
+    version = version_path.read_text(encoding="utf-8") if received and version_path.exists() else ""
     if version:
-        request.add_header("Range", f"bytes={offset}-")
-        request.add_header("If-Range", version)
-    return request
+        headers |= {"Range": f"bytes={received}-", "If-Range": version}
+    try:
+        with requests.get(url, headers=headers, timeout=timeout, stream=True) as response:
+            if response.headers.get("Content-Range") == f"bytes */{received}":
+                return  # an earlier run stopped after the last byte
+            _check_status(name, response)
+            if not _is_rest(response, received, version):
+                # Bytes of an old version must never be kept with the new version's ETag.
+                part.unlink(missing_ok=True)
+                if response.status_code != 200:
+                    raise _TransientError(f"{name}: the file has changed on the server")
+                received = 0
+            version_path.write_text(_version(response), encoding="utf-8")
+            length = response.headers.get("Content-Length")
+            total = received + int(length) if length else None
+            with part.open("ab") as file:
+                for chunk in response.iter_content(_CHUNK_BYTES):
+                    file.write(chunk)
+                    received += len(chunk)
+                    on_progress(received, total)
+                    if max_bytes is not None and max(received, total or 0) > max_bytes:
+                        limit = format_size(max_bytes)
+                        raise DownloadError(f"{name}: larger than {limit}; check the URL")
+    except requests.RequestException as error:
+        # The cause alone: the error's own message contains the URL with its secrets.
+        cause = redact_url(str(getattr(error.args[0], "reason", error.args[0])))
+        # A wrong URL is a ValueError.
+        permanent = isinstance(error, (ValueError, requests.exceptions.SSLError))
+        error_class = DownloadError if permanent else _TransientError
+        raise error_class(f"{name}: {cause}; check the URL and the network") from error
 
 
-def _version(response: http.client.HTTPResponse) -> str:
+def _check_status(name: str, response: requests.Response) -> None:
+    status = response.status_code
+    if status in (408, 425, 429) or status >= 500:
+        raise _TransientError(f"{name}: HTTP status {status} {response.reason}; try again later")
+    if status >= 400 and status != 416:
+        hint = "check the URL and its permissions"
+        raise DownloadError(f"{name}: HTTP status {status} {response.reason}; {hint}")
+
+
+def _version(response: requests.Response) -> str:
     """Return a value for If-Range: a strong ETag or a date; empty if there is neither."""
     etag = response.headers.get("ETag", "")
     if etag and not etag.startswith("W/"):
@@ -207,28 +158,7 @@ def _version(response: http.client.HTTPResponse) -> str:
     return response.headers.get("Last-Modified", "")
 
 
-def _is_rest(response: http.client.HTTPResponse, offset: int, version: str) -> bool:
+def _is_rest(response: requests.Response, offset: int, version: str) -> bool:
     """Tell whether the bytes continue the same version, also if the server ignores If-Range."""
     content_range = response.headers.get("Content-Range", "")
     return content_range.startswith(f"bytes {offset}-") and _version(response) in (version, "")
-
-
-def _build_opener(read_timeout_s: float) -> OpenerDirector:
-    """Return an opener whose sockets change to another timeout once they are connected."""
-
-    def connect(base: Any, *args: Any, **options: Any) -> http.client.HTTPConnection:
-        class Connection(base):
-            def connect(self) -> None:
-                super().connect()
-                self.sock.settimeout(read_timeout_s)
-
-        return Connection(*args, **options)
-
-    class Handler(HTTPSHandler, HTTPHandler):
-        def http_open(self, request: Request) -> Any:
-            return self.do_open(partial(connect, http.client.HTTPConnection), request)
-
-        def https_open(self, request: Request) -> Any:
-            return self.do_open(partial(connect, http.client.HTTPSConnection), request)
-
-    return build_opener(Handler)
