@@ -9,13 +9,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from cnnClassifier.utils.errors import ConfigError, UserError
 from cnnClassifier.utils.log import configure_logging, logger, run_and_report
-
-if TYPE_CHECKING:
-    from cnnClassifier.config.configuration import ConfigurationManager
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {
@@ -152,7 +149,7 @@ def _run_stages(options: argparse.Namespace) -> int:
     return subprocess.call([*program, "scores", *files])
 
 
-def _scores(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
+def _scores(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.evaluation.console_report import format_scores
     from cnnClassifier.tracking.connection import is_remote, run_location
     from cnnClassifier.utils.common import load_json
@@ -170,13 +167,13 @@ def _scores(manager: "ConfigurationManager", options: argparse.Namespace) -> Non
     print(f"\n{format_scores(load_json(path))}\n{next_steps}")
 
 
-def _crossvalidate(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
+def _crossvalidate(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.components.crossvalidation import CrossValidation
 
     CrossValidation(manager.crossvalidation(), manager.tracking()).run()
 
 
-def _compare(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
+def _compare(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.evaluation.comparison import Evaluated, compare
     from cnnClassifier.evaluation.comparison_report import as_markdown, as_page, as_text
     from cnnClassifier.tracking.evaluation_lookup import find_evaluation
@@ -200,7 +197,7 @@ def _compare(manager: "ConfigurationManager", options: argparse.Namespace) -> No
         logger.info("page with curves: %s", options.html)
 
 
-def _search(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
+def _search(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.components.search import Search
 
     for name, limit in (("--n-trials", options.n_trials), ("--timeout", options.timeout)):
@@ -210,7 +207,7 @@ def _search(manager: "ConfigurationManager", options: argparse.Namespace) -> Non
     search.run(options.n_trials, options.timeout, options.apply)
 
 
-def _change_production(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
+def _change_production(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.tracking import registry
 
     config = manager.tracking()
@@ -224,7 +221,7 @@ def _change_production(manager: "ConfigurationManager", options: argparse.Namesp
     logger.info("in production: %s, version %s (%s)", config.registered_model, version, serve)
 
 
-def _sync(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
+def _sync(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.tracking.sync import sync
 
     count = sync(manager.tracking(), lambda text: logger.info("%s", text))

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import random
+import re
 import resource
 
 import pytest
@@ -37,11 +38,11 @@ def interrupt(site, target):
     assert not target.exists()
     site.requested.clear()
     site.sent = 0
-    return target.with_name("file.zip.part").stat().st_size
 
 
 def test_a_download_is_resumed_in_the_next_run_and_after_a_broken_connection(site, target):
-    size = interrupt(site, target)
+    interrupt(site, target)
+    size = target.with_name("file.zip.part").stat().st_size
     assert size > 100_000
     site.cuts = [50_000]
     progress = []
@@ -66,9 +67,7 @@ def test_a_download_is_resumed_in_the_next_run_and_after_a_broken_connection(sit
 )
 def test_bytes_of_two_versions_are_never_joined(site, target, change):
     interrupt(site, target)
-    site.content = NEW_CONTENT
-    for name, value in change.items():
-        setattr(site, name, value)
+    vars(site).update(change, content=NEW_CONTENT)
     download(site.url, target, timeout=TIMEOUT)
     assert target.read_bytes() == NEW_CONTENT
 
@@ -119,12 +118,10 @@ def test_new_bytes_reset_the_count_of_failures(site, target):
     ],
 )
 def test_an_error_is_one_line_without_secrets(site, target, change, options, message, requests):
-    for name, value in change.items():
-        setattr(site, name, value)
+    vars(site).update(change)
     with pytest.raises(DownloadError, match=message) as raised:
         download(f"{site.url}?token=secret", target, **{"timeout": TIMEOUT, "retries": 2} | options)
-    assert "\n" not in str(raised.value)
-    assert "secret" not in str(raised.value)
+    assert not re.search("\n|secret", str(raised.value))
     until(lambda: len(site.requested) >= requests)  # the server may notice a timeout later
     assert len(site.requested) == requests
     assert not target.exists()
@@ -138,19 +135,21 @@ def test_a_wrong_sha256_costs_no_second_download(site, target):
     assert site.sent == len(CONTENT)
 
 
-def test_the_host_must_exist_and_the_url_must_be_valid(target, monkeypatch):
-    monkeypatch.setattr(http, "RETRY_DELAY_S", 0.0)
-    with reserved_port() as port:
-        for url, message in (
-            (f"http://127.0.0.1:{port}/x.zip", "refused.*; check the URL and the network"),
-            ("http://nowhere.invalid/x.zip", "check the URL and the network"),
-            ("http://", "No host supplied"),
-            ("http://host:word/", "check the URL"),
-            ("ftp://host/x.zip", "No connection adapters"),
-            ("file:///etc/passwd", "No connection adapters"),
-        ):
-            with pytest.raises(DownloadError, match=message):
-                download(url, target, timeout=TIMEOUT, retries=0)
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:{port}/x.zip?secret", "refused; check the URL and the network"),
+        ("http://nowhere.invalid/x.zip?secret", "check the URL and the network"),
+        ("http://me:secret@", "No host supplied"),
+        ("http://host:word/?secret", "check the URL"),
+        ("ftp://host/x.zip?secret", "No connection adapters"),
+        ("file:///etc/passwd?secret", "No connection adapters"),
+    ],
+)
+def test_the_host_must_exist_and_the_url_must_be_valid(target, url, message):
+    with reserved_port() as port, pytest.raises(DownloadError, match=message) as raised:
+        download(url.format(port=port), target, timeout=TIMEOUT, retries=0)
+    assert "secret" not in str(raised.value)
 
 
 def test_credentials_are_sent_to_the_host_of_the_url_alone(site, target):

@@ -58,11 +58,8 @@ def _to_path(value: Any) -> Any:
     return Path(value) if isinstance(value, str) and value.strip() else value
 
 
-def _join_window(value: Any) -> Any:
-    return ",".join(map(str, value)) if isinstance(value, list) else value
-
-
-def _check_window(text: str) -> str:
+def _window_text(value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     parse_window(text)
     return text
 
@@ -84,8 +81,8 @@ def _check_group_pattern(pattern: str) -> str:
 
 
 def _check_split(fractions: tuple[float, float, float]) -> tuple[float, float, float]:
-    if abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError("the sum is not 1")
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError("not fractions of a whole")
     return fractions
 
 
@@ -96,7 +93,6 @@ PathText = Annotated[Path, BeforeValidator(_to_path)]
 ClonePath = Annotated[PathText, AfterValidator(lambda path: project_dir() / path)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ImageSide = Annotated[int, Field(ge=32, le=1024)]
-SplitFraction = Annotated[float, Field(gt=0, lt=1)]
 SeedNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 # Pillow refuses larger images.
 MaxPixels = Annotated[int, Field(ge=1, le=178_956_970)]
@@ -110,8 +106,7 @@ ClassCount = Annotated[
 ]
 DicomWindow = Annotated[
     str,
-    BeforeValidator(_join_window),
-    AfterValidator(_check_window),
+    BeforeValidator(_window_text),
     Field(
         validation_alias="DICOM_WINDOW",
         description="Window of DICOM files; auto: the file's own, else lung",
@@ -293,9 +288,7 @@ class DataValidationConfig(ImagesConfig):
         validation_alias="data_validation.joblib_backend",
         description="Workers that read the images; loky: processes, for many cores",
     )
-    shares: Annotated[
-        tuple[SplitFraction, SplitFraction, SplitFraction], AfterValidator(_check_split)
-    ] = Field(
+    shares: Annotated[tuple[float, float, float], AfterValidator(_check_split)] = Field(
         validation_alias="SPLIT",
         strict=False,
         description="Fractions of train, validation and test",

@@ -55,11 +55,8 @@ def project_dir() -> Path:
     `dvc exp run --queue` and `--temp` run in copies in `.dvc/tmp/exps`, which DVC removes at the
     end.
     """
-    current = Path.cwd()
-    for folder in current.parents:
-        if current.is_relative_to(folder / ".dvc/tmp/exps"):
-            return folder
-    return Path()
+    clone, in_copy, _ = Path.cwd().as_posix().partition("/.dvc/tmp/exps/")
+    return Path(clone if in_copy else "")
 
 
 @contextmanager

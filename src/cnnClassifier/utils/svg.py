@@ -10,7 +10,4 @@ def polyline_points(x: Sequence[float], y: Sequence[float]) -> str:
         x: from 0 (left) to 1 (right).
         y: from 0 (bottom) to 1 (top), as many.
     """
-    points = []
-    for horizontal, vertical in zip(x, y, strict=True):
-        points.append(f"{100 * horizontal:.1f},{100 - 100 * vertical:.1f}")
-    return " ".join(points)
+    return " ".join(f"{100 * a:.1f},{100 - 100 * b:.1f}" for a, b in zip(x, y, strict=True))
