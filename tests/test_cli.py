@@ -86,9 +86,15 @@ def test_a_wrong_command_line_is_refused(capsys, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config", "nowhere.yaml"], "no such file or directory; use --config or --params"),
-        (["scores", "--config", "list.yaml"], "list.yaml: expected keys with values, found a list"),
-        (["--config", "list.yaml", "scores"], "list.yaml: expected keys with values, found a list"),
+        (["--config", "nowhere.yaml"], "No such file or directory; use --config or --params"),
+        (
+            ["scores", "--config", "list.yaml"],
+            "list.yaml: expected keys with values, found ['a list']",
+        ),
+        (
+            ["--config", "list.yaml", "scores"],
+            "list.yaml: expected keys with values, found ['a list']",
+        ),
         (
             ["sync", "--params", "wrong_params.yaml"],
             "wrong_params.yaml: SEED: expected a whole number from 0",

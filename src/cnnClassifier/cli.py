@@ -62,14 +62,9 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
-    def run() -> None:
-        if options.only:
-            name = f"cnnClassifier.pipeline.{STAGES[options.only]}"
-            importlib.import_module(name).main(manager)
-        else:
-            _COMMANDS[options.command](manager, options)
-
-    return run_and_report(run, options.only or options.command, manager.log_file)
+    function = _COMMANDS.get(options.command, _run_stage)
+    name = options.only or options.command
+    return run_and_report(lambda: function(manager, options), name, manager.log_file)
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -149,6 +144,11 @@ def _run_stages(options: argparse.Namespace) -> int:
     return subprocess.call([*program, "scores", *files])
 
 
+def _run_stage(manager: Any, options: argparse.Namespace) -> None:
+    stage = importlib.import_module(f"cnnClassifier.pipeline.{STAGES[options.only]}")
+    stage.main(manager)
+
+
 def _scores(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.evaluation.console_report import format_scores
     from cnnClassifier.tracking.connection import is_remote, run_location
@@ -159,12 +159,14 @@ def _scores(manager: Any, options: argparse.Namespace) -> None:
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro` or `python main.py` first")
     uri = config.tracking.uri
-    next_steps = _NEXT_STEPS.format(
-        card=config.root_dir / "MODEL_CARD.html",
-        runs=run_location(uri),
-        local="" if is_remote(uri) else ", at http://localhost:5000",
+    print(f"\n{format_scores(load_json(path))}")
+    print(
+        _NEXT_STEPS.format(
+            card=config.root_dir / "MODEL_CARD.html",
+            runs=run_location(uri),
+            local="" if is_remote(uri) else ", at http://localhost:5000",
+        )
     )
-    print(f"\n{format_scores(load_json(path))}\n{next_steps}")
 
 
 def _crossvalidate(manager: Any, options: argparse.Namespace) -> None:
@@ -180,14 +182,13 @@ def _compare(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.utils.common import atomic_write
 
     config = manager.evaluation()
+    sources = (options.A, options.B or str(config.root_dir))
     sides = []
     with tempfile.TemporaryDirectory() as folder:
-        for number, source in enumerate((options.A, options.B or str(config.root_dir))):
-            download_dir = Path(folder, str(number))
-            download_dir.mkdir()
+        for source, name in zip(sources, options.names or ("", ""), strict=True):
+            download_dir = Path(tempfile.mkdtemp(dir=folder))
             found = find_evaluation(source, config.root_dir, config.tracking, download_dir)
-            name = options.names[number] if options.names else found.name
-            sides.append(Evaluated.read(found.folder, name, found.params))
+            sides.append(Evaluated.read(found.folder, name or found.name, found.params))
     a, b = sides
     comparison = compare(a, b, config.bootstrap_samples, config.seed)
     print(as_markdown(comparison) if options.markdown else as_text(comparison))

@@ -1,4 +1,4 @@
-import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -22,11 +22,9 @@ from cnnClassifier.entity.config_entity import (
 from cnnClassifier.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = {
-    "config": yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8")),
-    "params": yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")),
-    "search": yaml.safe_load((ROOT / "config/search.yaml").read_text(encoding="utf-8")),
-}
+FILES = {"config": "config/config.yaml", "params": "params.yaml", "search": "config/search.yaml"}
+SHIPPED = {name: (ROOT / path).read_text(encoding="utf-8") for name, path in FILES.items()}
+PARAMS = yaml.safe_load(SHIPPED["params"])
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +39,13 @@ def write(tmp_path):
 
     def make(removed="", **changes):
         for name, shipped in SHIPPED.items():
-            content = copy.deepcopy(shipped)
-            for key, value in changes.get(name, {}).items():
+            content = yaml.safe_load(shipped)
+            for key, value in (changes.get(name, {}) | {removed: None}).items():
                 section, _, leaf = key.rpartition(".")
-                (content[section] if section else content)[leaf] = value
-            section, _, leaf = removed.rpartition(".")
-            (content.get(section, {}) if section else content).pop(leaf, None)
+                part = content.get(section, {}) if section else content
+                part[leaf] = value
+                if key == removed:
+                    del part[leaf]
             (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
         return tmp_path / "config.yaml", tmp_path / "params.yaml"
 
@@ -76,7 +75,7 @@ def test_settings_have_the_values_of_the_files(write, monkeypatch, tmp_path):
     assert manager.prepare_base_model().weights_cache == Path.home() / "weights"
     assert manager.serving().max_concurrent_requests >= 2
     assert manager.evaluation().gates.stops
-    assert manager.tracking().params == SHIPPED["params"] | params
+    assert manager.tracking().params == PARAMS | params
     training = manager.training()
     assert manager.crossvalidation().training == training
     assert manager.crossvalidation().seeds == (1, 2)
@@ -185,12 +184,11 @@ def test_environment_variables_override_the_files(write, monkeypatch):
 )
 def test_an_invalid_value_is_reported_with_file_key_and_expected_value(write, key, value, expected):
     paths = write(**{file_of(key): {key: value}})
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"(?s)^.{,599}$") as caught:
         ConfigurationManager(*paths)
     message = str(caught.value)
     assert message.startswith(f"{paths[key.isupper()]}: {key}: expected {expected}")
     assert "\n" not in message
-    assert len(message) < 600
 
 
 @pytest.mark.parametrize(
@@ -207,15 +205,12 @@ def test_an_unknown_or_renamed_key_is_reported(write, key, expected):
         ConfigurationManager(*write(**{file_of(key): {key: 1}}))
 
 
-def test_the_new_names_of_renamed_keys_exist(write):
-    manager = ConfigurationManager(*write())
+def test_the_new_names_of_renamed_keys_exist():
     known = {key for _, entity in USERS for key in entity.fields_by_key()}
-    assert manager.params.keys() < known
+    assert known.isdisjoint(RENAMED_KEYS)
     for key, hint in RENAMED_KEYS.items():
-        assert key not in known
-        if hint.startswith("renamed to "):
-            section, dot, _ = key.rpartition(".")
-            assert f"{section}{dot}{hint.split()[2].rstrip(',')}" in known
+        new_name = re.sub(r"\w+$", hint.split()[2].rstrip(","), key)
+        assert new_name in known or hint.startswith("removed: ")
 
 
 @pytest.mark.parametrize(
@@ -229,12 +224,9 @@ def test_the_new_names_of_renamed_keys_exist(write):
     ],
 )
 def test_a_missing_key_is_reported(write, key, expected):
-    paths = write(removed=key)
-    with pytest.raises(ConfigError) as caught:
-        ConfigurationManager(*paths)
-    assert str(caught.value).startswith(
-        f"{paths[key.isupper()]}: {key}: missing; expected {expected}"
-    )
+    message = rf"{file_of(key)}\.yaml: {key}: missing; expected {expected}"
+    with pytest.raises(ConfigError, match=message):
+        ConfigurationManager(*write(removed=key))
 
 
 @pytest.mark.parametrize(
@@ -310,15 +302,12 @@ def test_a_search_space_has_lists_and_ranges(write):
 )
 def test_an_invalid_search_space_is_reported(write, tmp_path, key, value, expected):
     manager = ConfigurationManager(*write(search={key: value}, params={"FOLDS": 5}))
-    with pytest.raises(ConfigError) as caught:
+    message = f"{tmp_path / 'search.yaml'}: {key}: .*{re.escape(expected)}"
+    with pytest.raises(ConfigError, match=message):
         manager.search()
-    message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'search.yaml'}: {key}: ")
-    assert expected in message
 
 
 def test_the_reference_is_current_and_describes_every_key():
-    rendered = render_reference()
     stored = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-    assert stored == rendered, "run `make docs-config`"
-    assert "None" not in rendered, "a key has no description"
+    assert stored == render_reference(), "run `make docs-config`"
+    assert "None" not in stored, "a key has no description"

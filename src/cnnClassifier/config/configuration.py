@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -288,6 +289,4 @@ def _describe(schema: dict[str, Any]) -> str:
 
 
 def _invalid(source: str, expected: str, value: Any) -> ConfigError:
-    found = repr(value)
-    found = found if len(found) <= 60 else f"{found[:57]}…"
-    return ConfigError(f"{source}: expected {expected}, found {found}")
+    return ConfigError(f"{source}: expected {expected}, found {reprlib.repr(value)}")

@@ -30,13 +30,11 @@ def read_yaml(path: Path) -> ConfigBox:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        reason = str(error.strerror).lower()
-        raise ConfigError(f"{path}: {reason}; use --config or --params") from None
+        raise ConfigError(f"{path}: {error.strerror}; use --config or --params") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        found = "nothing" if content is None else f"a {type(content).__name__}"
-        raise ConfigError(f"{path}: expected keys with values, found {found}")
+        raise ConfigError(f"{path}: expected keys with values, found {content!r:.60}")
     box = ConfigBox(content)
     if box.to_dict() != content:
         raise ConfigError(f"{path}: keys that differ only in case; expected each key once")

@@ -12,9 +12,7 @@ from cnnClassifier.utils.errors import DownloadError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.redaction import redact_url
 
-RETRY_DELAY_S = 1.0  # before the first retry; doubled for each further one
-MAX_RETRY_DELAY_S = 30.0
-_CHUNK_BYTES = 1 << 16
+RETRY_DELAY_S = 1.0  # before the first retry; doubled for each further one, at most 30 s
 
 
 class _TransientError(DownloadError):
@@ -61,7 +59,7 @@ def download(
                 failures, max_size = 0, _size(part)
             if failures == retries:
                 raise
-            delay = min(RETRY_DELAY_S * 2**failures, MAX_RETRY_DELAY_S)
+            delay = min(RETRY_DELAY_S * 2**failures, 30.0)
             failures += 1
             logger.warning("%s (retry in %.0f s)", error, delay)
             time.sleep(delay)
@@ -125,7 +123,7 @@ def _request_rest(
             length = response.headers.get("Content-Length")
             total = received + int(length) if length else None
             with part.open("ab") as file:
-                for chunk in response.iter_content(_CHUNK_BYTES):
+                for chunk in response.iter_content(65536):
                     file.write(chunk)
                     received += len(chunk)
                     on_progress(received, total)
