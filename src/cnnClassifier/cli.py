@@ -151,15 +151,15 @@ def _run_stage(manager: Any, options: argparse.Namespace) -> None:
 
 def _scores(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.evaluation.console_report import format_scores
+    from cnnClassifier.evaluation.scores_file import SCORES_FILE, read_scores
     from cnnClassifier.tracking.connection import is_remote, run_location
-    from cnnClassifier.utils.common import load_json
 
     config = manager.evaluation()
-    path = config.root_dir / "scores.json"
+    path = config.root_dir / SCORES_FILE
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro` or `python main.py` first")
     uri = config.tracking.uri
-    print(f"\n{format_scores(load_json(path))}")
+    print(f"\n{format_scores(read_scores(config.root_dir))}")
     print(
         _NEXT_STEPS.format(
             card=config.root_dir / "MODEL_CARD.html",
@@ -176,8 +176,12 @@ def _crossvalidate(manager: Any, options: argparse.Namespace) -> None:
 
 
 def _compare(manager: Any, options: argparse.Namespace) -> None:
-    from cnnClassifier.evaluation.comparison import Evaluated, compare
-    from cnnClassifier.evaluation.comparison_report import as_markdown, as_page, as_text
+    from cnnClassifier.evaluation.comparison import EvaluatedModel, compare_models
+    from cnnClassifier.evaluation.comparison_report import (
+        format_markdown,
+        format_page,
+        format_text,
+    )
     from cnnClassifier.tracking.evaluation_lookup import find_evaluation
     from cnnClassifier.utils.common import atomic_write
 
@@ -188,13 +192,13 @@ def _compare(manager: Any, options: argparse.Namespace) -> None:
         for source, name in zip(sources, options.names or ("", ""), strict=True):
             download_dir = Path(tempfile.mkdtemp(dir=folder))
             found = find_evaluation(source, config.root_dir, config.tracking, download_dir)
-            sides.append(Evaluated.read(found.folder, name or found.name, found.params))
+            sides.append(EvaluatedModel.read(found.folder, name or found.name, found.params))
     a, b = sides
-    comparison = compare(a, b, config.bootstrap_samples, config.seed)
-    print(as_markdown(comparison) if options.markdown else as_text(comparison))
+    comparison = compare_models(a, b, config.bootstrap_samples, config.seed)
+    print(format_markdown(comparison) if options.markdown else format_text(comparison))
     if options.html:
         with atomic_write(options.html) as temp_path:
-            temp_path.write_text(as_page(comparison), encoding="utf-8")
+            temp_path.write_text(format_page(comparison), encoding="utf-8")
         logger.info("page with curves: %s", options.html)
 
 
@@ -209,15 +213,16 @@ def _search(manager: Any, options: argparse.Namespace) -> None:
 
 
 def _change_production(manager: Any, options: argparse.Namespace) -> None:
-    from cnnClassifier.tracking import registry
+    from cnnClassifier.tracking.registry import Registry
 
     config = manager.tracking()
+    registry = Registry(config, lambda text: logger.info("%s", text))
     if options.command == "rollback":
-        version = registry.rollback(config, options.reason)
+        version = registry.rollback(options.reason)
     elif options.force and not options.reason:
         raise UserError("--force needs --reason TEXT, which is recorded with the model")
     else:
-        version = registry.promote(config, options.RUN, options.force, options.reason)
+        version = registry.promote(options.RUN, options.force, options.reason)
     serve = f"python app.py --model models:/{config.registered_model}@production"
     logger.info("in production: %s, version %s (%s)", config.registered_model, version, serve)
 
