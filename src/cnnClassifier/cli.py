@@ -213,16 +213,15 @@ def _search(manager: Any, options: argparse.Namespace) -> None:
 
 
 def _change_production(manager: Any, options: argparse.Namespace) -> None:
-    from cnnClassifier.tracking.registry import Registry
+    from cnnClassifier.tracking import registry
 
     config = manager.tracking()
-    registry = Registry(config, lambda text: logger.info("%s", text))
     if options.command == "rollback":
-        version = registry.rollback(options.reason)
+        version = registry.rollback(config, options.reason)
     elif options.force and not options.reason:
         raise UserError("--force needs --reason TEXT, which is recorded with the model")
     else:
-        version = registry.promote(options.RUN, options.force, options.reason)
+        version = registry.promote(config, options.RUN, options.force, options.reason)
     serve = f"python app.py --model models:/{config.registered_model}@production"
     logger.info("in production: %s, version %s (%s)", config.registered_model, version, serve)
 
