@@ -11,7 +11,7 @@ import yaml
 
 from cnnClassifier.cli import STAGES
 from cnnClassifier.config.configuration import USERS
-from cnnClassifier.entity.config_entity import Settings
+from cnnClassifier.entity import config_entity
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,12 +117,11 @@ def imports(name):
 
 @cache
 def reachable(name):
-    found, pending = set(), [name]
+    found, pending = {name}, [name]
     while pending:
-        module = pending.pop()
-        if module not in found:
-            found.add(module)
-            pending += imports(module)
+        new = imports(pending.pop()) - found
+        found |= new
+        pending += new
     return found
 
 
@@ -133,29 +132,15 @@ def test_imports_follow_the_layers_and_have_no_cycles(name):
         assert layer(imported) in LAYERS[layer(name)] | {layer(name)}, imported
         assert name not in reachable(imported), f"{imported} imports {name} in turn"
     if layer(name) == "serving":
-        assert not {layer(module) for module in reachable(name)} & {
-            *("components", "config", "dataset")
-        }
-        trackers = {module for module in imports(name) if layer(module) == "tracking"}
-        assert trackers <= {
-            *("cnnClassifier.tracking.model_poller", "cnnClassifier.tracking.connection")
-        }
+        layers = {layer(module) for module in reachable(name)}
+        assert layers.isdisjoint({"components", "config", "dataset"})
+        allowed = {"cnnClassifier.tracking.model_poller", "cnnClassifier.tracking.connection"}
+        assert {used for used in imports(name) if layer(used) == "tracking"} <= allowed
 
 
 def test_the_sample_data_are_imported_in_one_place():
-    importers = set()
-    for name in MODULES:
-        if layer(name) != "ct_phantom" and "ct_phantom" in {layer(used) for used in imports(name)}:
-            importers.add(name)
-    assert len(importers) <= 1
-
-
-def test_the_layers_have_an_order():
-    remaining = {name: set(names) for name, names in LAYERS.items()}
-    while remaining:
-        lowest = {name for name, names in remaining.items() if not names & set(remaining)}
-        assert lowest, f"a cycle among {sorted(remaining)}"
-        remaining = {name: names for name, names in remaining.items() if name not in lowest}
+    names = [name for name in MODULES if layer(name) != "ct_phantom"]
+    assert sum(any(layer(used) == "ct_phantom" for used in imports(name)) for name in names) <= 1
 
 
 IMPORT_ALL = """
@@ -203,25 +188,12 @@ def test_every_setting_is_used():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 attributes.add(node.attr)
-    for entity in Settings.__subclasses__():
+    for entity in vars(config_entity).values():
+        if not isinstance(entity, type) or not issubclass(entity, config_entity.Settings):
+            continue
         unused = entity.model_fields.keys() - attributes
         # INCLUDE_TOP has one valid value; `views` and `stops` are computed from these two.
         assert unused <= {"include_top", "enabled", "on_failure"}, entity
-
-
-def params_of(stage):
-    """The keys that DVC watches for a stage; a section counts for all of its keys."""
-    keys = set()
-    for item in DVC_STAGES[stage]["params"]:
-        keys |= {item} if isinstance(item, str) else set(*item.values())
-    return keys
-
-
-def settings_of(stage):
-    """The keys of a stage's settings."""
-    user = {"crossvalidation": "crossvalidate"}.get(stage, stage)
-    entity = next(entity for name, entity in USERS if name == user)
-    return set(entity.fields_by_key())
 
 
 @pytest.mark.parametrize("stage", DVC_STAGES)
@@ -239,25 +211,36 @@ def test_a_stage_lists_the_code_that_it_runs_and_no_other(stage):
 
 @pytest.mark.parametrize("stage", DVC_STAGES)
 def test_a_stage_lists_the_settings_that_it_uses_and_no_other(stage):
-    expected = settings_of(stage) - NO_PARAMS[stage]
+    user = {"crossvalidation": "crossvalidate"}.get(stage, stage)
+    keys = next(entity for name, entity in USERS if name == user).fields_by_key().keys()
+    expected = keys - NO_PARAMS[stage]
     listed = set()
-    for key in params_of(stage):
-        in_section = {other for other in settings_of(stage) if other.startswith(f"{key}.")}
-        listed |= in_section or {key}
+    for item in DVC_STAGES[stage]["params"]:
+        for name in [item] if isinstance(item, str) else next(iter(item.values())):
+            # A section stands for all of its keys that the stage uses.
+            listed |= {key for key in keys if key.startswith(f"{name}.")} or {name}
     assert listed == expected, f"dvc.yaml: add {expected - listed}, remove {listed - expected}"
 
 
 def test_stages_exchange_the_files_that_the_configuration_names():
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
-    data = config["data_ingestion"]["data_dir"]
-    manifest, report = (config["data_validation"][key] for key in ("manifest_path", "report_path"))
-    validation = str(Path(manifest).parent)
-    assert Path(report).parent == Path(manifest).parent
-    base, updated = (
-        config["prepare_base_model"][key] for key in ("base_model_path", "updated_base_model_path")
+    manifest, report, base, updated = (
+        config[section][key]
+        for section, key in (
+            ("data_validation", "manifest_path"),
+            ("data_validation", "report_path"),
+            ("prepare_base_model", "base_model_path"),
+            ("prepare_base_model", "updated_base_model_path"),
+        )
     )
-    bundle = config["training"]["bundle_dir"]
-    expected = {  # dependencies and outputs
+    data, bundle = config["data_ingestion"]["data_dir"], config["training"]["bundle_dir"]
+    validation = str(Path(manifest).parent)
+    assert validation == str(Path(report).parent)
+    actual = {}
+    for name, stage in DVC_STAGES.items():
+        inputs = [path for path in stage["deps"] if not path.startswith("src/")]
+        actual[name] = (inputs, [next(iter(out)) for out in stage["outs"]])
+    assert actual == {  # dependencies and outputs
         "data_ingestion": ([], [data]),
         "data_validation": ([data], [validation]),
         "prepare_base_model": ([], [base, updated]),
@@ -265,16 +248,10 @@ def test_stages_exchange_the_files_that_the_configuration_names():
         "evaluation": ([data, validation, bundle], [config["evaluation"]["root_dir"]]),
         "crossvalidation": ([data, manifest, updated], [config["crossvalidation"]["root_dir"]]),
     }
-    actual = {}
-    for name, stage in DVC_STAGES.items():
-        inputs = [path for path in stage["deps"] if not path.startswith("src/")]
-        actual[name] = (inputs, [next(iter(out)) for out in stage["outs"]])
-    assert actual == expected
 
 
 def test_dvc_runs_the_commands_of_the_command_line():
-    commands = {name: stage["cmd"] for name, stage in DVC_STAGES.items()}
-    assert commands.pop("crossvalidation") == "python main.py crossvalidate"
-    assert commands == {name: f"python main.py --only {name}" for name in STAGES}
-    wdir = DVC_STAGES["crossvalidation"]["wdir"]
-    assert (CROSSVALIDATION.parent / wdir).resolve() == ROOT
+    commands = {name: f"python main.py --only {name}" for name in STAGES}
+    commands["crossvalidation"] = "python main.py crossvalidate"
+    assert {name: stage["cmd"] for name, stage in DVC_STAGES.items()} == commands
+    assert (CROSSVALIDATION.parent / DVC_STAGES["crossvalidation"]["wdir"]).resolve() == ROOT

@@ -1,13 +1,12 @@
 """The command line: which words it takes, and how it ends."""
 
-import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cnnClassifier import cli
 from cnnClassifier.utils.log import logger
@@ -22,9 +21,8 @@ FILES = ["--config", "config/config.yaml", "--params", "params.yaml"]
 def project(tmp_path, monkeypatch):
     """A working directory with the two files alone; afterwards the logger is as before."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "config").mkdir()
-    for name in ("config/config.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, name)
+    shutil.copytree(ROOT / "config", "config")
+    shutil.copy(ROOT / "params.yaml", ".")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", logger.propagate)
     yield
@@ -88,9 +86,15 @@ def test_a_wrong_command_line_is_refused(capsys, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config", "nowhere.yaml"], "no such file or directory; use --config or --params"),
-        (["scores", "--config", "list.yaml"], "list.yaml: expected keys with values, found a list"),
-        (["--config", "list.yaml", "scores"], "list.yaml: expected keys with values, found a list"),
+        (["--config", "nowhere.yaml"], "No such file or directory; use --config or --params"),
+        (
+            ["scores", "--config", "list.yaml"],
+            "list.yaml: expected keys with values, found ['a list']",
+        ),
+        (
+            ["--config", "list.yaml", "scores"],
+            "list.yaml: expected keys with values, found ['a list']",
+        ),
         (
             ["sync", "--params", "wrong_params.yaml"],
             "wrong_params.yaml: SEED: expected a whole number from 0",
@@ -109,13 +113,12 @@ def test_a_wrong_command_line_is_refused(capsys, words, message):
     ],
 )
 def test_an_error_is_one_line_and_exit_code_1(tmp_path, capsys, words, message):
-    for name, line in (
-        ("config/config.yaml", "log_file: blocked/run.log"),
-        ("params.yaml", "SEED: x"),
+    for name, key, value in (
+        ("config/config.yaml", "log_file", "blocked/run.log"),
+        ("params.yaml", "SEED", "x"),
     ):
-        key = line.partition(" ")[0]
-        text = re.sub(rf"^{key}.*", line, Path(name).read_text("utf-8"), flags=re.MULTILINE)
-        Path(f"wrong_{Path(name).name}").write_text(text, "utf-8")
+        content = yaml.safe_load(Path(name).read_text("utf-8")) | {key: value}
+        Path(f"wrong_{Path(name).name}").write_text(yaml.safe_dump(content), "utf-8")
     Path("list.yaml").write_text("- a list")
     Path("blocked").touch()
     assert cli.main(words) == 1
@@ -126,9 +129,6 @@ def test_an_error_is_one_line_and_exit_code_1(tmp_path, capsys, words, message):
 
 
 def test_compare_prints_two_evaluations_and_writes_a_page(tmp_path, capsys):
-    config = Path("config/config.yaml")
-    text = re.sub("bootstrap_samples: .*", "bootstrap_samples: 100", config.read_text("utf-8"))
-    config.write_text(text, "utf-8")
     before = str(write(tmp_path / "before", evaluated(skill=0.5)))
     (tmp_path / "artifacts").mkdir()
     write(tmp_path / "artifacts/evaluation", evaluated(skill=2))
@@ -167,19 +167,7 @@ def test_a_stage_file_runs_its_stage(tmp_path, stage, name):
     assert (done.returncode, done.stdout) == (3, f"['--only', '{stage}']\n")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the stand-in for Python is a shell script")
-@pytest.mark.parametrize("copied", ["", ".dvc/tmp/exps/tmp1"])
-def test_a_python_without_the_packages_hands_over_to_the_virtual_environment(tmp_path, copied):
-    code = tmp_path / "clone" / copied
-    for name in ("main.py", "src/cnnClassifier/__init__.py", "src/cnnClassifier/cli.py"):
-        (code / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, code / name)
-    done = python("main.py", "scores", cwd=code)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: the packages are not installed; run `pip install -r")
-    standin = tmp_path / "clone/.venv/bin/python"
-    standin.parent.mkdir(parents=True)
-    standin.write_text('#!/bin/sh\necho "$@"; exit 7\n')
-    standin.chmod(0o755)
-    done = python("main.py", "scores", cwd=code)
-    assert (done.returncode, done.stdout) == (7, "main.py scores\n")
+def test_a_python_without_the_packages_is_reported(tmp_path):
+    done = python(ROOT / "main.py", "scores", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: the packages are not installed; activate")

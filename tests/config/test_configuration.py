@@ -1,30 +1,30 @@
-import copy
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from cnnClassifier.config import configuration, reference
-from cnnClassifier.config.configuration import RENAMED_KEYS, USERS, ConfigurationManager
-from cnnClassifier.config.expectations import expected_value
+from cnnClassifier.config.configuration import (
+    RENAMED_KEYS,
+    USERS,
+    ConfigurationManager,
+    expected_value,
+)
+from cnnClassifier.config.reference import render_reference
 from cnnClassifier.entity.config_entity import (
     SEARCHABLE,
     Between,
     Choice,
     FitConfig,
-    SearchSpaceConfig,
 )
 from cnnClassifier.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = {
-    "config": yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8")),
-    "params": yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")),
-    "search": yaml.safe_load((ROOT / "config/search.yaml").read_text(encoding="utf-8")),
-}
+FILES = {"config": "config/config.yaml", "params": "params.yaml", "search": "config/search.yaml"}
+SHIPPED = {name: (ROOT / path).read_text(encoding="utf-8") for name, path in FILES.items()}
+PARAMS = yaml.safe_load(SHIPPED["params"])
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +39,13 @@ def write(tmp_path):
 
     def make(removed="", **changes):
         for name, shipped in SHIPPED.items():
-            content = copy.deepcopy(shipped)
-            for key, value in changes.get(name, {}).items():
+            content = yaml.safe_load(shipped)
+            for key, value in (changes.get(name, {}) | {removed: None}).items():
                 section, _, leaf = key.rpartition(".")
-                (content[section] if section else content)[leaf] = value
-            section, _, leaf = removed.rpartition(".")
-            (content.get(section, {}) if section else content).pop(leaf, None)
+                part = content.get(section, {}) if section else content
+                part[leaf] = value
+                if key == removed:
+                    del part[leaf]
             (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
         return tmp_path / "config.yaml", tmp_path / "params.yaml"
 
@@ -74,7 +75,7 @@ def test_settings_have_the_values_of_the_files(write, monkeypatch, tmp_path):
     assert manager.prepare_base_model().weights_cache == Path.home() / "weights"
     assert manager.serving().max_concurrent_requests >= 2
     assert manager.evaluation().gates.stops
-    assert manager.tracking().params == SHIPPED["params"] | params
+    assert manager.tracking().params == PARAMS | params
     training = manager.training()
     assert manager.crossvalidation().training == training
     assert manager.crossvalidation().seeds == (1, 2)
@@ -149,7 +150,7 @@ def test_environment_variables_override_the_files(write, monkeypatch):
         ("data_ingestion.data_dir", " ", "text"),
         ("evaluation.root_dir", None, "text"),
         ("log_file", {"a": "b"}, "text, found {'a': 'b'}"),
-        ("serving", [1], "a section: host, port,"),
+        ("serving", [1], "a section with keys, found [1]"),
         # outside of the limits
         ("SEED", -1, "a whole number"),
         ("CLASSES", 1, "a whole number from 2 to 1000"),
@@ -183,20 +184,19 @@ def test_environment_variables_override_the_files(write, monkeypatch):
 )
 def test_an_invalid_value_is_reported_with_file_key_and_expected_value(write, key, value, expected):
     paths = write(**{file_of(key): {key: value}})
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"(?s)^.{,599}$") as caught:
         ConfigurationManager(*paths)
     message = str(caught.value)
     assert message.startswith(f"{paths[key.isupper()]}: {key}: expected {expected}")
     assert "\n" not in message
-    assert len(message) < 600
 
 
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
-        ("SEEDS", ": unknown key; expected one of "),
-        ("serving.ports", ": unknown key; expected one of host, port, "),
-        ("services", ": unknown key; expected one of log_file, data_ingestion, "),
+        ("SEEDS", ": unknown key; the most similar are SEED, "),
+        ("serving.ports", ": unknown key; the most similar are serving.port, "),
+        ("services", ": unknown key; the most similar are serving"),
         *((key, f" was {hint}") for key, hint in RENAMED_KEYS.items()),
     ],
 )
@@ -205,15 +205,12 @@ def test_an_unknown_or_renamed_key_is_reported(write, key, expected):
         ConfigurationManager(*write(**{file_of(key): {key: 1}}))
 
 
-def test_the_new_names_of_renamed_keys_exist(write):
-    manager = ConfigurationManager(*write())
+def test_the_new_names_of_renamed_keys_exist():
     known = {key for _, entity in USERS for key in entity.fields_by_key()}
-    assert manager.params.keys() < known
+    assert known.isdisjoint(RENAMED_KEYS)
     for key, hint in RENAMED_KEYS.items():
-        assert key not in known
-        if hint.startswith("renamed to "):
-            section, dot, _ = key.rpartition(".")
-            assert f"{section}{dot}{hint.split()[2].rstrip(',')}" in known
+        new_name = re.sub(r"\w+$", hint.split()[2].rstrip(","), key)
+        assert new_name in known or hint.startswith("removed: ")
 
 
 @pytest.mark.parametrize(
@@ -227,12 +224,9 @@ def test_the_new_names_of_renamed_keys_exist(write):
     ],
 )
 def test_a_missing_key_is_reported(write, key, expected):
-    paths = write(removed=key)
-    with pytest.raises(ConfigError) as caught:
-        ConfigurationManager(*paths)
-    assert str(caught.value).startswith(
-        f"{paths[key.isupper()]}: {key}: missing; expected {expected}"
-    )
+    message = rf"{file_of(key)}\.yaml: {key}: missing; expected {expected}"
+    with pytest.raises(ConfigError, match=message):
+        ConfigurationManager(*write(removed=key))
 
 
 @pytest.mark.parametrize(
@@ -243,27 +237,12 @@ def test_a_missing_key_is_reported(write, key, expected):
         (str, {"pattern": "^a+$"}, "text matching ^a+$"),
         (float | None, {"le": 2}, "a number to 2, or null"),
         (list[bool], {}, "a list; its items: True or False"),
-        (tuple[int, int], {}, "a list"),
-        (dict[str, Any], {}, "names with values"),
-        (Any, {}, "a valid value"),
     ],
 )
 def test_limits_are_described_in_words(annotation, limits, expected):
     assert (
         expected_value(FieldInfo.from_annotated_attribute(annotation, Field(**limits))) == expected
     )
-
-
-def test_an_error_of_several_settings_is_reported(write, monkeypatch):
-    class Checked(FitConfig):
-        @model_validator(mode="after")
-        def check(self):
-            raise ValueError("too many epochs for this batch size")
-
-    paths = write()
-    monkeypatch.setattr(configuration, "USERS", (*USERS, ("training", Checked)))
-    with pytest.raises(ConfigError, match="too many epochs for this batch size"):
-        ConfigurationManager(*paths)
 
 
 def test_a_search_space_has_lists_and_ranges(write):
@@ -302,7 +281,7 @@ def test_a_search_space_has_lists_and_ranges(write):
         ("trials", 0, "expected a whole number from 1 to 1000000, found 0"),
         ("metric", "f1", "expected one of loss, roc_auc, balanced_accuracy, found 'f1'"),
         ("folds", 6, "expected at most FOLDS: 5 in params.yaml, found 6"),
-        ("space.SPLIT", [0.5], "unknown key; expected one of LEARNING_RATE, BATCH_SIZE"),
+        ("space.SPLIT", [0.5], "unknown key; the most similar are space."),
         ("space.LEARNING_RATE", 0.1, "or {low, high} with log: true or a step, each a number"),
         ("space.LEARNING_RATE", {"low": 0.1, "high": 0.1}, "null, or a list"),
         ("space.LEARNING_RATE", {"low": 0, "high": 0.1}, "null, or a list"),
@@ -323,24 +302,12 @@ def test_a_search_space_has_lists_and_ranges(write):
 )
 def test_an_invalid_search_space_is_reported(write, tmp_path, key, value, expected):
     manager = ConfigurationManager(*write(search={key: value}, params={"FOLDS": 5}))
-    with pytest.raises(ConfigError) as caught:
+    message = f"{tmp_path / 'search.yaml'}: {key}: .*{re.escape(expected)}"
+    with pytest.raises(ConfigError, match=message):
         manager.search()
-    message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'search.yaml'}: {key}: ")
-    assert expected in message
-
-
-def without_defaults(page):
-    rows = [line.split(" | ") for line in page.splitlines()]
-    return [row[:2] + row[3:] for row in rows]
 
 
 def test_the_reference_is_current_and_describes_every_key():
-    rendered = reference.render_reference(ROOT / "config/config.yaml", ROOT / "params.yaml")
     stored = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-    # Whoever changes a value in the files needn't update the page; it shows the shipped values.
-    assert without_defaults(stored) == without_defaults(rendered), "run `make docs-config`"
-    for _, entity in (*USERS, ("search", SearchSpaceConfig)):
-        for key, field in entity.fields_by_key().items():
-            assert field.description, f"{key} has no description"
-            assert f"| `{key}` | " in rendered
+    assert stored == render_reference(), "run `make docs-config`"
+    assert "None" not in stored, "a key has no description"

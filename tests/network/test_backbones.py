@@ -1,9 +1,6 @@
-from typing import get_args
-
 import numpy as np
 import pytest
 
-from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
 from cnnClassifier.network.backbones import (
     BACKBONES,
     build_backbone,
@@ -23,11 +20,6 @@ NAMES = [
 @pytest.fixture(scope="module")
 def vgg(keras):
     return build_backbone("VGG16", (32, 32, 3), 0)
-
-
-def test_what_can_be_configured_can_be_built():
-    annotation = PrepareBaseModelConfig.model_fields["backbone"].annotation
-    assert set(get_args(annotation)) == set(BACKBONES)
 
 
 @pytest.mark.parametrize("name", NAMES)

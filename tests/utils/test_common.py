@@ -8,7 +8,6 @@ from cnnClassifier.utils import common
 from cnnClassifier.utils.common import (
     atomic_write,
     format_size,
-    get_size,
     load_json,
     project_dir,
     read_numeric_csv,
@@ -25,15 +24,14 @@ def create(path, kind, text):
     """Write `text` to a file, or to a file in a folder; or write nothing."""
     if kind == "folder":
         path.mkdir(parents=True)
-        (path / "inside").write_text(text)
-    elif kind == "file":
-        path.write_text(text)
+    if kind != "nothing":
+        (path / "inside" if kind == "folder" else path).write_text(text)
 
 
-def contents(path):
-    if path.is_dir():
-        return {item.name: item.read_text() for item in path.iterdir()}
-    return path.read_text() if path.exists() else None
+def contents(folder):
+    """The text of each file in a folder, by its path."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
 
 
 @pytest.mark.parametrize("old", ["nothing", "file", "folder"])
@@ -41,13 +39,12 @@ def contents(path):
 def test_an_atomic_write_replaces_the_target_at_the_end(tmp_path, old, new):
     target = tmp_path / ("deep/target" if old == "nothing" else "target")
     create(target, old, "old")
-    before = contents(target)
     with atomic_write(target) as temp_path:
         (temp_path.parent / "other").write_text("is deleted")
+        assert target.exists() == (old != "nothing")
         create(temp_path, new, "new")
-        assert contents(target) == before
-    assert contents(target) == ("new" if new == "file" else {"inside": "new"})
-    assert [item.name for item in target.parent.iterdir()] == ["target"]
+    suffix = "/inside" if new == "folder" else ""
+    assert contents(target.parent) == {f"target{suffix}": "new"}
 
 
 @pytest.mark.parametrize("old", ["nothing", "file", "folder"])
@@ -55,7 +52,7 @@ def test_an_atomic_write_replaces_the_target_at_the_end(tmp_path, old, new):
 def test_an_atomic_write_keeps_the_old_target_on_an_error(tmp_path, monkeypatch, old, cause):
     target = tmp_path / "target"
     create(target, old, "old")
-    before = contents(target)
+    before = contents(tmp_path)
 
     def replace(source, destination, replace=os.replace):
         if destination == target and source.name == "target":
@@ -64,42 +61,38 @@ def test_an_atomic_write_keeps_the_old_target_on_an_error(tmp_path, monkeypatch,
 
     if cause.startswith("Ctrl-C"):
         monkeypatch.setattr(common.os, "replace", replace)
-    with (
-        pytest.raises((RuntimeError, FileNotFoundError, KeyboardInterrupt)),
-        atomic_write(target) as temp_path,
-    ):
+    errors = (RuntimeError, FileNotFoundError, KeyboardInterrupt)
+    with pytest.raises(errors), atomic_write(target) as temp_path:
         if cause != "nothing written":
             create(temp_path, "folder", "half")
         if cause == "error":
             raise RuntimeError
-    assert contents(target) == before
-    assert [item.name for item in tmp_path.iterdir()] == (["target"] if before else [])
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("folder", "new"), ("nothing", "old")])
 def test_remains_of_killed_writes_are_removed_and_a_moved_target_is_restored(
     tmp_path, kind, expected
 ):
-    target, other = tmp_path / "data[1]", tmp_path / ".data2.unfinished-x"
-    other.mkdir()
-    (tmp_path / ".data[1].unfinished-0" / "data[1]").mkdir(parents=True)
+    target = tmp_path / "data[1]"
+    create(tmp_path / ".data2.unfinished-x", "folder", "other")
+    create(tmp_path / ".data[1].unfinished-0" / "data[1]", "folder", "half")
     create(tmp_path / ".data[1].unfinished-1" / "old", "folder", "old")
     create(target, kind, "new")
     remove_stale_temp(target)
-    assert contents(target) == {"inside": expected}
-    assert sorted(item.name for item in tmp_path.iterdir()) == [other.name, "data[1]"]
+    assert contents(tmp_path) == {
+        "data[1]/inside": expected,
+        ".data2.unfinished-x/inside": "other",
+    }
 
 
 def test_json_and_csv_round_trip(tmp_path):
     path, data = tmp_path / "a.json", {"ä": [1, 2.5, None, True], "b": {"c": "ü\n"}}
     save_json(path, data)
-    assert load_json(path) == data
-    text = path.read_text(encoding="utf-8")
-    assert text.endswith("}\n")
-    assert '"ä"' in text
     with pytest.raises(ValueError, match="JSON"):
         save_json(path, float("nan"))
     assert load_json(path) == data
+    assert path.read_text(encoding="utf-8").endswith('"c": "ü\\n"\n  }\n}\n')
 
     write_csv(tmp_path / "a.csv", ("x", "y"), [(1, 0.5), (2, 1e-9)])
     assert (tmp_path / "a.csv").read_bytes() == b"x,y\n1,0.5\n2,1e-09\n"
@@ -109,22 +102,20 @@ def test_json_and_csv_round_trip(tmp_path):
 def test_sizes_and_hashes_of_files(tmp_path):
     counts = (0, 999, 1000, 999_999, 56_200_000, 7e9, 2e13)
     expected = ["0 B", "999 B", "1.0 kB", "1000.0 kB", "56.2 MB", "7.0 GB", "20000.0 GB"]
-    assert [format_size(count) for count in counts] == expected
-    data = b"abc" * 100_000
-    (tmp_path / "file").write_bytes(data)
-    assert get_size(tmp_path / "file") == "300.0 kB"
-    assert sha256_of(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+    assert list(map(format_size, counts)) == expected
+    (tmp_path / "file").write_bytes(b"abc" * 100_000)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file"),
-        ("folder", "is a directory"),
-        (b"", "found nothing"),
-        (b"# only a comment\n", "found nothing"),
-        (b"- a\n- b\n", "found a list"),
-        (b"just words", "found a str"),
+        (None, "No such file"),
+        ("folder", "Is a directory"),
+        (b"", "found None"),
+        (b"# only a comment\n", "found None"),
+        (b"- a\n- b\n", r"found \['a', 'b'\]"),
+        (b"just words", "found 'just words'"),
         (b"a: [1, 2\nb: }", "not valid YAML"),
         (b"a: \xff\xfe", "not valid YAML"),
         (b"a: !!python/object/apply:os.getcwd []", "not valid YAML"),
@@ -137,9 +128,8 @@ def test_yaml_that_is_not_a_mapping_is_refused_in_one_line(tmp_path, content, me
         path.mkdir()
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=rf"^{path}: .*{message}") as caught:
+    with pytest.raises(ConfigError, match=rf"^{path}: [^\n]*{message}[^\n]*$"):
         read_yaml(path)
-    assert "\n" not in str(caught.value)
 
 
 def test_yaml_keys_are_attributes(tmp_path):

@@ -6,7 +6,7 @@ from cnnClassifier.network.heads import add_head
 from cnnClassifier.network.serialization import save_model
 from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.weights import load_pretrained
-from cnnClassifier.utils.common import get_size
+from cnnClassifier.utils.common import format_size
 from cnnClassifier.utils.log import logger
 
 
@@ -36,7 +36,10 @@ class PrepareBaseModel:
         )
         save_model(base, config.base_model_path)
         save_model(classifier, config.updated_base_model_path)
-        weights, size = config.weights or "random", get_size(config.updated_base_model_path)
+        weights, size = (
+            config.weights or "random",
+            format_size(config.updated_base_model_path.stat().st_size),
+        )
         logger.info(
             f"{config.backbone} with {weights} weights, head {config.head} on {layer}: {size}"
         )

@@ -1,16 +1,19 @@
 """The only place that reads YAML: check both files and create the settings of each stage."""
 
+import difflib
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from cnnClassifier.config.expectations import expected_value, value_type
 from cnnClassifier.entity.config_entity import (
+    NESTED,
     SEARCHABLE,
+    STRICT,
     Between,
     Choice,
     CrossValidationConfig,
@@ -60,6 +63,21 @@ RENAMED_KEYS = {
     "serving.model_poll_s": "renamed to model_poll_interval_s",
     "FAMILIAR_SHARE": "renamed to OOD_QUANTILE",
 }
+# A JSON schema's terms in words.
+TYPES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "True or False",
+    "string": "text",
+    "null": "null",
+}
+LIMITS = {
+    "minimum": "from",
+    "exclusiveMinimum": "above",
+    "maximum": "to",
+    "exclusiveMaximum": "below",
+    "pattern": "matching",
+}
 Entity = TypeVar("Entity", bound=Settings)
 
 
@@ -76,18 +94,19 @@ class ConfigurationManager:
     """
 
     def __init__(self, config_path: Path = CONFIG_PATH, params_path: Path = PARAMS_PATH) -> None:
-        self.fields: dict[str, FieldInfo] = {}
+        self._config_path = config_path
+        self._values: dict[str, Any] = {}
+        self._sources: dict[str, str] = {}  # the file and key of each value, for messages
+        self._params_fields: dict[str, FieldInfo] = {}
+        config_fields: dict[str, FieldInfo] = {}
         for _, entity in USERS:
             for key, field in entity.fields_by_key().items():
-                self.fields.setdefault(key, field)
-        self.values: dict[str, Any] = {}
-        self._paths: dict[str, Path] = {}  # the file of each key
-        self._config_path = config_path
-        in_params = {key: field for key, field in self.fields.items() if key.isupper()}
-        self._read(params_path, in_params)
-        self.params = dict(self.values)
-        self._read(config_path, {k: v for k, v in self.fields.items() if k not in in_params})
-        self.values |= {"--params": self.params, "--params-path": params_path}
+                fields = self._params_fields if key.isupper() else config_fields
+                fields.setdefault(key, field)
+        self._read(params_path, self._params_fields)
+        self.params = dict(self._values)
+        self._read(config_path, config_fields)
+        self._values |= {"--params": self.params, "--params-path": params_path}
         for _, entity in USERS:
             self._create(entity, environment={})
 
@@ -135,18 +154,20 @@ class ConfigurationManager:
             ConfigError: search.yaml has an unknown, missing or invalid key, or an empty space.
         """
         path = self._config_path.with_name("search.yaml")
-        space_fields = {f"space.{key}": self.fields[key] for key in SEARCHABLE}
-        self._read(path, SearchSpaceConfig.fields_by_key() | space_fields)
+        fields = SearchSpaceConfig.fields_by_key()
+        for key in SEARCHABLE:
+            fields[f"space.{key}"] = self._params_fields[key]
+        self._read(path, fields)
         space = {}
         for key in SEARCHABLE:
-            value = self.values[f"space.{key}"]
-            if value is not None:
-                space[key] = parse_dimension(f"{path}: space.{key}", self.fields[key], value)
-        if not self.params["AUGMENTATION"]:
-            space.pop("VIEWS", None)  # there is a single view
+            value = self._values[f"space.{key}"]
+            # Without augmentation there is a single view.
+            if value is not None and (key != "VIEWS" or self.params["AUGMENTATION"]):
+                source = self._sources[f"space.{key}"]
+                space[key] = _parse_dimension(source, self._params_fields[key], value)
         if not space:
             raise ConfigError(f"{path}: space: expected values to try, but every key is null")
-        self.values["--space"] = space
+        self._values["--space"] = space
         config = self._create(SearchConfig)
         folds = config.crossvalidation.folds
         if config.folds > folds:
@@ -155,35 +176,34 @@ class ConfigurationManager:
         return config
 
     def _read(self, path: Path, fields: Mapping[str, FieldInfo]) -> None:
-        """Read the settings of one file, which must have these keys and no others."""
-        values = {}
+        """Read the values of one file, which must have these keys and no others."""
+        values: dict[str, Any] = {}
+        sections = {key.partition(".")[0] for key in fields if "." in key}
         for name, value in read_yaml(path).to_dict().items():
-            section = [key.partition(".")[2] for key in fields if key.startswith(f"{name}.")]
-            if not section:
-                values[name] = value
+            if name not in sections:
+                values[str(name)] = value
             elif not isinstance(value, dict):
-                raise _invalid(f"{path}: {name}", f"a section: {', '.join(section)}", value)
+                raise _invalid(f"{path}: {name}", "a section with keys", value)
             else:
                 values |= {f"{name}.{key}": item for key, item in value.items()}
         for key in values:
             if key in RENAMED_KEYS:
                 raise ConfigError(f"{path}: {key} was {RENAMED_KEYS[key]}")
             if key not in fields:
-                prefix = key[: key.find(".") + 1]
-                known = [name for name in fields if name.startswith(prefix)]
-                names = {name.removeprefix(prefix).partition(".")[0]: None for name in known}
-                raise ConfigError(f"{path}: {key}: unknown key; expected one of {', '.join(names)}")
+                similar = ", ".join(difflib.get_close_matches(key, fields, n=5, cutoff=0))
+                raise ConfigError(f"{path}: {key}: unknown key; the most similar are {similar}")
         for key, field in fields.items():
             if key not in values:
                 raise ConfigError(f"{path}: {key}: missing; expected {expected_value(field)}")
-        self.values |= values
-        self._paths |= dict.fromkeys(fields, path)
+            self._sources[key] = f"{path}: {key}"
+        self._values |= values
 
     def _create(self, entity: type[Entity], environment: Mapping[str, str] = os.environ) -> Entity:
         """Create settings; environment variables override the values of the files."""
         fields = entity.fields_by_key()
-        values = dict(self.values)
-        sources = {key: f"{self._paths[key]}: {key}" for key in fields}
+        values = dict(self._values)
+        values[NESTED] = values
+        sources = dict(self._sources)
         for key, field in fields.items():
             variable = environment_variable(field)
             text = environment.get(variable, "")
@@ -191,17 +211,15 @@ class ConfigurationManager:
                 values[key] = int(text) if field.annotation is int and text.isdecimal() else text
                 sources[key] = f"environment: {variable}"
         try:
-            return entity.from_values(values)
+            return entity.model_validate(values, extra="ignore", by_name=False)
         except ValidationError as error:
-            details = error.errors()[0]
-            for name in map(str, details["loc"]):
-                if name in fields:
-                    expected = expected_value(fields[name])
-                    raise _invalid(sources[name], expected, values[name]) from None
-            raise ConfigError(f"{self._config_path}: {details['msg']}") from None  # several keys
+            location = error.errors()[0]["loc"]
+            key = next(str(name) for name in location if name != NESTED)
+            expected = expected_value(fields[key])
+            raise _invalid(sources[key], expected, values[key]) from None
 
 
-def parse_dimension(source: str, field: FieldInfo, value: Any) -> Choice | Between:
+def _parse_dimension(source: str, field: FieldInfo, value: Any) -> Choice | Between:
     """Parse the values that a search tries for one parameter: a list, or {low, high}.
 
     Args:
@@ -213,10 +231,10 @@ def parse_dimension(source: str, field: FieldInfo, value: Any) -> Choice | Betwe
         ConfigError: a value is invalid, the list is empty or has duplicates, or the range is empty.
     """
     is_number = field.annotation in (int, float)
-    value_adapter = value_type(field)
+    value_adapter = _value_type(field)
     try:
         if isinstance(value, list):
-            choices = tuple(value_adapter.validate_python(item) for item in value)
+            choices = tuple(map(value_adapter.validate_python, value))
             if choices and len(set(choices)) == len(choices):
                 return Choice(choices)
         elif isinstance(value, dict) and is_number:
@@ -237,7 +255,38 @@ def environment_variable(field: FieldInfo) -> str:
     return str(extra.get("environment", "")) if isinstance(extra, dict) else ""
 
 
+def expected_value(field: FieldInfo) -> str:
+    """Return what a setting accepts, such as `a whole number from 1 to 100`."""
+    return _describe(_value_type(field).json_schema())
+
+
+def _value_type(field: FieldInfo) -> TypeAdapter:
+    """Return the validator of a single setting."""
+    described = Field(json_schema_extra=field.json_schema_extra)
+    annotation: Any = Annotated[(field.annotation, *field.metadata, described)]
+    return TypeAdapter(annotation, config=STRICT)
+
+
+def _describe(schema: dict[str, Any]) -> str:
+    """Describe in words which values a JSON schema accepts."""
+    if "expected" in schema:
+        return schema["expected"]
+    if "anyOf" in schema:
+        return ", or ".join(map(_describe, schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        return f"one of {', '.join(map(str, schema.get('enum') or [schema['const']]))}"
+    kind = schema["type"]
+    if kind == "array":
+        count = f"{schema['minItems']} or more " if "minItems" in schema else ""
+        return f"a list; its {count}items: {_describe(schema['items'])}"
+    if kind == "object":
+        return f"names with values, each {_describe(schema['additionalProperties'])}"
+    words = [TYPES[kind]]
+    for limit, word in LIMITS.items():
+        if limit in schema:
+            words.append(f"{word} {schema[limit]}")
+    return " ".join(words)
+
+
 def _invalid(source: str, expected: str, value: Any) -> ConfigError:
-    found = repr(value)
-    found = found if len(found) <= 60 else f"{found[:57]}…"
-    return ConfigError(f"{source}: expected {expected}, found {found}")
+    return ConfigError(f"{source}: expected {expected}, found {reprlib.repr(value)}")

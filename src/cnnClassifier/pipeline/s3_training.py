@@ -2,13 +2,10 @@
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from cnnClassifier.config.configuration import ConfigurationManager
+from typing import Any
 
 
-def main(manager: "ConfigurationManager") -> None:
+def main(manager: Any) -> None:
     """Train the head and write the bundle."""
     # Imported here, so that this file also runs as a script if the package isn't installed.
     from cnnClassifier.components.training import Training

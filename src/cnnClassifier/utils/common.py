@@ -4,6 +4,7 @@ import csv
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,7 +15,6 @@ from typing import Any
 
 import yaml
 from box import ConfigBox
-from box.exceptions import BoxError
 from ensure import ensure_annotations
 
 from cnnClassifier.utils.errors import ConfigError
@@ -30,17 +30,12 @@ def read_yaml(path: Path) -> ConfigBox:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        reason = str(error.strerror).lower()
-        raise ConfigError(f"{path}: {reason}; use --config or --params") from None
+        raise ConfigError(f"{path}: {error.strerror}; use --config or --params") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        found = "nothing" if content is None else f"a {type(content).__name__}"
-        raise ConfigError(f"{path}: expected keys with values, found {found}")
-    try:
-        box = ConfigBox(content)
-    except BoxError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: expected keys with values, found {content!r:.60}")
+    box = ConfigBox(content)
     if box.to_dict() != content:
         raise ConfigError(f"{path}: keys that differ only in case; expected each key once")
     return box
@@ -58,11 +53,8 @@ def project_dir() -> Path:
     `dvc exp run --queue` and `--temp` run in copies in `.dvc/tmp/exps`, which DVC removes at the
     end.
     """
-    current = Path.cwd()
-    for folder in current.parents:
-        if current.is_relative_to(folder / ".dvc/tmp/exps"):
-            return folder
-    return Path()
+    clone, in_copy, _ = Path.cwd().as_posix().partition("/.dvc/tmp/exps/")
+    return Path(clone if in_copy else "")
 
 
 @contextmanager
@@ -140,26 +132,16 @@ def read_numeric_csv(path: Path) -> dict[str, list[float]]:
     """
     with Path(path).open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    columns: dict[str, list[float]] = {name: [] for name in header}
-    for row in rows:
-        for name, value in zip(header, row, strict=True):
-            columns[name].append(float(value))
-    return columns
-
-
-def get_size(path: Path) -> str:
-    """Return the size of a file, such as `56.2 MB`."""
-    return format_size(Path(path).stat().st_size)
+    columns = zip(*rows, strict=True)
+    return {name: list(map(float, column)) for name, column in zip(header, columns, strict=True)}
 
 
 def format_size(count: float) -> str:
     """Format a number of bytes, such as `56.2 MB`."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+    if count < 1000:
+        return f"{count:.0f} B"
+    exponent = min(int(math.log10(count)) // 3, 3)
+    return f"{count / 1000**exponent:.1f} {('kB', 'MB', 'GB')[exponent - 1]}"
 
 
 def sha256_of(path: Path) -> str:

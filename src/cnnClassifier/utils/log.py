@@ -57,18 +57,17 @@ def run_and_report(work: Callable[[], None], name: str, log_file: Path) -> int:
     """
     try:
         work()
+        return 0
     except KeyboardInterrupt:
         logger.warning("%s: stopped", name)
         return 130
     except UserError as error:
         logger.error("%s: %s", name, error, exc_info=True)
-        return 1
     except Exception as error:
         message = " ".join(str(error).split())  # TensorFlow's messages have many lines
         text = "%s: %s: %s; the traceback is in %s"
         logger.error(text, name, type(error).__name__, message, log_file, exc_info=True)
-        return 1
-    return 0
+    return 1
 
 
 class _OneLineFormatter(logging.Formatter):

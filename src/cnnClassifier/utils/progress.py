@@ -17,7 +17,6 @@ def progress(items: Iterable[Any] | None = None, **options: Any) -> tqdm:
         items: to iterate over, or None to call `update` by hand.
         **options: of tqdm, such as `total` or `desc`.
     """
-    settings: dict[str, Any] = {"mininterval": 10, "delay": 10}
     if sys.stderr.isatty():
-        settings = {"mininterval": 0.1, "dynamic_ncols": True}
-    return tqdm(items, file=sys.stderr, **settings, **options)
+        return tqdm(items, file=sys.stderr, dynamic_ncols=True, **options)
+    return tqdm(items, file=sys.stderr, mininterval=10, delay=10, **options)
