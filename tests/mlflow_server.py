@@ -65,6 +65,7 @@ def mlflow_server(folder) -> Iterator[Server]:
             "MLFLOW_AUTH_ADMIN_PASSWORD": server.password,
             "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else it starts ten more processes
         }
         with (
             (folder / "server.log").open("w") as log,

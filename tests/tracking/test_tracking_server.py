@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cnnClassifier.entity.bundle import ModelBundle
+from cnnClassifier.entity.bundle import BUNDLE_FILES, ModelBundle
 from cnnClassifier.entity.config_entity import TrackingConfig
 from cnnClassifier.tracking import registry
 from cnnClassifier.tracking.connection import TrackingError, credentials
@@ -140,7 +140,7 @@ def test_a_server_gets_all_that_it_supports(project, server, log_in, tiny_bundle
         assert answer["model_id"] == ModelBundle.read(tiny_bundle).model_id
         poller = ModelPoller(reference, config.uri, project / "cache")
         assert poller.fetch()
-        for name in ("model.keras", "model.json", "reference.npz"):
+        for name in BUNDLE_FILES:
             assert (poller.folder / name).read_bytes() == (tiny_bundle / name).read_bytes()
 
 
