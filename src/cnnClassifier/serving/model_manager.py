@@ -120,7 +120,7 @@ class ModelManager:
 
     def _fingerprint(self) -> _Fingerprint:
         paths = []
-        for name in (MODEL_FILE, METADATA_FILE, REFERENCE_FILE, INT8_FILE):
+        for name in (MODEL_FILE, METADATA_FILE, OOD_DETECTOR_FILE, INT8_FILE):
             paths.append(self._bundle_dir / name)
         if self._evaluation_dir:
             paths.append(self._evaluation_dir / INT8_AGREEMENT_FILE)
