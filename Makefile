@@ -8,7 +8,7 @@ SHELL_SCRIPTS = $(shell grep -l 'env bash' scripts/*)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline serve test test-fast test-full lint small compare bundle audit bench pins clean
+.PHONY: help setup pipeline serve test test-fast test-full lint small compare bundle audit bench pins docs-config clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -72,6 +72,9 @@ pins: $(VENV)/dev.stamp          ## Update requirements*.txt from requirements*.
 	$(PIN) --upgrade requirements-dev.in -o requirements-dev.txt
 	$(PIN) requirements.in -c requirements-dev.txt -o requirements.txt
 	$(PIN) requirements-serve.in -c requirements-dev.txt -o requirements-serve.txt
+
+docs-config: $(VENV)/pipeline.stamp ## Update docs/configuration.md from the entities
+	python -m cnnClassifier.config.reference > docs/configuration.md
 
 clean:           ## Remove the outputs of the pipeline; .venv, data/ and the feature cache stay
 	rm -rf artifacts logs

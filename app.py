@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +84,7 @@ def _serve(args: argparse.Namespace) -> None:
     listener = bind(host, port)
     configure_logging(configuration.log_file, or_terminal=True)
     bundle_dir = _bundle_dir(args, configuration) if args.model else config.bundle_dir
-    config = replace(config, host=host, port=port, bundle_dir=bundle_dir)
+    config = config.model_copy(update={"host": host, "port": port, "bundle_dir": bundle_dir})
     print(f"Open {url_of(listener)} (Ctrl-C stops it).", flush=True)
     if is_public(listener) and not tokens:
         print(
@@ -109,12 +108,12 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _bundle_dir(args: argparse.Namespace, configuration: "ConfigurationManager") -> Path:
     """Return the folder of the requested model; download it and follow an alias if necessary."""
-    from cnnClassifier.serving.model_download import fetch_bundle
+    from cnnClassifier.serving.model_download import download_bundle
     from cnnClassifier.tracking.connection import TrackingError
     from cnnClassifier.tracking.model_poller import SCHEMES, ModelPoller
 
     if args.model.startswith(("http://", "https://")):
-        return fetch_bundle(args.model, args.model_sha256)
+        return download_bundle(args.model, args.model_sha256)
     if not args.model.startswith(SCHEMES):
         return Path(args.model)
     config = configuration.serving()

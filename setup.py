@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 setup(
     name="cnnClassifier",
     version="0.1.0",
-    description="Train, assess and serve image classifiers: chest CT slices to start with",
+    description="Train, evaluate and serve image classifiers, such as one for chest CT slices",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -27,8 +27,8 @@ import yaml
 
 from benchmarks.serving import ROOT, free_port, wait_until_ready
 from cnnClassifier.entity.bundle import MODEL_FILE, ModelBundle
-from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
 from cnnClassifier.utils.common import atomic_write, sha256_of
+from ct_phantom import parse_phantom, write_phantom
 
 RUBBISH = [
     b"",

@@ -229,8 +229,8 @@ def serving(folder):
 
 def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
     from cnnClassifier.entity.manifest import Entry, Manifest
-    from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
     from cnnClassifier.utils.common import save_json, sha256_of
+    from ct_phantom import parse_phantom, write_phantom
 
     folder = tmp_path / "clone"
     shutil.copytree(
@@ -240,7 +240,7 @@ def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
         folder / "config/config.yaml",
         data_dir="pictures",
         manifest_path="data/manifest.csv",
-        gallery="0",
+        error_gallery_size="0",
     )
     edit(folder / "config/config.yaml", report_path="data/report.json")
     write_phantom(

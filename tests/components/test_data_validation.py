@@ -11,8 +11,8 @@ from PIL import Image
 from cnnClassifier.components.data_validation import DataValidation
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.manifest import SPLITS, Manifest
-from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
 from cnnClassifier.utils.errors import ManifestError
+from ct_phantom import parse_phantom, write_phantom
 from tests.dicoms import NAME, dicom, lungs
 from tests.pictures import encoded, picture, save
 

@@ -1,11 +1,11 @@
 import csv
 import json
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cnnClassifier.tracking.tracker import Tracker
 from PIL import Image
 
 import cnnClassifier.components.evaluation as stage
@@ -13,7 +13,6 @@ from cnnClassifier.components.evaluation import Evaluation
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig, GatesConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
-from cnnClassifier.tracking.tracker import Tracker
 from cnnClassifier.utils.common import save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from tests.pictures import save
@@ -36,7 +35,16 @@ CONTRACT = [
     "n_groups",
     "synthetic",
 ]
-EASY = GatesConfig(1, 1, True, 0.5, 0.0, 0.9, 1.0, True)
+EASY = GatesConfig(
+    min_images_per_class=1,
+    min_groups_per_class=1,
+    no_leakage=True,
+    min_roc_auc=0.5,
+    min_roc_auc_lower_bound=0.0,
+    max_shortcut_auc=0.9,
+    max_ece=1.0,
+    on_failure="stop",
+)
 PARAMS = {"SEED": 3, "WEIGHTS": None, "FINE_TUNE_FROM": None, "HEAD": "conv_max"}
 FILES = {
     *("scores.json", "predictions.csv", "MODEL_CARD.md", "MODEL_CARD.html"),
@@ -141,10 +149,12 @@ def prepared(tmp_path, write_bundle):
             root_dir=tmp_path / "out",
             max_pixels=10**6,
             bootstrap_samples=100,
-            gallery=4,
+            error_gallery_size=4,
             seed=3,
             gates=EASY,
-            tracking=TrackingConfig("unused", "unused", "chest", PARAMS),
+            tracking=TrackingConfig(
+                uri="unused", experiment="unused", registered_model="chest", params=PARAMS
+            ),
         )
 
     return make
@@ -223,7 +233,7 @@ def test_int8_is_compared_on_the_test_split(prepared, logged, write_bundle):
 def test_the_same_inputs_give_the_same_bytes(prepared, logged):
     config = prepared()
     Evaluation(config).run()
-    again = replace(config, root_dir=config.root_dir.with_name("again"))
+    again = config.model_copy(update={"root_dir": config.root_dir.with_name("again")})
     Evaluation(again).run()
     for path in config.root_dir.iterdir():
         assert path.read_bytes() == (again.root_dir / path.name).read_bytes(), path.name
@@ -231,9 +241,9 @@ def test_the_same_inputs_give_the_same_bytes(prepared, logged):
 
 def test_an_unmet_gate_stops_after_all_is_written(prepared, logged):
     config = prepared()
-    asked = replace(EASY, min_groups_per_class=9, max_shortcut_auc=0.55)
+    asked = EASY.model_copy(update={"min_groups_per_class": 9, "max_shortcut_auc": 0.55})
     with pytest.raises(GateError) as caught:
-        Evaluation(replace(config, gates=asked)).run()
+        Evaluation(config.model_copy(update={"gates": asked})).run()
     message = str(caught.value)
     assert message.startswith(
         "2 of 7 gates not met: Class adenocarcinoma has the fewest groups, 5; at least 9"
@@ -244,7 +254,9 @@ def test_an_unmet_gate_stops_after_all_is_written(prepared, logged):
     assert said(logged, "tags")["gates_not_met"] == "min_groups_per_class, max_shortcut_auc"
     assert "at least 9" in said(logged, "tags")["gate.min_groups_per_class"]
     assert "NOT MET" in (config.root_dir / "MODEL_CARD.md").read_text(encoding="utf-8")
-    warned = Evaluation(replace(config, gates=replace(asked, stops=False))).run()
+    warned = Evaluation(
+        config.model_copy(update={"gates": asked.model_copy(update={"on_failure": "warn"})})
+    ).run()
     assert [gate["name"] for gate in warned["gates"] if not gate["met"]] == [
         "min_groups_per_class",
         "max_shortcut_auc",
@@ -252,7 +264,7 @@ def test_an_unmet_gate_stops_after_all_is_written(prepared, logged):
 
 
 def test_no_gallery_shows_no_picture_of_the_data(prepared, logged):
-    config = replace(prepared(), gallery=0)
+    config = prepared().model_copy(update={"error_gallery_size": 0})
     Evaluation(config).run()
     assert {path.name for path in config.root_dir.iterdir()} == FILES - {"errors.png"}
     assert "<img" not in (config.root_dir / "MODEL_CARD.html").read_text(encoding="utf-8")

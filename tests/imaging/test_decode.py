@@ -1,6 +1,4 @@
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -126,22 +124,6 @@ def test_exif_orientation_is_applied(orientation, upright):
     assert np.array_equal(image.pixels, upright(RGB))
 
 
-def png_that_claims(width, height):
-    def chunk(kind, content):
-        return (
-            struct.pack(">I", len(content))
-            + kind
-            + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    pixels = zlib.compress(bytes(10**6))
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    )
-
-
 PNG, JPEG = encoded(RGB), encoded(RGB, "JPEG")
 
 
@@ -160,9 +142,6 @@ PNG, JPEG = encoded(RGB), encoded(RGB, "JPEG")
         (encoded(RGB, "GIF")[:-300], "corrupt"),
         (encoded(RGB, "TIFF")[:-300], "corrupt"),
         (encoded(np.zeros((101, 100), np.uint8)), "too_large"),
-        (png_that_claims(50_000, 50_000), "too_large"),
-        (png_that_claims(2**31 - 1, 2**31 - 1), "too_large"),
-        (png_that_claims(10_000, 9_000), "too_large"),
     ],
 )
 def test_what_is_no_image_says_why(data, code):
@@ -174,16 +153,3 @@ def test_what_is_no_image_says_why(data, code):
 
 def test_as_many_pixels_as_allowed_are_taken():
     assert decode(encoded(np.zeros((100, 100), np.uint8)), MAX_PIXELS).size == "100x100"
-
-
-@pytest.mark.parametrize("data", [PNG, JPEG, GIF, WEBP], ids=["png", "jpeg", "gif", "webp"])
-def test_damage_of_any_kind_is_an_image_error_or_an_image(data):
-    rng = np.random.default_rng(0)
-    for _ in range(60):
-        damaged = bytearray(data[: rng.integers(1, len(data))] if rng.random() < 0.5 else data)
-        for place in rng.integers(0, len(damaged), 3):
-            damaged[place] = rng.integers(256)
-        try:
-            assert decode(bytes(damaged), MAX_PIXELS).pixels.shape[2] == 3
-        except ImageError as error:
-            assert error.code in {"not_an_image", "corrupt", "too_large"}

@@ -1,7 +1,9 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from cnnClassifier.config import schema
+from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
 from cnnClassifier.network.backbones import (
     BACKBONES,
     build_backbone,
@@ -24,7 +26,8 @@ def vgg(keras):
 
 
 def test_what_can_be_configured_can_be_built():
-    assert set(schema.BACKBONES) == set(BACKBONES)
+    annotation = PrepareBaseModelConfig.model_fields["backbone"].annotation
+    assert set(get_args(annotation)) == set(BACKBONES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,7 +15,10 @@ from tests.waiting import PATIENCE_S
 # Predict through the whole app; stdout: one JSON line.
 SERVE = """
 import sys
-for name in "dagshub dvc gdown imagehash joblib matplotlib mlflow onnx pandas requests sklearn tqdm".split():
+UNUSED = (
+    "dagshub dvc gdown imagehash joblib matplotlib mlflow onnx pandas requests sklearn tqdm"
+)
+for name in UNUSED.split():
     sys.modules[name] = None  # as if it weren't installed
 
 import io, json
@@ -26,7 +29,7 @@ from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving.app import create_app
 
 limits = {"max_upload_bytes": 10**6, "max_pixels": 10**6, "request_timeout_s": 600}
-config = ServingConfig(bundle_dir=Path(sys.argv[1]), host="", port=0, **limits)
+config = ServingConfig(bundle_dir=Path(sys.argv[1]), host="127.0.0.1", port=0, **limits)
 client = create_app(config).test_client
 def ask(level):
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-import shutil
+import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -99,28 +99,22 @@ def test_an_image_is_loaded_once_for_all_its_missing_views(trunk, expected, tmp_
     assert max(in_memory) <= 20  # of 40: three batches, the one in use, and an image
 
 
-@pytest.mark.parametrize("kind", ["index", "f16", "both", "f16 gone"])
-def test_a_killed_run_goes_on_with_what_is_whole(cached, expected, tmp_path, kind):
-    cached(list(range(5)), tmp_path / "whole")
-    sizes = {name: paths[0].stat().st_size for name, paths in files(tmp_path / "whole").items()}
-    rng = np.random.default_rng(len(kind))
-    for trial in range(1 if "gone" in kind else 8):
-        folder = tmp_path / str(trial)
-        shutil.copytree(tmp_path / "whole", folder)
-        whole = 5
-        for name in ("f16", "index"):
-            path, cut = files(folder)[name][0], int(rng.integers(0, sizes[name]))
-            if kind == "f16 gone" and name == "f16":
-                path.unlink()
-                whole = 0
-            elif kind in (name, "both"):
-                path.write_bytes(path.read_bytes()[:cut])
-                kept = cut // ROW_BYTES if name == "f16" else path.read_text().count("\n")
-                whole = min(whole, kept)
-        for computed in (list(range(whole, 7)), []):
-            found, loaded = cached(list(range(7)), folder)
-            assert loaded == computed
-            assert np.allclose(found, expected[:7], atol=1e-3)
+@pytest.mark.parametrize(
+    ("rows", "lines", "complete"),
+    [(2.5, 5, 2), (5, 3.4, 3), (1, 4.2, 1), (3.9, 3.9, 3), (0, 5, 0), (5, 0, 0), (None, 5, 0)],
+)
+def test_a_killed_run_keeps_its_complete_rows(cached, expected, tmp_path, rows, lines, complete):
+    cached(list(range(5)))
+    [index_path], [rows_path] = files(tmp_path).values()
+    os.truncate(index_path, int(lines * len("image-0\n")))
+    if rows is None:
+        rows_path.unlink()
+    else:
+        os.truncate(rows_path, int(rows * ROW_BYTES))
+    for computed in (list(range(complete, 7)), []):
+        found, loaded = cached(list(range(7)))
+        assert loaded == computed
+        assert np.allclose(found, expected[:7], atol=1e-3)
 
 
 def test_two_runs_at_once_do_not_meet(cached, expected, tmp_path):

@@ -1,6 +1,5 @@
 import base64
 import re
-from dataclasses import replace
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -20,7 +19,13 @@ MAX_EXAMPLES = 50  # of each operation and kind
 
 @pytest.fixture(scope="module")
 def config(tiny_bundle):
-    return ServingConfig(tiny_bundle, "", 0, 200_000, 1_000_000)
+    return ServingConfig(
+        bundle_dir=tiny_bundle,
+        host="127.0.0.1",
+        port=0,
+        max_upload_bytes=200_000,
+        max_pixels=1_000_000,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,9 @@ def test_every_route_method_and_parameter_is_described(app, document):
 
 
 def test_the_limits_are_those_of_the_server(config, document):
-    changed = create_app(replace(config, max_images=3, max_upload_bytes=12_345)).test_client()
+    changed = create_app(
+        config.model_copy(update={"max_images": 3, "max_upload_bytes": 12_345})
+    ).test_client()
     for found, images, size in (
         (document, 32, "200,000"),
         (changed.get("/openapi.json").json, 3, "12,345"),

@@ -18,7 +18,7 @@ NO_DIGEST = "0" * 64
 @pytest.fixture
 def make_client(tmp_path):
     def make(entries=ENTRIES, **settings):
-        settings = {"bundle_dir": tmp_path, "host": "", "port": 0} | settings
+        settings = {"bundle_dir": tmp_path, "host": "127.0.0.1", "port": 0} | settings
         config = ServingConfig(max_upload_bytes=10_000, max_pixels=10_000, **settings)
         return create_app(config, tokens=parse_tokens(entries)).test_client()
 

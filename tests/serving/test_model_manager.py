@@ -29,7 +29,12 @@ def write_model(write_bundle, tmp_path):
 @pytest.fixture
 def manager(tmp_path):
     config = ServingConfig(
-        tmp_path / "training", "", 0, 10**6, 10**6, evaluation_dir=tmp_path / "evaluation"
+        bundle_dir=tmp_path / "training",
+        host="127.0.0.1",
+        port=0,
+        max_upload_bytes=10**6,
+        max_pixels=10**6,
+        evaluation_dir=tmp_path / "evaluation",
     )
     manager = ModelManager(config, poll_s=0.05)
     yield manager

@@ -1,6 +1,5 @@
 import io
 import shutil
-from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -20,7 +19,7 @@ def make_client(evaluated):
     """Make a client of a server whose model is loaded, with a changed configuration."""
     config = ServingConfig(
         bundle_dir=evaluated / "bundle",
-        host="",
+        host="127.0.0.1",
         port=0,
         max_upload_bytes=10**6,
         max_pixels=10**6,
@@ -30,7 +29,7 @@ def make_client(evaluated):
     )
 
     def make(**changes):
-        client = create_app(replace(config, **changes)).test_client()
+        client = create_app(config.model_copy(update=changes)).test_client()
         client.get("/model")
         return client
 

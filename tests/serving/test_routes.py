@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import json
 import logging
@@ -31,7 +32,14 @@ FIELDS = [
 @pytest.fixture(scope="module")
 def make_client():
     def make(bundle_dir, cors_origins=()):
-        config = ServingConfig(Path(bundle_dir), "", 0, MAX_UPLOAD_BYTES, 10**6, cors_origins)
+        config = ServingConfig(
+            bundle_dir=Path(bundle_dir),
+            host="127.0.0.1",
+            port=0,
+            max_upload_bytes=MAX_UPLOAD_BYTES,
+            max_pixels=10**6,
+            cors_origins=cors_origins,
+        )
         return create_app(config).test_client()
 
     return make
@@ -165,7 +173,7 @@ def test_a_result_is_uncertain_near_the_threshold(
     classes = tuple("abc"[: len(probabilities)])
     bundle = ModelBundle.read(tiny_bundle)
     changes = {"classes": classes, "positive_class": "a", "threshold": threshold}
-    prediction = replace(
+    prediction = dataclasses.replace(
         Predictor(bundle, max_pixels=10_000).predict(picture()),
         probabilities=dict(zip(classes, probabilities, strict=True)),
     )

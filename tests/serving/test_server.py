@@ -48,7 +48,8 @@ def decode_later(*arguments):
 
 predictor.decode = decode_later
 configure_logging(folder / "log")
-config = ServingConfig(bundle_dir, "127.0.0.1", 0, 3_000_000, 10**6, **settings)
+limits = {"max_upload_bytes": 3_000_000, "max_pixels": 10**6} | settings
+config = ServingConfig(bundle_dir=bundle_dir, host="127.0.0.1", port=0, **limits)
 manager = ModelManager(config)
 manager.predictor(wait=True)
 listener = bind(config.host, config.port)

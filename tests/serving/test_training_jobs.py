@@ -44,7 +44,13 @@ def make_client(tmp_path):
 
     def make(jobs, may_train=True):
         token, entry = create_token("someone", may_train)
-        config = ServingConfig(tmp_path, "", 0, 10_000, 10_000)
+        config = ServingConfig(
+            bundle_dir=tmp_path,
+            host="127.0.0.1",
+            port=0,
+            max_upload_bytes=10_000,
+            max_pixels=10_000,
+        )
         client = create_app(config, tokens=parse_tokens(entry), jobs=jobs).test_client()
         client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {token}"
         return client
@@ -106,7 +112,12 @@ def test_training_requires_a_token_with_the_permission(make_jobs, make_client, t
     reader = make_client(jobs, may_train=False)
     for response in (reader.post("/train"), reader.get("/train/20260101-000000-abcdef")):
         assert error_of(response) == (403, "no_right")
-    anonymous = create_app(ServingConfig(tmp_path, "", 0, 1, 1), jobs=jobs).test_client()
+    anonymous = create_app(
+        ServingConfig(
+            bundle_dir=tmp_path, host="127.0.0.1", port=0, max_upload_bytes=1, max_pixels=1
+        ),
+        jobs=jobs,
+    ).test_client()
     assert error_of(anonymous.post("/train")) == (403, "training_off")
     assert error_of(anonymous.get("/train")) == (405, "method_not_allowed")
     assert not (tmp_path / "jobs").exists()

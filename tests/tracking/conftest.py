@@ -1,5 +1,6 @@
 import logging
 import os
+from pathlib import Path
 
 import pytest
 
@@ -7,45 +8,50 @@ from cnnClassifier.entity.config_entity import TrackingConfig
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    """A folder of its own to run in; the environment is afterwards as it was."""
-    kept = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DAGSHUB_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+def project(tmp_path, monkeypatch):
+    """Run in a folder of the test's own; restore the environment."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(("MLFLOW_", "DAGSHUB_")):
+            monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     os.environ.clear()
-    os.environ.update(kept)
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
-def made_store(tmp_path_factory):
-    """Make the tables of a local store once: that takes longer than most tests."""
+def empty_database(tmp_path_factory):
+    """Create MLflow's tables once: that takes longer than most tests."""
     from mlflow import MlflowClient
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    return path.read_bytes()
 
 
 @pytest.fixture
-def local(place, made_store):
-    """Put an empty local store into the folder, and return what writes there."""
-    (place / "mlflow.db").write_bytes(made_store.read_bytes())
-    return TrackingConfig("sqlite:///mlflow.db", "chest", "chest-ct", {"SEED": 42, "WEIGHTS": None})
+def local(project, empty_database):
+    """Put an empty database into the project, and return its configuration."""
+    Path("mlflow.db").write_bytes(empty_database)
+    return TrackingConfig(
+        uri="sqlite:///mlflow.db",
+        experiment="chest",
+        registered_model="chest-ct",
+        params={"SEED": 42, "WEIGHTS": None},
+    )
+
+
+@pytest.fixture
+def terminal(caplog, monkeypatch):
+    """Return what is logged to the terminal."""
+    monkeypatch.setattr(logging.getLogger("cnnClassifier"), "propagate", True)
+    caplog.set_level(logging.INFO, "cnnClassifier")
+    return caplog
 
 
 @pytest.fixture
 def server(tracking_server):
     """Return the running MLflow server."""
     return tracking_server
-
-
-@pytest.fixture
-def said(caplog, monkeypatch):
-    """What goes to the terminal."""
-    monkeypatch.setattr(logging.getLogger("cnnClassifier"), "propagate", True)
-    caplog.set_level(logging.INFO, "cnnClassifier")
-    return caplog

@@ -1,12 +1,17 @@
 import pytest
 
-from cnnClassifier.tracking.connection import TrackingError, credentials, lacks, ui_location
+from cnnClassifier.tracking.connection import (
+    TrackingError,
+    credentials,
+    is_unsupported,
+    run_location,
+)
 from cnnClassifier.utils.redaction import redact_credentials
 
 DAGSHUB = "https://dagshub.com/me/repo.mlflow"
 
 
-def test_dagshubs_token_is_user_and_password(monkeypatch):
+def test_the_token_of_dagshub_is_user_and_password(monkeypatch):
     with pytest.raises(TrackingError, match="no credentials; set DAGSHUB_USER_TOKEN"):
         credentials(DAGSHUB)
     monkeypatch.setenv("DAGSHUB_USER_TOKEN", "token")
@@ -22,15 +27,15 @@ def test_dagshubs_token_is_user_and_password(monkeypatch):
     assert credentials("http://127.0.0.1:5000/me/repo.mlflow") == {}
 
 
-def test_addresses_are_shown_without_passwords():
+def test_addresses_have_no_passwords():
     assert (
         redact_credentials("a http://u:p@host/x b https://t@there/")
         == "a http://host/x b https://there/"
     )
-    assert ui_location("http://u:p@host/", "1", "r") == "http://host/#/experiments/1/runs/r"
-    assert ui_location("http://u:p@host/") == "http://host/"
+    assert run_location("http://u:p@host/", "1", "r") == "http://host/#/experiments/1/runs/r"
+    assert run_location("http://u:p@host/") == "http://host/"
     assert (
-        ui_location("sqlite:///mlflow.db", "1", "r")
+        run_location("sqlite:///mlflow.db", "1", "r")
         == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
     )
 
@@ -43,5 +48,5 @@ def test_addresses_are_shown_without_passwords():
         ("error code 500", False),
     ],
 )
-def test_what_a_server_lacks_is_told_from_its_answer(text, expected):
-    assert lacks(Exception(text)) is expected
+def test_an_unsupported_feature_is_recognized_by_the_error(text, expected):
+    assert is_unsupported(Exception(text)) is expected

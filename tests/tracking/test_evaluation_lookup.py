@@ -6,7 +6,7 @@ import pytest
 
 from cnnClassifier.tracking.connection import TrackingError
 from cnnClassifier.tracking.evaluation_lookup import find_evaluation
-from cnnClassifier.tracking.mlflow_store import Store
+from cnnClassifier.tracking.runs import start_run
 from cnnClassifier.utils.errors import UserError
 
 ROOT_DIR = Path("artifacts/evaluation")
@@ -30,7 +30,7 @@ def git(*words):
 
 
 @pytest.fixture
-def repository(place, dvc_repo):
+def repository(project, dvc_repo):
     """A DVC repository; returns a function that makes an evaluation and says so in dvc.lock."""
     git("init", "-q")
     with dvc_repo.init() as repo:
@@ -59,7 +59,7 @@ def find(what, config, scratch="scratch"):
     return find_evaluation(what, ROOT_DIR, config, Path(scratch))
 
 
-def test_finds_folders_and_revisions_from_cache_or_remote(place, local, repository, dvc_repo):
+def test_finds_folders_and_revisions_from_cache_or_remote(project, local, repository, dvc_repo):
     repository("first", 2)
     git("tag", "v1")
     Path(".dvc/config").write_text(
@@ -93,35 +93,27 @@ def test_finds_folders_and_revisions_from_cache_or_remote(place, local, reposito
         find("empty", local)
 
 
-def test_finds_runs_by_id_or_name_and_says_what_there_is_not(place, local):
-    (place / "scores.json").write_text("{}")
-    store = Store(local.uri, local.experiment, {}, print)
-    store.write([{"what": "open", "run": 0, "name": "VGG16 abc", "tags": {}}])
-    store.write([{"what": "params", "run": 0, "values": {"EPOCHS": "2"}}])
-    store.write([{"what": "open", "run": 1, "name": "cut short", "tags": {}}])
-    run_id = store.run_ids[0]
-    store.write(
-        [{"what": "files", "run": 0, "folder": "evaluation", "paths": [str(place / "scores.json")]}]
-    )
-    for what in (run_id, f"runs:/{run_id}", "VGG16 abc"):
+def test_finds_runs_by_id_or_name(project, local):
+    (project / "scores.json").write_text("{}")
+    with start_run(local, "VGG16 abc", {}) as run:
+        run.log_artifacts([project / "scores.json"], "evaluation")
+    with start_run(local, "unfinished", {}):
+        pass
+    expected = f"VGG16 abc (run {run.id[:8]})", {"SEED": "42", "WEIGHTS": "None"}
+    for what in (run.id, f"runs:/{run.id}", "VGG16 abc"):
         found = find(what, local)
         assert (found.folder / "scores.json").read_text() == "{}"
-        assert (found.name, found.params) == (f"VGG16 abc (run {run_id[:8]})", {"EPOCHS": "2"})
-    for what, said in (
-        ("cut short", "cut short .run .*: this run has no evaluation"),
-        (
-            "no-such",
-            "no-such: no folder, git revision or DVC experiment, nor a run's id or name in sqlite:///mlflow.db",
-        ),
-        ("0" * 32, "0: no such run in sqlite:///mlflow.db"),
+        assert (found.name, found.params) == expected
+    missing = "no folder, git revision or DVC experiment, nor the id or name of a run in sqlite"
+    for what, message in (
+        ("unfinished", "unfinished .run .*: this run has no evaluation"),
+        ("no-such", f"no-such: {missing}"),
+        ("0" * 32, f"0: {missing}"),
     ):
-        with pytest.raises(TrackingError, match=said) as caught:
+        with pytest.raises(TrackingError, match=message) as caught:
             find(what, local)
         assert "\n" not in str(caught.value)
-    (place / "mlflow.db").unlink()
-    with pytest.raises(
-        UserError,
-        match="x: no folder, git revision or DVC experiment, and there are no runs yet in",
-    ):
+    (project / "mlflow.db").unlink()
+    with pytest.raises(UserError, match=missing):
         find("x", local)
-    assert not (place / "mlflow.db").exists()
+    assert not (project / "mlflow.db").exists()

@@ -1,16 +1,17 @@
 """Against a real server: as it is, and behind a proxy that hides what small servers lack."""
 
 import base64
+import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import urllib.request
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,12 +20,13 @@ import yaml
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import TrackingConfig
+from cnnClassifier.tracking import registry
 from cnnClassifier.tracking.connection import TrackingError, credentials
+from cnnClassifier.tracking.evaluation_lookup import find_evaluation
 from cnnClassifier.tracking.model_poller import ModelPoller
-from cnnClassifier.tracking.registry import Registry
+from cnnClassifier.tracking.runs import start_run
 from cnnClassifier.tracking.sync import sync
-from cnnClassifier.tracking.tracker import track
-from tests.mlflow_server import LACKING, without
+from tests.mlflow_server import LACKING, runs_of, without
 from tests.waiting import PATIENCE_S, reserved_port, until, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,167 +57,163 @@ print(answer.to_json(orient="records"))
 
 
 @pytest.fixture
-def enter(place, monkeypatch):
-    """Log in to a server, and return what writes there."""
-    # The same file by its whole path: in one process MLflow keeps a store for each address.
-    monkeypatch.setattr("cnnClassifier.tracking.sync.LOCAL_STORE", f"sqlite:///{place}/mlflow.db")
+def log_in(project, empty_database, monkeypatch):
+    """Log in to a server, and return its configuration."""
+    (project / "mlflow.db").write_bytes(empty_database)
 
-    def enter(server, experiment):
+    def log_in(server, experiment):
         for key, value in server.environment.items():
             monkeypatch.setenv(key, value)
-        return TrackingConfig(server.uri, experiment, f"{experiment}-model", {"SEED": 42})
+        return TrackingConfig(
+            uri=server.uri,
+            experiment=experiment,
+            registered_model=f"{experiment}-model",
+            params={"SEED": 42},
+        )
 
-    return enter
+    return log_in
 
 
-def log(config, bundle, scores):
-    tags = {
-        "model_sha256": ModelBundle.read(bundle).model_sha256,
-        "gates_not_met": "none",
-        "state": "evaluated",
-    }
-    with track(config, "tiny", {"synthetic": "True"}) as tracker:
+def log_evaluated(config, bundle):
+    """Log a run with a child run and a model, as evaluation leaves it."""
+    Path("scores.json").write_text("{}")
+    with start_run(config, "tiny", {"synthetic": "True"}) as run:
         for epoch in (1, 2):
-            tracker.metrics({"loss": 1 / epoch}, epoch)
-        tracker.child("fold 1").metrics({"roc_auc": 0.75})
-        tracker.dataset("test", "abc", "phantom:", {"images": 3})
-        tracker.files("evaluation", [scores])
-        tracker.model(bundle)
-        tracker.register(config.registered_model, {"model_sha256": tags["model_sha256"]})
-        tracker.tags(tags)
+            run.log_metrics({"loss": 1 / epoch}, epoch)
+        child = run.child_run("fold 1")
+        child.log_metrics({"roc_auc": 0.75})
+        child.finish()
+        run.log_artifacts([Path("scores.json")], "evaluation")
+        run.log_model(bundle)
+        sha256 = ModelBundle.read(bundle).model_sha256
+        run.set_tags({"model_sha256": sha256, "gates_not_met": "none", "state": "evaluated"})
+        run.register_candidate()
+    return run.id
 
 
-def found(config):
-    from mlflow import MlflowClient
-
-    client = MlflowClient(config.uri, config.uri)
-    experiment = client.get_experiment_by_name(config.experiment)
-    every = client.search_runs([experiment.experiment_id]) if experiment else []
-    return client, [run for run in every if "mlflow.parentRunId" not in run.data.tags], len(every)
+def errors_of(terminal):
+    messages = [
+        record.getMessage() for record in terminal.records if record.levelno == logging.ERROR
+    ]
+    assert not any("\n" in message for message in messages)
+    return messages
 
 
 @pytest.mark.parametrize(
     "hidden", [False, True], ids=["as it is", "without logged models and registry"]
 )
-def test_a_server_gets_all_that_it_can_take(place, server, enter, tiny_bundle, said, hidden):
-    from mlflow.artifacts import download_artifacts
-
-    (place / "scores.json").write_text("{}")
-    with without(LACKING, server) if hidden else nullcontext(server) as reached:
-        config = enter(reached, f"hidden-{hidden}")
-        log(config, tiny_bundle, place / "scores.json")
-        client, (run,), every = found(config)
-        assert (run.info.status, every) == ("FINISHED", 2)
-        assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [
-            1,
-            2,
-        ]
-        for name in ("model.keras", "model.json", "ood_detector.npz"):
-            got = download_artifacts(
-                run_id=run.info.run_id,
-                artifact_path=f"model/{name}",
-                tracking_uri=config.uri,
-                dst_path=str(place),
-            )
-            assert Path(got).read_bytes() == (tiny_bundle / name).read_bytes()
-        lacking = [
-            record.getMessage()
-            for record in said.records
-            if "the server has no" in record.getMessage()
-        ]
+def test_a_server_gets_all_that_it_supports(project, server, log_in, tiny_bundle, terminal, hidden):
+    with without(LACKING, server) if hidden else nullcontext(server) as visible:
+        config = log_in(visible, f"hidden-{hidden}")
+        local_id = log_evaluated(config, tiny_bundle)
+        client, (run, child) = runs_of(config)
+        run_id = run.info.run_id
+        assert run.data.tags["local_run_id"] == local_id != run_id
+        assert child.data.tags["mlflow.parentRunId"] == run_id
+        assert (run.info.status, child.info.status) == ("FINISHED", "FINISHED")
+        assert run.data.params == {"SEED": "42"}
+        assert [point.step for point in client.get_metric_history(run_id, "loss")] == [1, 2]
+        names = {item.path for item in client.list_artifacts(run_id)}
+        assert names == {"evaluation", "model"}
+        assert f"#/experiments/{run.info.experiment_id}/runs/{run_id}" in terminal.text
+        lacking = re.findall("the server has no ([a-z ]+)", terminal.text)
         if hidden:
-            assert [line.partition(" (")[0] for line in lacking] == [
-                "MLflow: the server has no logged models",
-                "MLflow: the server has no registry of models",
-            ]
+            assert lacking == ["logged models ", "registry of models "]
+            with pytest.raises(TrackingError, match="has no registry of models"):
+                registry.promote(config, run_id, False, "")
         else:
             assert lacking == []
             version = client.get_model_version_by_alias(config.registered_model, "candidate")
-            assert (version.run_id, version.source.startswith("models:/")) == (
-                run.info.run_id,
-                True,
-            )
-        reference = f"runs:/{run.info.run_id}/model"
+            assert (version.run_id, version.source[:8]) == (run_id, "models:/")
+        reference = f"runs:/{run_id}/model"
         done = subprocess.run(
             [sys.executable, "-c", PREDICT, reference],
             capture_output=True,
             text=True,
             check=False,
-            cwd=place.parent,
+            cwd=project.parent,
         )
         assert done.returncode == 0, done.stderr
         (answer,) = json.loads(done.stdout)
-        assert (answer["class"], answer["model_id"]) == (
-            "adenocarcinoma",
-            ModelBundle.read(tiny_bundle).model_id,
-        )
-        follower = ModelPoller(reference, config.uri, place / "cache")
-        assert follower.fetch()
-        assert (follower.folder / "model.keras").read_bytes() == (
-            tiny_bundle / "model.keras"
-        ).read_bytes()
-        if hidden:
-            with pytest.raises(TrackingError, match="has no registry of models"):
-                Registry(config, print).promote(run.info.run_id, False, "")
+        assert answer["class"] == "adenocarcinoma"
+        assert answer["model_id"] == ModelBundle.read(tiny_bundle).model_id
+        poller = ModelPoller(reference, config.uri, project / "cache")
+        assert poller.fetch()
+        for name in ("model.keras", "model.json", "reference.npz"):
+            assert (poller.folder / name).read_bytes() == (tiny_bundle / name).read_bytes()
 
 
-def test_a_wrong_password_costs_one_line(place, server, enter, tiny_bundle, said, local):
-    config = enter(replace(server, password="wrong"), "chest")
-    log(config, tiny_bundle, place / "mlflow.db")
-    (error,) = (record.getMessage() for record in said.records if record.levelno == logging.ERROR)
+def test_epochs_reach_the_server_while_the_run_goes_on(server, log_in):
+    config = log_in(server, "live")
+    with start_run(config, "tiny", {}) as run:
+        run.log_metrics({"loss": 0.5}, 1)
+        fold = run.child_run("fold 1")
+        fold.log_metrics({"roc_auc": 0.75})
+
+        def arrived():
+            with suppress(AttributeError):  # there is no experiment yet
+                _, runs = runs_of(config)
+                return len(runs) == 2 and "roc_auc" in runs[1].data.metrics and runs
+
+        live, live_child = until(arrived, 0.1)
+        assert (live.info.status, live.data.metrics) == ("RUNNING", {"loss": 0.5})
+        fold.finish()
+        run.log_metrics({"loss": 0.25}, 2)
+    client, (run, child) = runs_of(config)
+    assert (run.info.run_id, child.info.run_id) == (live.info.run_id, live_child.info.run_id)
+    assert [point.step for point in client.get_metric_history(live.info.run_id, "loss")] == [1, 2]
+    assert len(client.get_metric_history(child.info.run_id, "roc_auc")) == 1
+    assert (run.info.status, child.info.status) == ("FINISHED", "FINISHED")
+
+
+def test_a_wrong_password_costs_one_line(project, server, log_in, tiny_bundle, terminal):
+    config = log_in(dataclasses.replace(server, password="wrong"), "chest")
+    log_evaluated(config, tiny_bundle)
+    (error,) = errors_of(terminal)
     assert f"{server.uri}: user or password refused (401)" in error
-    assert "\n" not in error
-    for refused in (lambda: sync(config, print), lambda: Registry(config, print)):
-        with pytest.raises(TrackingError) as caught:
-            refused()
+    for refused in (sync, lambda config, _: registry.promote(config, None, False, "")):
+        with pytest.raises(TrackingError, match="401") as caught:
+            refused(config, print)
         assert "\n" not in str(caught.value)
     with pytest.raises(TrackingError, match="401"):
-        ModelPoller("models:/m@production", config.uri, place / "cache").fetch()
+        ModelPoller("models:/m@production", config.uri, project / "cache").fetch()
 
 
-def test_what_did_not_reach_the_server_is_sent_once(place, server, enter, tiny_bundle, said, local):
-    (place / "scores.json").write_text("{}")
-    config = enter(server, "sent-later")
-    with reserved_port() as nobodys:
-        log(replace(config, uri=f"http://127.0.0.1:{nobodys}"), tiny_bundle, place / "scores.json")
-    assert sync(config, print) == 2
-    client, (run,), every = found(config)
-    assert (every, run.info.status, run.data.params) == (2, "FINISHED", {"SEED": "42"})
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
-    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"evaluation", "model"}
-    assert (
-        client.get_model_version_by_alias(config.registered_model, "candidate").run_id
-        == run.info.run_id
-    )
-    assert sync(config, print) == 0
-    assert found(config)[2] == 2
+@pytest.mark.parametrize("state", ["down", "broken"])
+def test_sync_completes_the_same_run_once(server, log_in, tiny_bundle, terminal, state):
+    with without(re.compile("model.keras$"), server, 503) as proxy, reserved_port() as port:
+        config = log_in(proxy, f"sync-{state}")
+        uri = proxy.uri if state == "broken" else f"http://127.0.0.1:{port}"
+        local_id = log_evaluated(config.model_copy(update={"uri": uri}), tiny_bundle)
+        assert "NOT LOGGED TO MLFLOW'S SERVER" in errors_of(terminal)[0]
+        if state == "broken":
+            assert len(runs_of(config)[1]) == 2
+        proxy.hides = False
+        assert sync(config, print) == 1
+        client, (run, _) = runs_of(config)
+        run_id = run.info.run_id
+        assert (run.info.status, run.data.params) == ("FINISHED", {"SEED": "42"})
+        assert [point.step for point in client.get_metric_history(run_id, "loss")] == [1, 2]
+        assert {item.path for item in client.list_artifacts(run_id)} == {"evaluation", "model"}
+        version = client.get_model_version_by_alias(config.registered_model, "candidate")
+        assert version.run_id == run_id
+        assert len(client.search_logged_models([run.info.experiment_id])) == 1
+        assert sync(config, print) == 0
+        assert len(runs_of(config)[1]) == 2
+        for number, found_id in enumerate((local_id, run_id)):
+            target = Path(f"found{number}")
+            target.mkdir()
+            found = find_evaluation(found_id, Path("artifacts/evaluation"), config, target)
+            assert (found.folder / "scores.json").read_text() == "{}"
     with pytest.raises(TrackingError, match="no server"):
-        sync(replace(config, uri="sqlite:///mlflow.db"), print)
+        sync(config.model_copy(update={"uri": "sqlite:///mlflow.db"}), print)
 
 
-def test_a_sending_that_was_cut_off_is_begun_anew(
-    place, server, enter, tiny_bundle, local, monkeypatch
-):
-    from cnnClassifier.tracking.mlflow_store import Store
-
-    config = enter(server, "cut-off")
-    with reserved_port() as nobodys:
-        log(replace(config, uri=f"http://127.0.0.1:{nobodys}"), tiny_bundle, place / "mlflow.db")
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "log_model", lambda *_: exec('raise OSError("the cable")'))
-        with pytest.raises(TrackingError, match="the cable"):
-            sync(config, print)
-    assert found(config)[2] == 1
-    sync(config, print)
-    _, (run,), every = found(config)
-    assert (every, run.data.tags["sent"]) == (2, "whole")
-
-
-def test_mlflow_serves_it(place, server, enter, tiny_bundle, picture, monkeypatch):
-    config = enter(server, "served")
-    with track(config, "tiny", {}) as tracker:
-        tracker.model(tiny_bundle)
-    _, (run,), _ = found(config)
+def test_mlflow_serves_it(project, server, log_in, tiny_bundle, picture, monkeypatch):
+    config = log_in(server, "served")
+    with start_run(config, "tiny", {}) as run:
+        run.log_model(tiny_bundle)
+    _, (run,) = runs_of(config)
     command = [
         sys.executable,
         "-m",
@@ -231,7 +229,7 @@ def test_mlflow_serves_it(place, server, enter, tiny_bundle, picture, monkeypatc
     )  # it calls uvicorn
     with (
         reserved_port() as port,
-        (place / "serve.log").open("w") as out,
+        (project / "serve.log").open("w") as out,
         subprocess.Popen(
             [*command, str(port)], stdout=out, stderr=out, start_new_session=True
         ) as process,  # with its children
@@ -252,7 +250,7 @@ def test_mlflow_serves_it(place, server, enter, tiny_bundle, picture, monkeypatc
     assert answer["class"] == "adenocarcinoma"
 
 
-def test_the_credentials_are_those_that_dagshubs_own_client_takes(place, monkeypatch):
+def test_the_credentials_are_those_that_dagshubs_own_client_takes(project, monkeypatch):
     asked = []
 
     class Stub(BaseHTTPRequestHandler):
@@ -279,7 +277,7 @@ def test_the_credentials_are_those_that_dagshubs_own_client_takes(place, monkeyp
         "import dagshub, json, os\ndagshub.init('repo', 'me')\nprint(json.dumps(dict(os.environ)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=place
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=project
     )
     stub.shutdown()
     stub.server_close()
@@ -291,68 +289,42 @@ def test_the_credentials_are_those_that_dagshubs_own_client_takes(place, monkeyp
     assert {command for command, _ in asked} == {"GET"}
 
 
-def test_the_running_server_follows_promotion_and_rollback(place, server, enter, write_bundle):
-    config = enter(server, "production")
-    bundles = [write_bundle(place / f"bundle{number}", slope=2.0 + number) for number in range(2)]
-    ids = [ModelBundle.read(bundle).model_id for bundle in bundles]
-    for bundle in bundles:
-        log(config, bundle, bundle / "model.json")
-    _, found_runs, _ = found(config)
-    runs = {run.data.tags["model_sha256"][:12]: run.info.run_id for run in found_runs}
+def test_the_running_app_follows_promotion_and_rollback(project, server, log_in, write_bundle):
+    config = log_in(server, "production")
+    bundles = [write_bundle(project / f"bundle{number}", slope=2.0 + number) for number in range(2)]
+    first, second = (ModelBundle.read(bundle).model_id for bundle in bundles)
+    first_run, _ = (log_evaluated(config, bundle) for bundle in bundles)
     content = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
-    content["evaluation"] |= {
-        "experiment": config.experiment,
-        "registered_model": config.registered_model,
-    }
     content["serving"]["model_poll_interval_s"] = 0.5
-    (place / "config").mkdir()
-    (place / "config/config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    (place / "params.yaml").write_text(
-        (ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8"
-    )
+    (project / "config").mkdir()
+    (project / "config/config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    (project / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"))
 
-    def command(*words, code=0):
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "main.py"), *words],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stderr
+    def wait_until_served(url, model_id):
+        def is_served():
+            with (
+                suppress(OSError),
+                urllib.request.urlopen(f"{url}/readyz", timeout=PATIENCE_S) as response,
+            ):
+                return json.load(response)["model"] == model_id
 
-    def served(url):
-        with (
-            suppress(OSError),
-            urllib.request.urlopen(f"{url}/readyz", timeout=PATIENCE_S) as answer,
-        ):
-            return json.load(answer)["model"]
+        until(is_served, 0.2)
 
-    def wait_for(url, model_id):
-        until(lambda: served(url) == model_id, 0.2)
-
-    assert "version 1" in command("promote", runs[ids[0]])
-    line = [
-        sys.executable,
-        str(ROOT / "app.py"),
-        "--port",
-        "0",
-        "--model",
-        f"models:/{config.registered_model}@production",
-    ]
+    assert registry.promote(config, first_run, False, "") == "1"  # by its id in the local database
+    model = f"models:/{config.registered_model}@production"
+    command = [sys.executable, str(ROOT / "app.py"), "--port", "0", "--model", model]
     with (
-        (place / "app.log").open("w") as log_file,
-        subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log_file, text=True) as app,
+        (project / "app.log").open("w") as log_file,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log_file, text=True) as app,
     ):
         try:
             url = app.stdout.readline().split()[1]
-            wait_for(url, ids[0])
-            command("promote", "--reason", "better")  # the candidate
-            wait_for(url, ids[1])
-            command("rollback", "--reason", "it was not")
-            wait_for(url, ids[0])
-            assert "no version was in production before" in command("rollback", code=1)
-            assert served(url) == ids[0]
+            wait_until_served(url, first)
+            registry.promote(config, None, False, "better")  # the candidate
+            wait_until_served(url, second)
+            registry.rollback(config, "it was not")
+            wait_until_served(url, first)
         finally:
             app.terminate()
+    with pytest.raises(TrackingError, match="no version was in production before"):
+        registry.rollback(config, "")

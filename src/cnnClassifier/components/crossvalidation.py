@@ -17,8 +17,7 @@ from cnnClassifier.evaluation.metrics import Outcome, figures
 from cnnClassifier.imaging.augment import views_of
 from cnnClassifier.network.feature_cache import Features
 from cnnClassifier.network.training import fit, predict, snapshot
-from cnnClassifier.tracking.datasets import data_tags, log_splits
-from cnnClassifier.tracking.tracker import Tracker, track
+from cnnClassifier.tracking.runs import Run, data_tags, start_run
 from cnnClassifier.utils.common import atomic_write, save_json
 from cnnClassifier.utils.errors import ManifestError
 from cnnClassifier.utils.log import logger
@@ -59,9 +58,9 @@ class CrossValidation:
         manifest = Manifest.read(training.manifest_path)
         tags = data_tags(training.manifest_path, training.source_URL)
         name = f"{training.backbone} in {config.folds} folds"
-        with track(self.tracking, name, tags) as tracker:
-            log_splits(tracker, manifest, training.source_URL, *SPLITS)
-            metrics, predictions = self._run_folds(manifest, tracker)
+        with start_run(self.tracking, name, tags) as run:
+            run.log_datasets(manifest, training.source_URL, SPLITS)
+            metrics, predictions = self._run_folds(manifest, run)
             summary: dict[str, Any] = {
                 "n": predictions["path"].nunique(),
                 "n_groups": predictions["group"].nunique(),
@@ -73,46 +72,50 @@ class CrossValidation:
                 save_json(folder / "scores.json", summary)
                 table = folder / "oof_predictions.csv"
                 predictions.to_csv(table, index=False, lineterminator="\n")
-            tracker.files("crossvalidation", sorted(config.root_dir.iterdir()))
+            run.log_artifacts(sorted(config.root_dir.iterdir()), "crossvalidation")
             for metric in metrics.columns.astype(str):
                 value = summary[metric]
-                tracker.metrics({f"{metric}_{key}": value[key] for key in ("mean", "std")})
+                run.log_metrics({f"{metric}_{key}": value[key] for key in ("mean", "std")})
         for metric in ("balanced_accuracy", "roc_auc"):
             mean, std = summary[metric]["mean"], summary[metric]["std"]
             logger.info("%s %.3f ± %.3f over %d folds", metric, mean, std, len(metrics))
         return summary
 
-    def _run_folds(self, manifest: Manifest, tracker: Tracker) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def _run_folds(self, manifest: Manifest, run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return a row of metrics for each fold, and the prediction for each image and seed."""
         config, training = self.config, self.config.training
         entries = [entry for entry in manifest.entries if entry.split]
         check_groups(entries, manifest.classes, config.folds)
         labels = manifest.labels(entries)
-        groups = np.array([entry.group for entry in entries])
+        table = pd.DataFrame(entries)[["path", "group", "label"]]
+        table = table.rename(columns={"label": "actual"})
+        groups = table["group"].to_numpy(str)
         positive = manifest.classes.index(positive_class(training.positive_class, manifest.classes))
         network = load_network(training)
         images = [(entry, views_of(entry.sha256, training.augmentation)) for entry in entries]
         features = image_features(network.cache, images, training)
         runner = FoldRunner(config, network.tail, features, labels, groups, positive)
-        metrics, predictions = [], []
+        metrics, predictions = [], {}
         for seed in config.seeds:
             folds = grouped_folds(labels, groups, config.folds, seed)
             for number, (fitted, stopped, held_out) in enumerate(folds, start=1):
-                child = tracker.child(f"seed {seed}, fold {number}")
+                child = run.child_run(f"seed {seed}, fold {number}")
                 outcome = runner.run(fitted, stopped, held_out, child)
                 values = figures(outcome)
-                child.metrics(values)
+                child.log_metrics(values)
                 child.finish()
                 metrics.append(values)
-                held_out_entries = [entries[i] for i in held_out]
-                table = _prediction_table(held_out_entries, outcome, manifest.classes)
-                predictions.append(table.assign(seed=seed, fold=number))
+                fold = table.iloc[held_out].copy()
+                fold["predicted"] = np.array(manifest.classes)[outcome.called]
+                fold[list(manifest.classes)] = outcome.probabilities.round(6)
+                predictions[seed, number] = fold
                 logger.info(
                     f"seed {seed}, fold {number} of {config.folds}: "
                     f"balanced accuracy {values['balanced_accuracy']:.3f}, "
                     f"ROC AUC {values['roc_auc']:.3f} on {len(held_out)} images"
                 )
-        return pd.DataFrame(metrics), pd.concat(predictions)
+        all_predictions = pd.concat(predictions, names=["seed", "fold"])
+        return pd.DataFrame(metrics), all_predictions.reset_index(["seed", "fold"])
 
 
 class FoldRunner:
@@ -145,7 +148,7 @@ class FoldRunner:
         self._restore = snapshot(tail)
 
     def run(
-        self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray, tracker: Tracker
+        self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray, run: Run
     ) -> Outcome:
         """Fit, calibrate, and predict the held-out images.
 
@@ -153,7 +156,7 @@ class FoldRunner:
             fitted: indices of the images to fit on, in every view.
             stopped: indices of the images for early stopping, temperature and threshold.
             held_out: indices of the images that decide nothing.
-            tracker: logs the metrics of each epoch.
+            run: logs the metrics of each epoch.
 
         Returns:
             The calibrated predictions for the held-out images.
@@ -172,7 +175,7 @@ class FoldRunner:
             labels[stopped],
             training.fit,
             verbose=0,
-            on_epoch=tracker.metrics,
+            on_epoch=run.log_metrics,
         )
         decision = calibrate(labels[stopped], predict(tail, validation), self._positive, None)
         probabilities = predict(tail, without_augmentation[held_out])
@@ -221,24 +224,10 @@ def summarize(metrics: pd.DataFrame) -> dict[str, dict[str, Any]]:
     Args:
         metrics: one row per fold, one column per metric.
     """
+    std = metrics.std().fillna(0.0)  # of a single fold
     summary = {}
-    for name, values in metrics.items():
-        std = float(values.std()) if len(values) > 1 else 0.0
-        summary[str(name)] = {"mean": float(values.mean()), "std": std, "folds": values.tolist()}
+    for name in metrics.columns.astype(str):
+        values = metrics[name]
+        folds = values.tolist()
+        summary[name] = {"mean": float(values.mean()), "std": float(std[name]), "folds": folds}
     return summary
-
-
-def _prediction_table(
-    entries: list[Entry], outcome: Outcome, classes: tuple[str, ...]
-) -> pd.DataFrame:
-    """Return one row per held-out image."""
-    columns = {
-        "seed": 0,  # set by the caller
-        "fold": 0,
-        "path": [entry.path for entry in entries],
-        "group": [entry.group for entry in entries],
-        "actual": [entry.label for entry in entries],
-        "predicted": np.array(classes)[outcome.called],
-    }
-    probabilities = pd.DataFrame(outcome.probabilities.round(6), columns=list(classes))
-    return pd.concat([pd.DataFrame(columns), probabilities], axis=1)

@@ -21,8 +21,8 @@ from cnnClassifier.evaluation.ood_samples import familiarity, not_ct
 from cnnClassifier.evaluation.plots import write_pictures, write_tables
 from cnnClassifier.imaging.prepare import prepare, resize
 from cnnClassifier.network.engine import Engine
-from cnnClassifier.tracking.datasets import log_splits
-from cnnClassifier.tracking.tracker import EVALUATED, TRAINED, Tracker, track
+from cnnClassifier.tracking.runs import Run, start_run
+from cnnClassifier.tracking.store import EVALUATED, TRAINED
 from cnnClassifier.utils.common import atomic_write, load_json, save_json, sha256_of, write_csv
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from cnnClassifier.utils.log import logger
@@ -76,10 +76,9 @@ class Evaluation:
         report = self._report(bundle)
         tags = {"manifest_sha256": bundle.manifest_sha256, "synthetic": str(bundle.synthetic)}
         resume = {"model_sha256": bundle.model_sha256, "state": TRAINED}
-        with track(
-            config.tracking, f"{bundle.backbone} {bundle.model_id}", tags, resume
-        ) as tracker:
-            tracker.model(config.bundle_dir)  # while it is judged
+        name = f"{bundle.backbone} {bundle.model_id}"
+        with start_run(config.tracking, name, tags, resume) as run:
+            run.log_model(config.bundle_dir)  # while it is judged
             seen = self._look(bundle, manifest)
             result = self._judge(bundle, report, seen)
             gates = check_gates(config.gates, manifest, report, result)
@@ -87,8 +86,8 @@ class Evaluation:
             if bundle.int8_sha256:
                 result["int8"] = self._compare_int8(bundle, manifest, seen)
             self._write(bundle, report, seen, result)
-            log_splits(tracker, manifest, bundle.data_source, *SPLITS)
-            self._log(tracker, bundle, result)
+            run.log_datasets(manifest, bundle.data_source, SPLITS)
+            self._log(run, bundle, result)
         self._heed(gates)
         return result
 
@@ -173,7 +172,9 @@ class Evaluation:
     ) -> None:
         config, outcome, inspection = self.config, seen.outcome, seen.inspection
         far = inspection.distances > bundle.ood_threshold
-        cases = [self._case(bundle, seen, place) for place in worst(outcome, config.gallery)]
+        cases = [
+            self._case(bundle, seen, place) for place in worst(outcome, config.error_gallery_size)
+        ]
         with atomic_write(config.root_dir) as staged:
             staged.mkdir()
             save_json(staged / SCORES_FILE, result)
@@ -244,14 +245,14 @@ class Evaluation:
                 f"are in {self.config.root_dir}. Mend the data or the model, or change `gates` in config.yaml"
             )
 
-    def _log(self, tracker: Tracker, bundle: ModelBundle, result: dict[str, Any]) -> None:
+    def _log(self, run: Run, bundle: ModelBundle, result: dict[str, Any]) -> None:
         config = self.config
         with (config.bundle_dir / HISTORY_FILE).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        tracker.history(
+        run.log_history(
             {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
         )
-        tracker.metrics(
+        run.log_metrics(
             {
                 **{key: value for key, value in result.items() if isinstance(value, float)},
                 **{f"{key}_low": low for key, (low, _) in result["intervals"].items()},
@@ -261,28 +262,21 @@ class Evaluation:
             }
         )
         unmet = ", ".join(gate["name"] for gate in result["gates"] if not gate["met"]) or "none"
-        tracker.tags(
+        run.set_tags(
             {
                 "model_sha256": bundle.model_sha256,
                 "data_source": redact_credentials(bundle.data_source),
                 "intended_use": DISCLAIMER,
                 "gates_not_met": unmet,
                 **{f"gate.{gate['name']}": gate["sentence"] for gate in result["gates"]},
+                "state": EVALUATED,
             }
         )
         reports = sorted(path for path in config.root_dir.iterdir() if path.is_file())
-        tracker.files("evaluation", [path for path in reports if path.suffix != ".png"])
-        tracker.files("plots", [path for path in reports if path.suffix == ".png"])
-        tracker.files("data", [config.manifest_path, config.report_path])
-        tracker.register(
-            config.tracking.registered_model,
-            {
-                "model_sha256": bundle.model_sha256,
-                "synthetic": str(bundle.synthetic),
-                "gates_not_met": unmet,
-            },
-        )
-        tracker.tags({"state": EVALUATED})
+        run.log_artifacts([path for path in reports if path.suffix != ".png"], "evaluation")
+        run.log_artifacts([path for path in reports if path.suffix == ".png"], "plots")
+        run.log_artifacts([config.manifest_path, config.report_path], "data")
+        run.register_candidate()
 
 
 def _outcome(

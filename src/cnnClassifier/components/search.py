@@ -12,8 +12,7 @@ from optuna.trial import Trial
 from cnnClassifier.components.trial_evaluator import FIGURES, SPLITS, Judge, prepared_as
 from cnnClassifier.entity.config_entity import SearchConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Manifest
-from cnnClassifier.tracking.datasets import data_tags, log_splits
-from cnnClassifier.tracking.tracker import Tracker, track
+from cnnClassifier.tracking.runs import Run, data_tags, start_run
 from cnnClassifier.tuning.params_file import difference, with_values
 from cnnClassifier.tuning.report import build_report
 from cnnClassifier.tuning.report_page import render_page
@@ -78,13 +77,12 @@ class Search:
         if done < most:
             until = time.monotonic() + (timeout_s or math.inf)
             tags = {"search": name, **data_tags(training.manifest_path, training.source_URL)}
-            with track(self.tracking, f"search {name}", tags, resume={"search": name}) as tracker:
-                log_splits(tracker, manifest, training.source_URL, *SPLITS)
-                self._search(study, Judge(config, manifest), most, until, tracker)
+            with start_run(self.tracking, f"search {name}", tags, {"search": name}) as run:
+                run.log_datasets(manifest, training.source_URL, SPLITS)
+                self._search(study, Judge(config, manifest), most, until, run)
                 report = self._write(study, name, most)
-                tracker.files(
-                    "search", [config.root_dir / "report.html", config.root_dir / "best.diff"]
-                )
+                reports = [config.root_dir / "report.html", config.root_dir / "best.diff"]
+                run.log_artifacts(reports, "search")
         else:
             report = self._write(study, name, most)
         self._say(report)
@@ -93,34 +91,32 @@ class Search:
         return report
 
     def _search(
-        self, study: SharedStudy, judge: "Judge", most: int, until: float, tracker: Tracker
+        self, study: SharedStudy, judge: "Judge", most: int, until: float, run: Run
     ) -> None:
         while True:
             with study.begin(most, until) as trial:
                 if trial is None:
                     return
-                self._try(study, trial, judge, most, tracker)
+                self._try(study, trial, judge, most, run)
 
-    def _try(
-        self, study: SharedStudy, trial: Trial, judge: "Judge", most: int, tracker: Tracker
-    ) -> None:
+    def _try(self, study: SharedStudy, trial: Trial, judge: "Judge", most: int, run: Run) -> None:
         metric = self.config.metric
-        run = tracker.child(f"trial {trial.number}")
-        run.params(trial.params)
+        trial_run = run.child_run(f"trial {trial.number}")
+        trial_run.log_params(trial.params)
         found: list[dict[str, float]] = []
         early = False
         for number, result in enumerate(judge.folds(trial.params), 1):
             found.append(result)
-            run.metrics({f"fold_{key}": value for key, value in result.items()}, number)
+            trial_run.log_metrics({f"fold_{key}": value for key, value in result.items()}, number)
             trial.report(mean(fold[metric] for fold in found), number)
             early = number < self.config.folds and trial.should_prune()
             if early:
                 break
         trial.set_user_attr("folds", found)
         value = mean(fold[metric] for fold in found)
-        run.metrics({key: mean(fold[key] for fold in found) for key in FIGURES})
-        run.tags({"given_up_early": str(early)})
-        run.finish()
+        trial_run.log_metrics({key: mean(fold[key] for fold in found) for key in FIGURES})
+        trial_run.set_tags({"given_up_early": str(early)})
+        trial_run.finish()
         if not study.finish(trial, None if early else value):
             logger.warning("trial %d: another process has taken it over meanwhile", trial.number)
             return

@@ -31,15 +31,14 @@ from cnnClassifier.network.out_of_distribution import fit_detector
 from cnnClassifier.network.quantization import quantize
 from cnnClassifier.network.serialization import save_model
 from cnnClassifier.network.training import History, fit, pooled_features, predict
-from cnnClassifier.tracking.datasets import data_tags, log_splits
-from cnnClassifier.tracking.tracker import TRAINED, Tracker, track
+from cnnClassifier.tracking.runs import Run, data_tags, start_run
+from cnnClassifier.tracking.store import TRAINED
 from cnnClassifier.utils.common import atomic_write, sha256_of
 from cnnClassifier.utils.log import logger
 
 _PACKAGES = ("keras", "tensorflow", "numpy", "pillow")
 _INT8_PACKAGES = ("openvino", "nncf")
 _CALIBRATION_IMAGES = 32  # more take a tenth of a second each and change nothing
-_TRACKING_TIMEOUT_S = 60.0  # for what isn't sent yet at the end of the training
 
 
 class Training:
@@ -67,13 +66,13 @@ class Training:
         config = self.config
         manifest = Manifest.read(config.manifest_path)
         tags = data_tags(config.manifest_path, config.source_URL)
-        with track(self.tracking, config.backbone, tags, patience_s=_TRACKING_TIMEOUT_S) as tracker:
-            log_splits(tracker, manifest, config.source_URL, "train", "validation")
-            bundle = self._train(manifest, tracker)
-            tracker.tags({"model_sha256": bundle.model_sha256, "state": TRAINED})
+        with start_run(self.tracking, config.backbone, tags) as run:
+            run.log_datasets(manifest, config.source_URL, ("train", "validation"))
+            bundle = self._train(manifest, run)
+            run.set_tags({"model_sha256": bundle.model_sha256, "state": TRAINED})
         return bundle
 
-    def _train(self, manifest: Manifest, tracker: Tracker) -> ModelBundle:
+    def _train(self, manifest: Manifest, run: Run) -> ModelBundle:
         config, views = self.config, self.config.augmentation.views
         train, validation = manifest.in_split("train"), manifest.in_split("validation")
         positive = positive_class(config.positive_class, manifest.classes)
@@ -91,7 +90,7 @@ class Training:
             validation_features,
             validation_labels,
             config.fit,
-            on_epoch=tracker.metrics,
+            on_epoch=run.log_metrics,
         )
         decision = calibrate(
             validation_labels,

@@ -4,7 +4,6 @@ import hashlib
 import multiprocessing
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from cnnClassifier.network.heads import add_head, standalone_head
 from cnnClassifier.network.serialization import load_model
 from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.training import make_deterministic, snapshot
-from cnnClassifier.tracking.tracker import untracked
+from cnnClassifier.tracking.runs import Run
 from cnnClassifier.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,22 +79,22 @@ class Judge:
         known = {**self._config.params, **params}
         training = config.training
         views = known["VIEWS"] if "VIEWS" in params else training.augmentation.views
-        recipe = replace(
-            training,
-            augmentation=replace(training.augmentation, views=views),
-            fit=replace(
-                training.fit,
-                epochs=min(self._config.epochs, training.fit.epochs),
-                batch_size=known["BATCH_SIZE"],
-                learning_rate=known["LEARNING_RATE"],
-            ),
-        )
+        fit_changes = {
+            "epochs": min(self._config.epochs, training.fit.epochs),
+            "batch_size": known["BATCH_SIZE"],
+            "learning_rate": known["LEARNING_RATE"],
+        }
+        changes = {
+            "augmentation": training.augmentation.model_copy(update={"views": views}),
+            "fit": training.fit.model_copy(update=fit_changes),
+        }
+        recipe = training.model_copy(update=changes)
         backbone, block = known["BACKBONE"], known["FINE_TUNE_FROM"]
         of_each_image = np.arange(len(self._entries))[:, None] * self._views + np.arange(views)
         features = self._features[backbone, block][of_each_image.ravel()]
         tail = self._tail(backbone, block, known["HEAD"], known["DROPOUT"])
         runner = FoldRunner(
-            replace(config, training=recipe),
+            config.model_copy(update={"training": recipe}),
             tail,
             features,
             self._labels,
@@ -104,7 +103,7 @@ class Judge:
         )
         parts = grouped_folds(self._labels, self._groups, config.folds, training.fit.seed)
         for _, fold in zip(range(self._config.folds), parts, strict=False):
-            found = figures(runner.run(*fold, untracked()))
+            found = figures(runner.run(*fold, Run()))
             yield {name: found[name] for name in FIGURES}
 
     def _tried(self, key: str) -> tuple[Any, ...]:
@@ -129,7 +128,7 @@ class Judge:
         training = self._config.crossvalidation.training
         precision = choose_precision(training.precision)
         cache = FeatureCache(training.cache_dir, trunk, precision)
-        augmentation = replace(training.augmentation, views=self._views)
+        augmentation = training.augmentation.model_copy(update={"views": self._views})
         images = [(entry, views_of(entry.sha256, augmentation)) for entry in self._entries]
         return image_features(cache, images, training)
 
@@ -181,13 +180,13 @@ def prepared_as(config: SearchConfig, backbone: str) -> PrepareBaseModelConfig:
         repr((prepare.image_size, prepare.weights, prepare.seed)).encode()
     ).hexdigest()
     folder = config.root_dir / "models" / f"{backbone}-{made_of[:8]}"
-    return replace(
-        prepare,
-        backbone=backbone,
-        feature_layer="auto",
-        base_model_path=folder / "base_model.keras",
-        updated_base_model_path=folder / "updated_base_model.keras",
-    )
+    changes = {
+        "backbone": backbone,
+        "feature_layer": "auto",
+        "base_model_path": folder / "base_model.keras",
+        "updated_base_model_path": folder / "updated_base_model.keras",
+    }
+    return prepare.model_copy(update=changes)
 
 
 def _prepare(config: PrepareBaseModelConfig) -> None:

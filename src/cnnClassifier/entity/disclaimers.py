@@ -8,5 +8,5 @@ PHANTOM_SCHEME = "phantom:"
 
 
 def is_synthetic(source_url: str) -> bool:
-    """Return whether a data source is the phantom generator."""
-    return source_url.startswith(PHANTOM_SCHEME)
+    """Tell by its scheme whether a data source is the phantom generator."""
+    return source_url.strip().startswith(PHANTOM_SCHEME)

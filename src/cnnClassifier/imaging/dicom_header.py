@@ -190,10 +190,8 @@ class _Reader:
             # Some writers change to implicit in the middle.
             if implicit or group == 0xFFFE or not _is_vr(vr):
                 vr, kind, offset = b"", "I", 4
-            elif vr in _LONG_VRS:
-                kind, offset = "I", 8
             else:
-                kind, offset = "H", 6
+                kind, offset = ("I", 8) if vr in _LONG_VRS else ("H", 6)
             (length,) = struct.unpack_from(f"{self.order}{kind}", self._data, position + offset)
         except struct.error:
             raise _truncated() from None

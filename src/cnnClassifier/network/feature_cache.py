@@ -6,9 +6,9 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,15 +63,6 @@ class Features:
             yield self.take(np.arange(start, min(start + size, len(self))))
 
 
-@dataclass
-class _MissingImage:
-    """An image with views that aren't cached yet, and the cache keys of these views."""
-
-    image: int
-    views: list[int]
-    keys: list[str]
-
-
 class FeatureCache:
     """Feature maps of one frozen network on disk.
 
@@ -103,15 +94,21 @@ class FeatureCache:
             The views of the first image, then those of the second, and so on.
         """
         segments, index = self._read()
-        missing, count = _missing_images(keys, index)
-        total = sum(map(len, keys))
-        logger.info("frozen features: %d forward passes, %d from the cache", count, total - count)
+        missing: dict[int, list[int]] = {}  # the views by image
+        missing_keys: dict[str, None] = {}  # an ordered set
+        for image, image_keys in enumerate(keys):
+            for view, key in enumerate(image_keys):
+                if key not in index and key not in missing_keys:
+                    missing_keys[key] = None
+                    missing.setdefault(image, []).append(view)
+        cached = sum(map(len, keys)) - len(missing_keys)
+        logger.info(
+            "frozen features: %d forward passes, %d from the cache", len(missing_keys), cached
+        )
         if missing:
-            self._compute(missing, count, load)
+            self._compute(list(missing_keys), missing, load)
             segments, index = self._read()
-        positions = []
-        for image_keys in keys:
-            positions += [index[key] for key in image_keys]
+        positions = [index[key] for key in chain.from_iterable(keys)]
         return Features(segments, np.array(positions, np.int64).reshape(-1, 2))
 
     def _read(self) -> tuple[list[np.ndarray], dict[str, tuple[int, int]]]:
@@ -130,72 +127,40 @@ class FeatureCache:
             segments.append(np.memmap(rows_path, np.float16, "r", shape=shape))
         return segments, index
 
-    def _compute(self, missing: list[_MissingImage], count: int, load: Loader) -> None:
+    def _compute(self, keys: list[str], missing: dict[int, list[int]], load: Loader) -> None:
         create_directories(self.folder)
         name = self.folder / f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"
         run = forward(self._trunk, self._precision)
+        size = 32 if _has_gpu() else 4  # on a CPU more isn't faster, and takes memory
+        loaded = _load_ahead(missing, load, max_views=3 * size)
         with (
             name.with_suffix(".f16").open("wb") as rows,
             name.with_suffix(".index").open("w", encoding="utf-8") as index,
-            progress(total=count, desc=f"features ({self._precision})", unit="image") as bar,
+            progress(total=len(keys), desc=f"features ({self._precision})", unit="image") as bar,
         ):
-            for keys, images in _batches(_load_ahead(missing, load), _batch_size()):
-                maps = run(images)[: len(keys)].clip(-_MAX_FLOAT16, _MAX_FLOAT16)
+            for start in range(0, len(keys), size):
+                batch = keys[start : start + size]
+                images = list(islice(loaded, size))
+                images += images[:1] * (size - len(images))  # one shape: no second trace
+                maps = run(np.stack(images))[: len(batch)].clip(-_MAX_FLOAT16, _MAX_FLOAT16)
                 rows.write(maps.astype(np.float16).tobytes())
                 rows.flush()
-                index.writelines(f"{key}\n" for key in keys)
+                index.writelines(f"{key}\n" for key in batch)
                 index.flush()
-                bar.update(len(keys))
+                bar.update(len(batch))
 
 
-def _missing_images(
-    keys: Sequence[Sequence[str]], index: dict[str, tuple[int, int]]
-) -> tuple[list[_MissingImage], int]:
-    """Return the images with views that aren't cached, each key once; and the number of views."""
-    missing: list[_MissingImage] = []
-    known = set(index)
-    for image, image_keys in enumerate(keys):
-        found = _MissingImage(image, [], [])
-        for view, key in enumerate(image_keys):
-            if key not in known:
-                known.add(key)
-                found.views.append(view)
-                found.keys.append(key)
-        if found.keys:
-            missing.append(found)
-    return missing, len(known) - len(index)
-
-
-def _load_ahead(missing: Iterable[_MissingImage], load: Loader) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield key and pixels of each missing view in order; threads load ahead of the network."""
-    waiting: deque[tuple[list[str], Future[Sequence[np.ndarray]]]] = deque()
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    views_ahead = 3 * _batch_size()
-    with ThreadPoolExecutor(threads) as pool:
-        for item in missing:
-            waiting.append((item.keys, pool.submit(load, item.image, item.views)))
-            # Bounded by views, so that memory hardly grows with the augmentation.
-            while len(waiting) > threads and sum(len(w[0]) for w in waiting) > views_ahead:
-                keys, future = waiting.popleft()
-                yield from zip(keys, future.result(), strict=True)
-        for keys, future in waiting:
-            yield from zip(keys, future.result(), strict=True)
-
-
-def _batches(
-    views: Iterable[tuple[str, np.ndarray]], size: int
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield batches of one shape; the last one is padded with its first image."""
-    keys: list[str] = []
-    images: list[np.ndarray] = []
-    for key, image in views:
-        keys.append(key)
-        images.append(image)
-        if len(keys) == size:
-            yield keys, np.stack(images)
-            keys, images = [], []
-    if keys:
-        yield keys, np.stack(images + images[:1] * (size - len(images)))
+def _load_ahead(
+    missing: dict[int, list[int]], load: Loader, max_views: int
+) -> Iterator[np.ndarray]:
+    """Yield the missing views in order; threads load ahead of the network, within a bound."""
+    ahead = max(_MAX_THREADS, max_views // max(map(len, missing.values())))  # images
+    jobs = iter(missing.items())
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        waiting = deque(pool.submit(load, *job) for job in islice(jobs, ahead))
+        while waiting:
+            yield from waiting.popleft().result()
+            waiting.extend(pool.submit(load, *job) for job in islice(jobs, 1))
 
 
 def trunk_id(trunk: "keras.Model", precision: str) -> str:
@@ -256,10 +221,6 @@ def choose_precision(requested: str) -> str:
     if _has_gpu():
         return "float16"
     return "bfloat16" if _cpu_has_bfloat16() else "float32"
-
-
-def _batch_size() -> int:
-    return 32 if _has_gpu() else 4  # on a CPU more isn't faster, and takes memory
 
 
 def _has_gpu() -> bool:

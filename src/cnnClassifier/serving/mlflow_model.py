@@ -1,6 +1,6 @@
-"""What MLflow loads a logged model with: image files in, a table of predictions out.
+"""Load a logged model in MLflow: image files in, a table of predictions out.
 
-In a logged model this file stands alone, beside an archive of the modules that it needs.
+In a logged model this file is on its own, beside an archive of the modules that it needs.
 """
 
 import sys
@@ -9,37 +9,39 @@ from typing import Any
 
 import pandas as pd
 
-_MOST_PIXELS = 50_000_000
+_MAX_PIXELS = 50_000_000
 
 
 class ImageClassifier:
-    """Answer for MLflow as the page answers people."""
+    """The pyfunc model; it predicts as the web page does.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        model_dir: holds the bundle.
+    """
+
+    def __init__(self, model_dir: Path) -> None:
         from cnnClassifier.entity.bundle import ModelBundle
         from cnnClassifier.serving.predictor import Predictor
 
-        self._predictor = Predictor(ModelBundle.read(folder), _MOST_PIXELS)
+        self._predictor = Predictor(ModelBundle.read(model_dir), _MAX_PIXELS)
 
     def predict(self, table: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Classify the image files in the column `image`.
 
         Returns:
-            A row for each: class, its and the others' probabilities, whether it is unlike the training images.
+            One row for each: class, probability of each class, whether the image is
+            out-of-distribution, and the id of the model.
 
         Raises:
-            ImageError: bytes can't be used as an image.
+            ImageError: a file can't be read as an image.
         """
-        said = [self._predictor.predict(data) for data in table["image"]]
-        return pd.DataFrame(
-            {
-                "class": p.class_name,
-                **p.probabilities,
-                "unfamiliar": p.out_of_distribution,
-                "model_id": p.model_id,
-            }
-            for p in said
-        )
+        rows = []
+        for data in table["image"]:
+            prediction = self._predictor.predict(data)
+            row = {"class": prediction.class_name, **prediction.probabilities}
+            row |= {"unfamiliar": prediction.out_of_distribution, "model_id": prediction.model_id}
+            rows.append(row)
+        return pd.DataFrame(rows)
 
 
 def _load_pyfunc(path: str) -> ImageClassifier:

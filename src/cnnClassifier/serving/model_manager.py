@@ -10,6 +10,7 @@ from cnnClassifier.entity.bundle import (
     INT8_FILE,
     METADATA_FILE,
     MODEL_FILE,
+    OOD_DETECTOR_FILE,
     ModelBundle,
 )
 from cnnClassifier.entity.config_entity import ServingConfig

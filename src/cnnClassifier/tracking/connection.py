@@ -1,116 +1,126 @@
-"""Which server or store runs go to, who one is there, and what its errors say."""
+"""Reach the tracking server: address, credentials, MLflow's settings and error messages."""
 
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from cnnClassifier.utils.errors import UserError
 from cnnClassifier.utils.redaction import redact_credentials
 
-LOCAL_STORE = "sqlite:///mlflow.db"
-_PROBE_S = 5
-# A server that is down shall cost seconds, not MLflow's default of many minutes; no usage data leaves the machine.
-_CALM = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
+LOCAL_URI = "sqlite:///mlflow.db"
+PROBE_TIMEOUT_S = 3
+_UNSUPPORTED_CODES = ("ENDPOINT_NOT_FOUND", "NOT_FOUND", "NOT_IMPLEMENTED")
 
 
 class TrackingError(UserError):
-    """The tracking server doesn't answer, or refuses."""
+    """The tracking server doesn't answer, or refuses a request."""
 
 
 def is_remote(uri: str) -> bool:
-    """Tell whether a tracking URI is a server's."""
+    """Return whether a tracking URI is the address of a server."""
     return uri.startswith(("http://", "https://"))
 
 
-def in_one_line(error: Exception, most: int = 300) -> str:
-    """Return what an error says, in one line without passwords."""
+def error_message(error: Exception, max_length: int = 300) -> str:
+    """Return the message of an error in one line, without passwords."""
     text = redact_credentials(" ".join(str(error).split()))
-    if "error code 401" in text:  # MLflow's own words send people to a manual
-        return "user or password refused (401); look at MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-    return text[:most] or type(error).__name__
+    if "error code 401" in text:  # MLflow's own text refers to a manual
+        variables = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        return f"user or password refused (401); check {variables}"
+    return text[:max_length] or type(error).__name__
 
 
 def credentials(uri: str) -> dict[str, str]:
-    """Return the variables that MLflow must find in the environment to log in; DagsHub's token is user and password.
+    """Return the environment variables that MLflow needs to log in.
 
-    The browser login of the package dagshub, and the repository that its `init` would create, are left alone.
+    DagsHub takes its token as user name and password. The browser login of the `dagshub` package,
+    and the repository that its `init` would create, are avoided.
 
     Raises:
-        TrackingError: the server is DagsHub's and there is neither a token nor a password.
+        TrackingError: the server is DagsHub's and neither a token nor a password is set.
     """
-    host = os.environ.get("DAGSHUB_CLIENT_HOST") or "https://dagshub.com"
-    parts = urlsplit(uri)
-    if (
-        parts.hostname != urlsplit(host).hostname
-        or parts.port != urlsplit(host).port
-        or parts.password
-    ):
+    host = urlsplit(os.environ.get("DAGSHUB_CLIENT_HOST") or "https://dagshub.com")
+    server = urlsplit(uri)
+    is_dagshub = (server.hostname, server.port) == (host.hostname, host.port)
+    if not is_dagshub or server.password:
         return {}
     if os.environ.get("MLFLOW_TRACKING_PASSWORD") or os.environ.get("MLFLOW_TRACKING_TOKEN"):
         return {}
     token = os.environ.get("DAGSHUB_USER_TOKEN")
     if not token:
         raise TrackingError(
-            f"{uri}: no credentials; set DAGSHUB_USER_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            f"{uri}: no credentials; set DAGSHUB_USER_TOKEN, "
+            "or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     return {"MLFLOW_TRACKING_USERNAME": token, "MLFLOW_TRACKING_PASSWORD": token}
 
 
-def environment(uri: str) -> dict[str, str]:
-    """Return what a process that talks to a server has in its environment beside this one's.
+@contextmanager
+def mlflow_environment(uri: str, timeout_s: int, retries: int) -> Iterator[None]:
+    """Set the variables that MLflow reads for each request; one that the user has set stays.
+
+    Args:
+        uri: address of the server.
+        timeout_s: for a connection, and for each part of a response.
+        retries: after a failed request.
 
     Raises:
         TrackingError: as `credentials`.
     """
-    return {key: os.environ.get(key, value) for key, value in _CALM.items()} | credentials(uri)
+    variables = credentials(uri)
+    defaults = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+    for name in defaults.keys() - os.environ.keys():
+        variables[name] = defaults[name]
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
 
 
-def check_answers(uri: str) -> None:
-    """Find out in seconds whether anything answers at a server's address.
+def check_reachable(uri: str) -> None:
+    """Check within seconds that a server answers; any HTTP status is an answer.
 
     Raises:
-        TrackingError: nothing does.
+        TrackingError: it doesn't.
     """
     if not is_remote(uri):
         return
+    address = redact_credentials(uri).rstrip("/")  # without credentials: a refusal is an answer
     try:
-        # Without credentials: a refusal is an answer as well.
-        urllib.request.urlopen(
-            f"{redact_credentials(uri).rstrip('/')}/health", timeout=_PROBE_S
-        ).close()
+        urllib.request.urlopen(f"{address}/health", timeout=PROBE_TIMEOUT_S).close()  # noqa: S310
     except urllib.error.HTTPError:
         return
     except (OSError, ValueError) as error:
-        raise TrackingError(f"{redact_credentials(uri)}: {in_one_line(error)}") from None
+        raise TrackingError(f"{address}: {error_message(error)}") from None
 
 
-def lacks(error: Exception) -> bool:
-    """Tell whether an error means that the server hasn't got what was asked for, such as a registry."""
+def is_unsupported(error: Exception) -> bool:
+    """Return whether an error means that the server lacks a feature, such as a registry."""
     text = str(error).lower()
-    code = getattr(error, "get_http_status_code", lambda: 0)()
-    missing = getattr(error, "error_code", "") in (
-        "ENDPOINT_NOT_FOUND",
-        "NOT_FOUND",
-        "NOT_IMPLEMENTED",
-    )
+    status = getattr(error, "get_http_status_code", lambda: 0)()
     return (
-        missing
-        or code in (404, 405, 501)
+        getattr(error, "error_code", "") in _UNSUPPORTED_CODES
+        or status in (404, 405, 501)
         or "unsupported endpoint" in text
         or "error code 404" in text
     )
 
 
-def ui_location(uri: str, experiment_id: str = "", run_id: str = "") -> str:
-    """Return the address to open or the command to type to see runs."""
-    plain = redact_credentials(uri)
+def run_location(uri: str, experiment_id: str = "", run_id: str = "") -> str:
+    """Return the address to open, or the command to type, to see a run or all runs."""
+    address = redact_credentials(uri)
     if not is_remote(uri):
-        return f"mlflow ui --backend-store-uri {plain}"
-    return f"{plain.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}" if run_id else plain
+        return f"mlflow ui --backend-store-uri {address}"
+    if not run_id:
+        return address
+    return f"{address.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"

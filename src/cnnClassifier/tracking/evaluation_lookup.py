@@ -1,33 +1,34 @@
-"""Find an evaluation by what people call it: a folder, a git revision or DVC experiment, a run in MLflow."""
+"""Find an evaluation: by folder, git revision, DVC experiment, or MLflow run."""
 
 import re
-import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from cnnClassifier.entity.config_entity import TrackingConfig
-from cnnClassifier.tracking.connection import TrackingError, in_one_line, is_remote, lacks
-from cnnClassifier.tracking.registry import asking, connect
+from cnnClassifier.tracking.connection import TrackingError, error_message, is_remote
+from cnnClassifier.tracking.store import Store, connect, local_database, local_uri
 from cnnClassifier.utils.errors import UserError
-from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.redaction import redact_credentials
 
-_LOCK = "dvc.lock"
-_FOLDER_IN_RUN = "evaluation"
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+_LOCK_FILE = "dvc.lock"
+_EVALUATION_DIR = "evaluation"  # folder of a run's artifacts
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundEvaluation:
     """An evaluation on this machine.
 
     Attributes:
-        folder: with `scores.json` and `predictions.csv`.
-        name: for people.
-        params: what it was made with, where that is known.
+        folder: holds `scores.json` and `predictions.csv`.
+        name: shown in the comparison.
+        params: hyperparameters, as far as they are known.
     """
 
     folder: Path
@@ -35,26 +36,29 @@ class Found:
     params: Mapping[str, str] = field(default_factory=dict)
 
 
-def find_evaluation(what: str, root_dir: Path, tracking: TrackingConfig, scratch: Path) -> Found:
-    """Find an evaluation, and fetch it where it isn't here.
+def find_evaluation(
+    what: str, root_dir: Path, tracking: TrackingConfig, temp_dir: Path
+) -> FoundEvaluation:
+    """Find an evaluation, and fetch it where it isn't on this machine.
 
     Args:
-        what: a folder; a git revision (`HEAD`, a branch, a tag) or DVC experiment; a run's id or name in MLflow.
-        root_dir: where evaluation writes, as dvc.yaml has it.
+        what: a folder; a git revision (`HEAD`, a branch, a tag) or DVC experiment; the id of an
+            MLflow run, here or on the server, or its name.
+        root_dir: output folder of the evaluation, as in dvc.yaml.
         tracking: where the runs are.
-        scratch: folder for what is fetched.
+        temp_dir: folder for downloads.
 
     Raises:
-        UserError: there is no such thing, or no evaluation in it.
+        UserError: there is no such thing, or it has no evaluation.
     """
     if Path(what).is_dir():
-        return Found(Path(what), what)
+        return FoundEvaluation(Path(what), what)
     run_id = what.removeprefix("runs:/")
-    if not re.fullmatch("[0-9a-f]{32}", run_id):
-        if commit := _commit(what):
-            return _of_commit(what, commit, root_dir, scratch)
-        run_id = ""
-    return _of_run(what, run_id, tracking, scratch)
+    if re.fullmatch("[0-9a-f]{32}", run_id):
+        return _of_run(what, run_id, tracking, temp_dir)
+    if commit := _commit(what):
+        return _of_commit(what, commit, root_dir, temp_dir)
+    return _of_run(what, "", tracking, temp_dir)
 
 
 def _commit(what: str) -> str | None:
@@ -72,91 +76,83 @@ def _commit(what: str) -> str | None:
         return None
 
 
-def _of_commit(what: str, commit: str, root_dir: Path, scratch: Path) -> Found:
+def _of_commit(what: str, commit: str, root_dir: Path, temp_dir: Path) -> FoundEvaluation:
+    """Fetch the evaluation of a commit from DVC's cache or remote."""
     from dvc.api import DVCFileSystem
     from dvc.repo import Repo
 
     name = what if commit.startswith(what) else f"{what} ({commit[:7]})"
-    lock = subprocess.run(
-        ["git", "show", f"{commit}:./{_LOCK}"], capture_output=True, text=True, check=False
-    )
-    if lock.returncode:
+    with Repo() as repo:
+        remote = repo.config["core"].get("remote")  # the current one: the revision may be older
+    files = DVCFileSystem(rev=commit, remote=remote)
+    try:
+        stages: dict[str, Any] = yaml.safe_load(files.read_text(_LOCK_FILE)).get("stages", {})
+    except FileNotFoundError:
         raise UserError(
-            f"{name}: no {_LOCK} in this revision; commit it after `dvc repro`, or take an experiment's name"
-        )
-    stages: dict[str, Any] = yaml.safe_load(lock.stdout).get("stages", {})
+            f"{name}: no {_LOCK_FILE} in this revision; commit it after `dvc repro`, or name an "
+            "experiment"
+        ) from None
     if _is_stale(stages):
         raise UserError(
-            f"{name}: its evaluation is of another model than it trained; `dvc repro` it as a whole"
+            f"{name}: its evaluation is of another model than it trained; run `dvc repro` for all "
+            "stages"
         )
-    with Repo() as here:
-        remote = here.config["core"].get("remote")  # of today: the revision may be older than it
+    target = temp_dir / root_dir.name
     try:
-        DVCFileSystem(rev=commit, remote=remote).get(
-            root_dir.as_posix(), str(scratch / root_dir.name), recursive=True
-        )
+        files.get(root_dir.as_posix(), str(target), recursive=True)
     except Exception as error:  # DVC lets through what its file systems and remotes raise
         raise UserError(
-            f"{name}: {root_dir} is neither in DVC's cache nor in its remote; `dvc push` it where it was made "
-            f"({in_one_line(error, 120)})"
+            f"{name}: {root_dir} is neither in DVC's cache nor in its remote; run `dvc push` where "
+            f"it was made ({error_message(error, 120)})"
         ) from None
-    return Found(scratch / root_dir.name, name, _params_of(stages))
+    return FoundEvaluation(target, name, _params_of(stages))
 
 
 def _is_stale(stages: Mapping[str, Any]) -> bool:
-    """Tell whether a stage in dvc.lock ran on something else than the stage before left: one of them was run alone."""
-    left = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
-    used = [dep for stage in stages.values() for dep in stage.get("deps", [])]
-    return any(dep["md5"] != left.get(dep["path"], dep["md5"]) for dep in used)
+    """Return whether a stage in dvc.lock used another version of a file than a stage wrote."""
+    written = {}
+    for stage in stages.values():
+        for out in stage.get("outs", []):
+            written[out["path"]] = out["md5"]
+    for stage in stages.values():
+        for dep in stage.get("deps", []):
+            if written.get(dep["path"], dep["md5"]) != dep["md5"]:
+                return True
+    return False
 
 
 def _params_of(stages: Mapping[str, Any]) -> dict[str, str]:
-    """Return the parameters that dvc.lock says the stages ran with."""
-    files = [values for stage in stages.values() for values in stage.get("params", {}).values()]
-    return {key: str(value) for values in files for key, value in sorted(values.items())}
+    """Return the parameters of all stages in dvc.lock."""
+    params = {}
+    for stage in stages.values():
+        for values in stage.get("params", {}).values():
+            for key in sorted(values):
+                params[key] = str(values[key])
+    return params
 
 
-def _of_run(what: str, run_id: str, tracking: TrackingConfig, scratch: Path) -> Found:
+def _of_run(what: str, run_id: str, tracking: TrackingConfig, temp_dir: Path) -> FoundEvaluation:
+    """Fetch the evaluation of a run, from the local database or else from the server."""
+    configs = [tracking] if is_remote(tracking.uri) else []
+    database = local_database(tracking)
+    if database is None or database.is_file():
+        configs.insert(0, replace(tracking, uri=local_uri(tracking)))
+    for config in configs:
+        with connect(config) as store:
+            run = store.get_run(run_id) if run_id else store.find_by_name(what)
+            if run:
+                return _download(store, run, temp_dir)
     uri = redact_credentials(tracking.uri)
-    if (
-        not is_remote(uri)
-        and uri.startswith("sqlite:///")
-        and not Path(uri.removeprefix("sqlite:///")).is_file()
-    ):
-        raise UserError(
-            f"{what}: no folder, git revision or DVC experiment, and there are no runs yet in {uri}"
-        )
-    store = connect(tracking, logger.debug)
+    raise TrackingError(
+        f"{what}: no folder, git revision or DVC experiment, nor the id or name of a run in {uri}, "
+        f"experiment {tracking.experiment}"
+    )
 
-    def fetch() -> Found:
-        if run_id:
-            try:
-                run = store.client.get_run(run_id)
-            except Exception as error:  # MLflow's own, and its stores'
-                raise (
-                    TrackingError(f"{what}: no such run in {uri}") if lacks(error) else error
-                ) from None
-        else:
-            quoted = what.replace("'", "")
-            named = f"attributes.run_name = '{quoted}'"
-            runs = store.client.search_runs(
-                [store.experiment_id], named, order_by=["attributes.start_time DESC"]
-            )
-            if not runs:
-                raise TrackingError(
-                    f"{what}: no folder, git revision or DVC experiment, nor a run's id or name in {uri}, experiment "
-                    f"{tracking.experiment}"
-                )
-            run = runs[0]
-        name = f"{run.info.run_name} (run {run.info.run_id[:8]})"
-        if not any(
-            item.path == _FOLDER_IN_RUN for item in store.client.list_artifacts(run.info.run_id)
-        ):
-            raise TrackingError(
-                f"{name}: this run has no evaluation; take one that got as far as that"
-            )
-        folder = store.client.download_artifacts(run.info.run_id, _FOLDER_IN_RUN, str(scratch))
-        return Found(Path(folder), name, dict(run.data.params))
 
-    found: Found = asking(tracking, fetch)
-    return found
+def _download(store: Store, run: "Run", temp_dir: Path) -> FoundEvaluation:
+    run_id = run.info.run_id
+    name = f"{run.info.run_name} (run {run_id[:8]})"
+    if not store.client.list_artifacts(run_id, _EVALUATION_DIR):
+        raise TrackingError(f"{name}: this run has no evaluation; name an evaluated run")
+    folder = store.client.download_artifacts(run_id, _EVALUATION_DIR, str(temp_dir))
+    return FoundEvaluation(Path(folder), name, dict(run.data.params))

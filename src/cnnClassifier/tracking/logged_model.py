@@ -1,16 +1,13 @@
-"""A bundle as an MLflow model: `mlflow.pyfunc.load_model` and `mlflow models serve` answer as the page does."""
+"""Make an MLflow model of a bundle, for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
 
-import ast
 import io
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
@@ -19,40 +16,45 @@ from PIL import Image
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.disclaimers import DISCLAIMER
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-# Named, not imported: they are copied into the model and run where it is loaded.
-_ANSWERS = "cnnClassifier.serving.predictor"
-_LOADER = _PACKAGE / "serving/mlflow_model.py"
-_UNSAID = ("openvino", "scipy")  # Keras takes them in where it runs on OpenVINO
+_PACKAGE_DIR = Path(__file__).resolve().parents[1]
+# Named, not imported: it is copied into the model and runs where that is loaded.
+_LOADER = _PACKAGE_DIR / "serving/mlflow_model.py"
+# What loader and predictor import. Keras imports SciPy on OpenVINO.
+_REQUIREMENTS = (
+    *("ensure", "keras", "numpy", "openvino", "pandas", "pillow", "pydantic", "pydicom"),
+    *("python-box", "pyyaml", "scipy"),
+)
 
 
-def build(bundle_dir: Path, folder: Path) -> Path:
-    """Make the folder of an MLflow model; the bundle's files stand in it as they are.
+def build(bundle_dir: Path, model_dir: Path) -> Path:
+    """Make the folder of an MLflow model, with the files of the bundle and the code to load it.
 
     Args:
-        bundle_dir: what training left.
-        folder: doesn't exist yet.
+        bundle_dir: output of training.
+        model_dir: doesn't exist yet.
 
     Returns:
-        `folder`.
+        `model_dir`.
     """
     bundle = ModelBundle.read(bundle_dir)
-    columns = [ColSpec("string", "class"), *(ColSpec("double", name) for name in bundle.classes)]
-    outputs = Schema([*columns, ColSpec("boolean", "unfamiliar"), ColSpec("string", "model_id")])
-    modules = dict(_modules_of(_ANSWERS))
-    with tempfile.TemporaryDirectory() as scratch:
-        # One file instead of twenty: a server takes each in a request of its own.
-        code = Path(scratch) / f"{_PACKAGE.name}.zip"
-        with zipfile.ZipFile(code, "w") as file:
-            for path in modules.values():
-                file.write(path, path.relative_to(_PACKAGE.parent))
+    probabilities = [ColSpec("double", name) for name in bundle.classes]
+    more = (ColSpec("boolean", "unfamiliar"), ColSpec("string", "model_id"))
+    outputs = Schema([ColSpec("string", "class"), *probabilities, *more])
+    image = io.BytesIO()
+    Image.new("L", (32, 32), 128).save(image, "PNG")
+    with tempfile.TemporaryDirectory() as temp_dir:
+        # One archive: a server receives each file in a request of its own.
+        archive_path = Path(temp_dir) / f"{_PACKAGE_DIR.name}.zip"
+        with zipfile.ZipFile(archive_path, "w") as archive:
+            for path in sorted(_PACKAGE_DIR.rglob("*.py")):
+                archive.write(path, path.relative_to(_PACKAGE_DIR.parent))
         mlflow.pyfunc.save_model(
-            folder,
+            model_dir,
             loader_module=_LOADER.stem,
-            code_paths=[str(code), str(_LOADER)],
+            code_paths=[str(archive_path), str(_LOADER)],
             signature=ModelSignature(Schema([ColSpec("binary", "image")]), outputs),
-            input_example=pd.DataFrame({"image": [_grey_picture()]}),
-            pip_requirements=_requirements([_LOADER, *modules.values()]),
+            input_example=pd.DataFrame({"image": [image.getvalue()]}),
+            pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
             metadata={
                 "intended_use": DISCLAIMER,
                 "synthetic": bundle.synthetic,
@@ -60,49 +62,5 @@ def build(bundle_dir: Path, folder: Path) -> Path:
             },
         )
     for name in bundle.parts:
-        shutil.copyfile(bundle_dir / name, folder / name)
-    return folder
-
-
-def _modules_of(name: str) -> Iterator[tuple[str, Path]]:
-    """Yield every module of this package that a module needs, itself and the packages' own files among them."""
-    seen, waiting = set(), [name]
-    while waiting:
-        module = waiting.pop()
-        inside = _PACKAGE.joinpath(*module.split(".")[1:])
-        path = (
-            inside.with_suffix(".py")
-            if inside.with_suffix(".py").is_file()
-            else inside / "__init__.py"
-        )
-        if module in seen or not path.is_file():
-            continue
-        seen.add(module)
-        yield module, path
-        waiting += [found for found in _imported(path) if found.startswith(f"{_PACKAGE.name}.")]
-        if "." in module:
-            waiting.append(module.rpartition(".")[0])
-
-
-def _imported(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found
-
-
-def _requirements(paths: Iterable[Path]) -> list[str]:
-    """Return the pins of all packages that the modules import, as they are installed here."""
-    owners = packages_distributions()
-    tops = {name.partition(".")[0] for path in paths for name in _imported(path)}
-    names = {owner for top in tops if top in owners for owner in owners[top][:1]} - {_PACKAGE.name}
-    return sorted(f"{name}=={version(name)}" for name in {*names, *_UNSAID})
-
-
-def _grey_picture() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((32, 32), 128, np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
+        shutil.copyfile(bundle_dir / name, model_dir / name)
+    return model_dir

@@ -1,4 +1,4 @@
-"""Keep a folder with the bundle that a registry's alias points at; for servers, without MLflow being installed."""
+"""Keep a copy of the model that an alias of the registry points at; for servers without MLflow."""
 
 import base64
 import json
@@ -9,79 +9,70 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from cnnClassifier.entity.bundle import BUNDLE_FILES, INT8_FILE, METADATA_FILE, ModelBundle
-from cnnClassifier.tracking.connection import TrackingError, credentials, in_one_line, is_remote
+from cnnClassifier.tracking.connection import (
+    TrackingError,
+    credentials,
+    error_message,
+    is_remote,
+)
 from cnnClassifier.utils.common import atomic_write, load_json, save_json
 from cnnClassifier.utils.errors import BundleError, UserError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.redaction import redact_credentials
 
 SCHEMES = ("models:/", "runs:/")
-_SOURCE_FILE = "source.json"  # beside the bundle: which run and version it is
+_SOURCE_FILE = "source.json"  # beside the bundle: its run and version
 _TIMEOUT_S = 20
+_PATTERNS = (
+    r"models:/(?P<name>[^/@]+)@(?P<alias>[^/@]+)",
+    r"models:/(?P<name>[^/@]+)/(?P<version>\d+)",
+    r"runs:/(?P<run_id>\w+)(?:/model)?",
+)
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What `--model` names: a run, or a registered model's alias or version."""
+def parse_reference(text: str) -> dict[str, str]:
+    """Parse `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/ID` or `runs:/ID/model`.
 
-    text: str
-    name: str = ""
-    alias: str = ""
-    version: str = ""
-    run_id: str = ""
+    Returns:
+        `name` and `alias`, `name` and `version`, or `run_id`.
 
-    @classmethod
-    def parse(cls, text: str) -> "Reference":
-        """Read `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/ID` or `runs:/ID/model`.
-
-        Raises:
-            UserError: it is none of them.
-        """
-        for pattern in (
-            r"models:/(?P<name>[^/@]+)@(?P<alias>[^/@]+)",
-            r"models:/(?P<name>[^/@]+)/(?P<version>\d+)",
-            r"runs:/(?P<run_id>\w+)(/model)?",
-        ):
-            if found := re.fullmatch(pattern, text):
-                return cls(text, **found.groupdict())
-        raise UserError(
-            f"{text}: expected models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID or a folder"
-        )
-
-
-class _Source(Protocol):
-    def find(self, wanted: Reference) -> dict[str, str]:
-        """Return `run_id` and, of a registered model, `version` and the `model_sha256` that it was tagged with."""
-
-    def download(self, run_id: str, name: str, target: Path) -> None:
-        """Fetch a file of the run's artifacts under `model`."""
+    Raises:
+        UserError: it is none of them.
+    """
+    for pattern in _PATTERNS:
+        if match := re.fullmatch(pattern, text):
+            return match.groupdict()
+    raise UserError(
+        f"{text}: expected models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID or a folder"
+    )
 
 
 class ModelPoller:
-    """Fetch a model, and fetch it anew whenever its alias moves.
+    """Download a model, and again whenever its alias moves.
 
     Args:
-        reference: as `Reference.parse` takes it.
-        uri: of the tracking server or store.
-        cache_dir: holds a folder for each reference.
+        reference: as for `parse_reference`.
+        uri: address of the tracking server or database.
+        cache_dir: has a folder for each reference.
 
     Attributes:
-        folder: where the bundle is, once it has been fetched.
+        folder: the bundle, once it has been downloaded.
 
     Raises:
-        UserError: the reference or the server can't be used.
+        UserError: the reference is invalid, or the address can't be used.
     """
 
     def __init__(self, reference: str, uri: str, cache_dir: Path) -> None:
-        self._wanted = Reference.parse(reference)
+        self._text = reference
+        self._reference = parse_reference(reference)
         self._uri = redact_credentials(uri)
-        self._source: _Source = _Rest(uri) if is_remote(uri) else _Installed(uri)
+        self._client = _RestClient(uri) if is_remote(uri) else _DatabaseClient(uri)
         self.folder = cache_dir / re.sub(r"\W+", "-", reference)
 
     def fetch(self) -> bool:
@@ -91,163 +82,149 @@ class ModelPoller:
             Whether it has changed.
 
         Raises:
-            TrackingError: the server doesn't answer, has no such model, or one that isn't whole. The folder stays.
+            TrackingError: the server can't be reached, has no such model, or an incomplete one.
+                The folder stays.
         """
         try:
-            found = self._source.find(self._wanted)
-            if self._held() == found:
-                return False
-            with atomic_write(self.folder) as staged:
-                staged.mkdir()
-                for name in BUNDLE_FILES:
-                    self._source.download(found["run_id"], name, staged / name)
-                if load_json(staged / METADATA_FILE).get("int8_sha256"):
-                    self._source.download(found["run_id"], INT8_FILE, staged / INT8_FILE)
-                self._check(staged, found)
-                save_json(staged / _SOURCE_FILE, found)
+            return self._update()
         except TrackingError:
             raise
         except BundleError as error:
-            raise TrackingError(f"{self._wanted.text}: {error}") from None
-        except Exception as error:  # urllib's and MLflow's, whatever they are
-            raise TrackingError(
-                f"{self._wanted.text} at {self._uri}: {in_one_line(error)}"
-            ) from None
-        return True
+            raise TrackingError(f"{self._text}: {error}") from None
+        except Exception as error:  # of urllib or MLflow
+            raise TrackingError(f"{self._text} at {self._uri}: {error_message(error)}") from None
 
-    def follow(self, every_s: float) -> None:
-        """Fetch again and again in the background; a server that is down leaves what there is."""
+    def follow(self, interval_s: float) -> None:
+        """Fetch at intervals in the background; while the server is down, the last model stays."""
         threading.Thread(
-            target=self._go_on, args=(every_s,), name="follow-model", daemon=True
+            target=self._poll, args=(interval_s,), name="model-poller", daemon=True
         ).start()
 
-    def _go_on(self, every_s: float) -> None:
-        said = ""
+    def _poll(self, interval_s: float) -> None:
+        last_error = ""
         pause = threading.Event()
         while True:
-            said = self._try(said)
-            pause.wait(every_s)
+            try:
+                if self.fetch():
+                    model_id = ModelBundle.read(self.folder).model_id
+                    logger.info("%s is now %s", self._text, model_id)
+                last_error = ""
+            except UserError as error:
+                if str(error) != last_error:  # logged once, however long it lasts
+                    logger.warning("%s; the model that is served stays", error)
+                last_error = str(error)
+            pause.wait(interval_s)
 
-    def _try(self, said: str) -> str:
-        try:
-            if self.fetch():
-                logger.info(
-                    "%s is now %s", self._wanted.text, ModelBundle.read(self.folder).model_id
+    def _update(self) -> bool:
+        source = self._find_source()
+        with suppress(OSError, ValueError):
+            if load_json(self.folder / _SOURCE_FILE) == source:
+                return False
+        run_id = source["run_id"]
+        with atomic_write(self.folder) as temp_path:
+            temp_path.mkdir()
+            for name in BUNDLE_FILES:
+                self._client.download(run_id, name, temp_path / name)
+            if load_json(temp_path / METADATA_FILE).get("int8_sha256"):
+                self._client.download(run_id, INT8_FILE, temp_path / INT8_FILE)
+            bundle = ModelBundle.read(temp_path)  # checks each file by its sha256
+            if source.get("model_sha256", bundle.model_sha256) != bundle.model_sha256:
+                raise TrackingError(
+                    f"{self._text}: the model isn't the registered one (its sha256)"
                 )
-        except UserError as error:
-            if str(error) != said:  # once, however long it lasts
-                logger.warning("%s; what is served stays", error)
-            return str(error)
-        return ""
+            save_json(temp_path / _SOURCE_FILE, source)
+        return True
 
-    def _held(self) -> Any:
-        try:
-            return load_json(self.folder / _SOURCE_FILE)
-        except (OSError, ValueError):
-            return None
-
-    def _check(self, folder: Path, found: dict[str, str]) -> None:
-        bundle = ModelBundle.read(folder)  # which checks every file by its sha256
-        if found.get("model_sha256", bundle.model_sha256) != bundle.model_sha256:
-            raise TrackingError(
-                f"{self._wanted.text}: the server gives another model than was registered (its sha256)"
-            )
+    def _find_source(self) -> dict[str, str]:
+        """Return the run, and of a registered model the version and the sha256 in its tags."""
+        if "run_id" in self._reference:
+            return self._reference
+        run_id, version, tags = self._client.get_version(self._reference)
+        source = {"run_id": run_id, "version": version}
+        if "model_sha256" in tags:
+            source["model_sha256"] = tags["model_sha256"]
+        return source
 
 
-class _Rest:
-    """MLflow's REST interface, as far as it takes."""
+class _RestClient:
+    """The part of MLflow's REST API that is needed here."""
 
     def __init__(self, uri: str) -> None:
         parts = urlsplit(uri)
-        known = {**os.environ, **credentials(uri)}
-        user, password = parts.username, parts.password
-        user, password = (
-            user or known.get("MLFLOW_TRACKING_USERNAME"),
-            password or known.get("MLFLOW_TRACKING_PASSWORD"),
-        )
+        variables = {**os.environ, **credentials(uri)}
+        user = parts.username or variables.get("MLFLOW_TRACKING_USERNAME")
+        password = parts.password or variables.get("MLFLOW_TRACKING_PASSWORD")
         self._base = redact_credentials(uri).rstrip("/")
         self._authorization = ""
         if user and password:
-            self._authorization = (
-                f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
-            )
-        elif token := known.get("MLFLOW_TRACKING_TOKEN"):
+            encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
+            self._authorization = f"Basic {encoded}"
+        elif token := variables.get("MLFLOW_TRACKING_TOKEN"):
             self._authorization = f"Bearer {token}"
 
-    def find(self, wanted: Reference) -> dict[str, str]:
-        if wanted.run_id:
-            return {"run_id": wanted.run_id}
-        which = "registered-models/alias" if wanted.alias else "model-versions/get"
-        how = {"alias": wanted.alias} if wanted.alias else {"version": wanted.version}
-        found = self._ask(which, name=wanted.name, **how)["model_version"]
-        tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
-        return _found(found["run_id"], found["version"], tags)
+    def get_version(self, reference: dict[str, str]) -> tuple[str, str, dict[str, str]]:
+        endpoint = "registered-models/alias" if "alias" in reference else "model-versions/get"
+        version = self._get(endpoint, reference)["model_version"]
+        tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
+        return version["run_id"], version["version"], tags
 
     def download(self, run_id: str, name: str, target: Path) -> None:
-        root = urlsplit(self._ask("runs/get", run_id=run_id)["run"]["info"]["artifact_uri"])
+        run = self._get("runs/get", {"run_id": run_id})["run"]
+        root = urlsplit(run["info"]["artifact_uri"])
         if root.scheme == "mlflow-artifacts":
-            address = (
-                f"api/2.0/mlflow-artifacts/artifacts/{quote(root.path.strip('/'))}/model/{name}"
-            )
-        else:  # the server itself reads from where it stored
-            address = f"get-artifact?{urlencode({'path': f'model/{name}', 'run_uuid': run_id})}"
-        with self._open(address) as answer, target.open("wb") as file:
-            shutil.copyfileobj(answer, file)
+            folder = quote(root.path.strip("/"))
+            path = f"api/2.0/mlflow-artifacts/artifacts/{folder}/model/{name}"
+        else:  # the server reads from its storage
+            path = f"get-artifact?{urlencode({'path': f'model/{name}', 'run_uuid': run_id})}"
+        with self._open(path) as response, target.open("wb") as file:
+            shutil.copyfileobj(response, file)
 
-    def _ask(self, what: str, **query: str) -> Any:
-        with self._open(f"api/2.0/mlflow/{what}?{urlencode(query)}") as answer:
-            return json.load(answer)
+    def _get(self, endpoint: str, query: dict[str, str]) -> Any:
+        with self._open(f"api/2.0/mlflow/{endpoint}?{urlencode(query)}") as response:
+            return json.load(response)
 
-    def _open(self, address: str) -> Any:
-        request = urllib.request.Request(f"{self._base}/{address}")  # noqa: S310 - is_remote has looked at the scheme
-        if self._authorization:  # and not to where it may be redirected
+    def _open(self, path: str) -> Any:
+        # The scheme is http or https: is_remote has checked it.
+        request = urllib.request.Request(f"{self._base}/{path}")  # noqa: S310
+        if self._authorization:  # only for this server, not where it redirects to
             request.add_unredirected_header("Authorization", self._authorization)
         try:
             return urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310
         except urllib.error.HTTPError as error:
             with error:
-                said = error.read(2000).decode(errors="replace")
-            raise TrackingError(
-                f"{self._base}: {error.code} {error.reason}: {_message(said)}"
-            ) from None
+                body = error.read(2000).decode(errors="replace")
+            message = f"{error.code} {error.reason}: {_reason(body)}"
+            raise TrackingError(f"{self._base}: {message}") from None
 
 
-class _Installed:
-    """MLflow's client, for stores that aren't servers."""
+class _DatabaseClient:
+    """MLflow's own client, for addresses that aren't servers."""
 
     def __init__(self, uri: str) -> None:
         try:
             import mlflow
         except ImportError:
             raise TrackingError(
-                f"{uri} is no server, and reading it needs MLflow: pip install mlflow, or name a server"
+                f"{uri} is no server, and reading it needs MLflow: pip install mlflow, or set the "
+                "address of a server"
             ) from None
-        self._uri = uri
         self._client = mlflow.MlflowClient(uri, uri)
 
-    def find(self, wanted: Reference) -> dict[str, str]:
-        if wanted.run_id:
-            return {"run_id": wanted.run_id}
-        if wanted.alias:
-            found = self._client.get_model_version_by_alias(wanted.name, wanted.alias)
+    def get_version(self, reference: dict[str, str]) -> tuple[str, str, dict[str, str]]:
+        if "alias" in reference:
+            version = self._client.get_model_version_by_alias(**reference)
         else:
-            found = self._client.get_model_version(wanted.name, wanted.version)
-        return _found(str(found.run_id), str(found.version), found.tags)
+            version = self._client.get_model_version(**reference)
+        return str(version.run_id), str(version.version), version.tags
 
     def download(self, run_id: str, name: str, target: Path) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            shutil.copyfile(
-                self._client.download_artifacts(run_id, f"model/{name}", scratch), target
-            )
+        with tempfile.TemporaryDirectory() as temp_dir:
+            path = self._client.download_artifacts(run_id, f"model/{name}", temp_dir)
+            shutil.copyfile(path, target)
 
 
-def _found(run_id: str, version: str, tags: dict[str, str]) -> dict[str, str]:
-    found = {"run_id": run_id, "version": version}
-    return found | ({"model_sha256": tags["model_sha256"]} if "model_sha256" in tags else {})
-
-
-def _message(said: str) -> str:
+def _reason(body: str) -> str:
     try:
-        return str(json.loads(said)["message"])[:200]
+        return str(json.loads(body)["message"])[:200]
     except (ValueError, KeyError, TypeError):
         return "no reason given"

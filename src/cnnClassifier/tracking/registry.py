@@ -1,169 +1,191 @@
-"""Which model of the registry is in production: promote a run's, or go back to the one before."""
+"""The registry of models: candidates, the model in production, and the way back."""
 
 import json
-import os
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cnnClassifier.entity.config_entity import TrackingConfig
-from cnnClassifier.tracking.connection import (
-    TrackingError,
-    check_answers,
-    environment,
-    in_one_line,
-    lacks,
-)
+from cnnClassifier.tracking.connection import TrackingError, is_remote
+from cnnClassifier.tracking.store import MODEL_DIR, Store, connect, skip_unsupported
+from cnnClassifier.utils.common import sha256_of
 from cnnClassifier.utils.redaction import redact_credentials
 
-PRODUCTION = "production"
-VERSION_TAGS = ("model_sha256", "synthetic", "gates_not_met")
-_HISTORY = "production_history"  # a tag of the registered model: versions that were in production, the oldest first
-_MOST_HISTORY = 50
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+PRODUCTION, CANDIDATE = "production", "candidate"  # aliases
+_VERSION_TAGS = ("model_sha256", "synthetic", "gates_not_met")
+_HISTORY = "production_history"  # tag of the registered model: versions in production, oldest first
+_MAX_HISTORY = 50
+_STARTED = "run_start_time"  # tag of a version, in ms
 
 
-def connect(config: TrackingConfig, note: Callable[[str], None]) -> Any:
-    """Return the store of a server that answers; the environment of this process gets what MLflow needs to log in.
-
-    Raises:
-        TrackingError: it doesn't answer, refuses, or there are no credentials.
-    """
-    os.environ.update(environment(config.uri))
-    check_answers(config.uri)
-    from cnnClassifier.tracking.mlflow_store import Store
-
-    return asking(config, lambda: Store(config.uri, config.experiment, {}, note))
-
-
-def asking(config: TrackingConfig, action: Callable[[], Any]) -> Any:
-    """Do what asks the server, with its errors in one line.
-
-    Raises:
-        TrackingError: what it said.
-    """
-    try:
-        return action()
-    except TrackingError:
-        raise
-    except (
-        Exception
-    ) as error:  # MLflow lets through what requests, SQLAlchemy and its own stores raise
-        place = redact_credentials(config.uri)
-        what = "has no registry of models, or no such run or version" if lacks(error) else "refused"
-        raise TrackingError(f"{place} {what}: {in_one_line(error)}") from None
-
-
-class Registry:
-    """The versions of one registered model.
+def promote(config: TrackingConfig, run_id: str | None, force: bool, reason: str) -> str:
+    """Move the alias `production` to the model of a run.
 
     Args:
-        config: server and name of the model.
-        note: is told, in a line, what happens.
+        config: server or database, and name of the model.
+        run_id: of the server or of the local database; None: the run of the alias `candidate`.
+        force: although gates aren't met.
+        reason: stored with the version.
+
+    Returns:
+        The number of the version.
+
+    Raises:
+        TrackingError: gates aren't met and it isn't forced; or there is no such model, run or
+            registry.
     """
-
-    def __init__(self, config: TrackingConfig, note: Callable[[str], None]) -> None:
-        self._config = config
-        self._name = config.registered_model
-        self._store = connect(config, note)
-        self._client = self._store.client
-
-    def promote(self, run_id: str | None, force: bool, reason: str) -> str:
-        """Move the alias `production` to a run's model.
-
-        Args:
-            run_id: None: the run of the alias `candidate`.
-            force: although gates aren't met.
-            reason: recorded with the version.
-
-        Returns:
-            The version's number.
-
-        Raises:
-            TrackingError: gates aren't met and it isn't forced; or there is no such model, run or registry.
-        """
-        return str(asking(self._config, lambda: self._promote(run_id, force, reason)))
-
-    def rollback(self, reason: str) -> str:
-        """Move the alias `production` back to the version that had it before.
-
-        Returns:
-            The version's number.
-
-        Raises:
-            TrackingError: there is none, or no registry.
-        """
-        return str(asking(self._config, lambda: self._rollback(reason)))
-
-    def _promote(self, run_id: str | None, force: bool, reason: str) -> str:
-        run_id = run_id or self._candidate()
-        run = self._client.get_run(run_id)
-        unmet = self._unmet(run)
+    name = config.registered_model
+    with connect(config) as store:
+        if run_id is None:
+            run_id = str(store.client.get_model_version_by_alias(name, CANDIDATE).run_id)
+        run = store.get_run(run_id)
+        if run is None:
+            raise TrackingError(f"{run_id}: no such run in {redact_credentials(config.uri)}")
+        unmet = _unmet_gates(run)
         if unmet and not force:
             raise TrackingError(
-                f"run {run_id} isn't promoted: {unmet} Promote another run, or give --force --reason TEXT"
+                f"run {run_id} isn't promoted: {unmet} Promote another run, or add "
+                "--force --reason TEXT"
             )
-        version = self._version_of(run)
-        history = self._history()
-        if history and history[-1] == version:
+        if not store.client.list_artifacts(run.info.run_id, MODEL_DIR):
+            raise TrackingError(
+                f"run {run_id} has no model; run evaluation, or promote another run"
+            )
+        version = _version_of(store, run, name)
+        history = _history(store, name)
+        if history[-1:] == [version]:
             return version
-        self._client.set_registered_model_alias(self._name, PRODUCTION, version)
-        self._remember([*history, version])
-        self._record(
-            version, "promoted", reason or "the gates are met", forced=str(bool(unmet)), unmet=unmet
-        )
+        _set_production(store, name, [*history, version])
+        tags = {"reason": reason or "the gates are met", "forced": str(bool(unmet)), "unmet": unmet}
+        _record(store, name, version, "promoted", tags)
         return version
 
-    def _rollback(self, reason: str) -> str:
-        history = self._history()
+
+def rollback(config: TrackingConfig, reason: str) -> str:
+    """Move the alias `production` back to the version that had it before.
+
+    Returns:
+        The number of the version.
+
+    Raises:
+        TrackingError: there is none, or no registry.
+    """
+    name = config.registered_model
+    with connect(config) as store:
+        history = _history(store, name)
         if len(history) < 2:
-            raise TrackingError(
-                f"{self._name}: no version was in production before; promote one instead"
-            )
-        *rest, left = history
-        self._client.set_registered_model_alias(self._name, PRODUCTION, rest[-1])
-        self._remember(rest)
-        self._record(left, "rolled_back", reason)
-        return rest[-1]
+            raise TrackingError(f"{name}: no version was in production before; promote one instead")
+        _set_production(store, name, history[:-1])
+        _record(store, name, history[-1], "rolled_back", {"reason": reason})
+        return history[-2]
 
-    def _candidate(self) -> str:
-        from cnnClassifier.tracking.mlflow_store import CANDIDATE
 
-        return str(self._client.get_model_version_by_alias(self._name, CANDIDATE).run_id)
+def log_model(store: Store, run_id: str, model_dir: Path) -> None:
+    """Log a folder as the logged model of a run, where the store supports that; only once.
 
-    def _unmet(self, run: Any) -> str:
-        tags = run.data.tags
-        names = tags.get("gates_not_met")
-        if names is None:
-            return "it has not been evaluated, so that no gate can be said to be met."
-        if names == "none":
-            return ""
-        return " ".join(
-            tags.get(f"gate.{name}", f"{name} is not met.") for name in names.split(", ")
+    Args:
+        store: local database or server.
+        run_id: id of the run in the store.
+        model_dir: an MLflow model.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    client = store.client
+    if _logged_model_id(client.get_run(run_id)):
+        return
+    with skip_unsupported("logged models"):
+        for partial in client.search_logged_models(
+            [store.experiment_id], f"source_run_id = '{run_id}'"
+        ):
+            client.delete_logged_model(partial.model_id)  # of an upload that was interrupted
+        tags = {"model_sha256": sha256_of(model_dir / "model.keras")}
+        model = client.create_logged_model(
+            store.experiment_id, MODEL_DIR, run_id, tags, model_type="classifier"
         )
+        client.log_model_artifacts(model.model_id, str(model_dir))
+        client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
 
-    def _version_of(self, run: Any) -> str:
-        found = self._client.search_model_versions(f"name = '{self._name}'")
-        versions = [int(version.version) for version in found if version.run_id == run.info.run_id]
-        if versions:
-            return str(max(versions))
-        if not self._client.list_artifacts(run.info.run_id, "model"):
-            raise TrackingError(
-                f"run {run.info.run_id} has no model; run evaluation, or promote another run"
-            )
-        tags = {key: run.data.tags[key] for key in VERSION_TAGS if key in run.data.tags}
-        return str(self._store.add_version(self._name, run.info.run_id, tags))
 
-    def _history(self) -> list[str]:
-        tags = self._client.get_registered_model(self._name).tags
-        return list(json.loads(tags.get(_HISTORY, "[]")))
+def register_candidate(store: Store, run_id: str, name: str) -> None:
+    """Register the model of a run, where the store has a registry.
 
-    def _remember(self, history: list[str]) -> None:
-        self._client.set_registered_model_tag(
-            self._name, _HISTORY, json.dumps(history[-_MOST_HISTORY:])
-        )
+    The alias `candidate` moves to it, unless it is at the model of a later run.
 
-    def _record(self, version: str, what: str, reason: str, **more: str) -> None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        for key, value in {f"{what}_at": now, f"{what}_because": reason, **more}.items():
-            if value:
-                self._client.set_model_version_tag(self._name, version, key, value[:5000])
+    Args:
+        store: local database or server.
+        run_id: id of the run in the store.
+        name: of the registered model.
+    """
+    with skip_unsupported("registry of models"):
+        version = _version_of(store, store.client.get_run(run_id), name)
+        aliases = store.client.get_registered_model(name).aliases
+        if CANDIDATE in aliases:
+            candidate = _started(store, name, aliases[CANDIDATE])
+            if candidate > _started(store, name, version):
+                return
+        store.client.set_registered_model_alias(name, CANDIDATE, version)
+
+
+def _started(store: Store, name: str, version: str) -> int:
+    return int(store.client.get_model_version(name, version).tags.get(_STARTED, 0))
+
+
+def _version_of(store: Store, run: "Run", name: str) -> str:
+    """Return the version that holds a run's model; it is registered if it isn't yet."""
+    from mlflow.exceptions import MlflowException
+
+    run_id = run.info.run_id
+    for version in store.client.search_model_versions(f"name = '{name}'"):
+        if version.run_id == run_id:
+            return str(version.version)
+    try:
+        store.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    # A database would look a logged model up at MLflow's global address: it gets the run's files.
+    model_id = _logged_model_id(run) if is_remote(store.uri) else None
+    source = f"models:/{model_id}" if model_id else f"{run.info.artifact_uri}/{MODEL_DIR}"
+    tags = {key: run.data.tags[key] for key in _VERSION_TAGS if key in run.data.tags}
+    tags[_STARTED] = str(run.info.start_time)
+    created = store.client.create_model_version(name, source, run_id, tags, model_id=model_id)
+    return str(created.version)
+
+
+def _logged_model_id(run: "Run") -> str | None:
+    outputs = run.outputs.model_outputs if run.outputs else []
+    return str(outputs[0].model_id) if outputs else None
+
+
+def _unmet_gates(run: "Run") -> str:
+    """Return a sentence for each gate that a run doesn't meet; empty if it meets all."""
+    tags = run.data.tags
+    names = tags.get("gates_not_met")
+    if names is None:
+        return "it has not been evaluated, so that no gate is known to be met."
+    if names == "none":
+        return ""
+    return " ".join(tags.get(f"gate.{name}", f"{name} is not met.") for name in names.split(", "))
+
+
+def _history(store: Store, name: str) -> list[str]:
+    tags = store.client.get_registered_model(name).tags
+    return list(json.loads(tags.get(_HISTORY, "[]")))
+
+
+def _set_production(store: Store, name: str, history: list[str]) -> None:
+    store.client.set_registered_model_alias(name, PRODUCTION, history[-1])
+    text = json.dumps(history[-_MAX_HISTORY:])
+    store.client.set_registered_model_tag(name, _HISTORY, text)
+
+
+def _record(store: Store, name: str, version: str, action: str, tags: dict[str, str]) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    values = {f"{action}_at": now, f"{action}_because": tags.pop("reason"), **tags}
+    for key, value in values.items():
+        if value:
+            store.client.set_model_version_tag(name, version, key, value[:5000])

@@ -1,151 +1,222 @@
-"""Send the runs that didn't reach the server from the local store, once each."""
+"""Complete runs of the local database on the server: each is one run there, however often."""
 
-import json
-import tempfile
+import queue
+import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mlflow.entities import DatasetInput, Run
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from filelock import Timeout
 
 from cnnClassifier.entity.config_entity import TrackingConfig
-from cnnClassifier.tracking.connection import LOCAL_STORE, TrackingError, is_remote, ui_location
-from cnnClassifier.tracking.mlflow_store import MODEL_FOLDER, SENT_AS, Event, Store
-from cnnClassifier.tracking.registry import VERSION_TAGS, asking, connect
-from cnnClassifier.tracking.tracker import EVALUATED, TRAINED
+from cnnClassifier.tracking import registry, store
+from cnnClassifier.tracking.connection import (
+    TrackingError,
+    check_reachable,
+    is_remote,
+    run_location,
+)
+from cnnClassifier.tracking.store import LOCAL_RUN_ID, PARENT_RUN_ID, SYNCED, Store, connect
+from cnnClassifier.utils.common import format_size
+from cnnClassifier.utils.log import logger
 
-# Tags on the server: the run's id here, and whether all of it has arrived.
-_SENT_FROM, _SENT = "sent_from", "sent"
-_HALF, _WHOLE = "half", "whole"
-_HERE_ALONE = ("unsent", "half_sent", MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME)
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, Metric, Run
+
+_EPOCH_TIMEOUT_S, _UPLOAD_TIMEOUT_S = 3, 60
+_PROBE_INTERVAL_S = 4  # a server that stops answering costs this and one probe
 
 
-def sync(config: TrackingConfig, note: Callable[[str], None]) -> int:
-    """Send what waits; a run that was sent before, whole, isn't sent again.
+def sync(config: TrackingConfig, on_sent: Callable[[str], None]) -> int:
+    """Complete all runs on the server that it hasn't got whole.
 
     Args:
-        config: the server.
-        note: is told, in a line, of each run.
+        config: database and server.
+        on_sent: called with one line for each run.
 
     Returns:
-        How many runs were sent.
+        The number of runs that were sent.
 
     Raises:
-        TrackingError: no server is configured, or it doesn't answer or refuses.
+        TrackingError: no server is configured, or it can't be reached or refuses.
     """
     if not is_remote(config.uri):
         raise TrackingError(
-            f"{config.uri} is no server; set MLFLOW_TRACKING_URI or evaluation.mlflow_uri in config.yaml"
+            f"{config.uri} is no server; set MLFLOW_TRACKING_URI, or evaluation.mlflow_uri in "
+            "config.yaml"
         )
-    server = connect(config, note)
-    if not Path(LOCAL_STORE.removeprefix("sqlite:///")).is_file():
-        return 0
-    local = Store(LOCAL_STORE, config.experiment, {}, note)
-    waiting = [
-        run
-        for run in local.client.search_runs(
-            [local.experiment_id], order_by=["attributes.start_time ASC"]
-        )
-        if "unsent" in run.data.tags and SENT_AS not in run.data.tags
-    ]
-    waiting.sort(key=lambda run: "mlflow.parentRunId" in run.data.tags)  # parents first
-    sender = _Sender(local, server, config)
-    for run in waiting:
-        sent = asking(config, partial(sender.send, run))
-        note(f"{run.info.run_name}: {ui_location(config.uri, server.experiment_id, sent)}")
-    return len(waiting)
+    database = store.local_database(config)
+    with connect(config) as server:
+        if database is None or not database.is_file():
+            return 0
+        with store.open_local(config) as local:
+            runs = local.search(f"tags.{SYNCED} = 'False'", "ASC")
+        count = 0
+        for run in runs:
+            try:
+                with store.run_lock(config, run.info.run_id):
+                    location = complete_run(local, server, run.info.run_id, config)
+            except Timeout:
+                location = "still running; its own process sends it"
+            else:
+                count += 1
+            on_sent(f"{run.info.run_name}: {location}")
+    return count
 
 
-class _Sender:
-    def __init__(self, local: Store, server: Store, config: TrackingConfig) -> None:
-        self._local = local
-        self._server = server
+def complete_run(local: Store, server: Store, run_id: str, config: TrackingConfig) -> str:
+    """Bring the server's copy of a local run up to date, with its child runs.
+
+    Args:
+        local: the local database.
+        server: the server's store.
+        run_id: id in the local database.
+        config: names the registered model.
+
+    Returns:
+        The address of the run on the server.
+    """
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    run = local.client.get_run(run_id)
+    copy = server.find({LOCAL_RUN_ID: run_id}) or _create(server, run)
+    copy_id: str = copy.info.run_id
+    _copy_data(local, server, run, copy)
+    copies = {child.data.tags.get(LOCAL_RUN_ID): child for child in server.children(copy_id)}
+    for child in local.children(run_id):
+        child_copy = copies.get(child.info.run_id) or _create(server, child, copy_id)
+        # A copy gets its status last: one with the same status is complete.
+        if child_copy.info.status != child.info.status:
+            _copy_data(local, server, child, child_copy)
+            _set_status(server, child, child_copy)
+    artifact_dir = Path(local_file_uri_to_path(run.info.artifact_uri))
+    if artifact_dir.is_dir():
+        total = sum(path.stat().st_size for path in artifact_dir.rglob("*"))
+        logger.info("MLflow: sending %s to %s", format_size(total), run_location(config.uri))
+        server.client.log_artifacts(copy_id, str(artifact_dir))
+    if (artifact_dir / store.MODEL_DIR).is_dir():
+        registry.log_model(server, copy_id, artifact_dir / store.MODEL_DIR)
+        if run.data.tags.get("state") == store.EVALUATED:
+            registry.register_candidate(server, copy_id, config.registered_model)
+    _set_status(server, run, copy)
+    local.client.set_tag(run_id, SYNCED, "True")
+    return run_location(server.uri, server.experiment_id, copy_id)
+
+
+class ServerThread:
+    """Send metrics to the server as they come, until it fails; complete the run in the end.
+
+    Args:
+        config: the server.
+        local: the local database.
+        run_id: of the run in the local database.
+    """
+
+    def __init__(self, config: TrackingConfig, local: Store, run_id: str) -> None:
         self._config = config
-        self._sent_as: dict[str, str] = {}
-        self._number = -1
+        self._local = local
+        self._run_id = run_id
+        self._queue: queue.Queue[tuple[str, list[Metric]] | None] = queue.Queue()
+        self._location = ""
+        self._error: TrackingError | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mlflow-server", daemon=True)
+        self._thread.start()
 
-    def send(self, run: Run) -> str:
-        """Send a run, unless the server has it whole, and return its id there."""
-        run_id, tags = run.info.run_id, run.data.tags
-        there = self._server.find({_SENT_FROM: run_id})
-        if there is None or there.data.tags.get(_SENT) != _WHOLE:
-            if there is not None:  # what a sending left that was cut off
-                self._server.delete(there.info.run_id)
-            if "half_sent" in tags:
-                self._server.delete(tags["half_sent"])
-            sent = self._send_all(run)
-        else:
-            sent = there.info.run_id
-        self._local.client.set_tag(run_id, SENT_AS, sent)
-        return sent
+    def send(self, run_id: str, metrics: "list[Metric]") -> None:
+        """Send metrics of the run or of a child run."""
+        self._queue.put((run_id, metrics))
 
-    def _send_all(self, run: Run) -> str:
-        self._number += 1
-        number, server, run_id = self._number, self._server, run.info.run_id
-        tags = {key: value for key, value in run.data.tags.items() if key not in _HERE_ALONE}
-        opening: Event = {
-            "name": run.info.run_name,
-            "tags": tags | {_SENT_FROM: run_id, _SENT: _HALF},
-        }
-        opening |= {"started": run.info.start_time}
-        if tags.get("state") == EVALUATED:  # its training may have reached the server
-            opening["resume"] = {"model_sha256": tags["model_sha256"], "state": TRAINED}
-        if parent := run.data.tags.get(MLFLOW_PARENT_RUN_ID):
-            opening["tags"][MLFLOW_PARENT_RUN_ID] = self._sent_id(parent)
-        events = [
-            opening | {"what": "open"},
-            {"what": "params", "values": run.data.params},
-            *({"what": "history", "values": self._series(run_id, key)} for key in run.data.metrics),
-            *(
-                {"what": "dataset", "values": _dataset(found)}
-                for found in (run.inputs.dataset_inputs if run.inputs else ())
-            ),
-        ]
-        server.write([event | {"run": number} for event in events])
-        with tempfile.TemporaryDirectory() as scratch:
-            self._send_artifacts(number, run, Path(scratch))
-        server.write([{"what": "finish", "run": number, "status": run.info.status}])
-        server.client.set_tag(server.run_ids[number], _SENT, _WHOLE)
-        return server.run_ids[number]
+    def finish(self) -> str:
+        """Complete the run on the server, which may take as long as the server answers.
 
-    def _send_artifacts(self, number: int, run: Run, scratch: Path) -> None:
-        client, run_id = self._local.client, run.info.run_id
-        for item in client.list_artifacts(run_id):
-            if item.path != MODEL_FOLDER:
-                self._server.client.log_artifact(
-                    self._server.run_ids[number],
-                    client.download_artifacts(run_id, item.path, str(scratch)),
-                )
-        if any(item.path == MODEL_FOLDER for item in client.list_artifacts(run_id)):
-            bundle = client.download_artifacts(run_id, MODEL_FOLDER, str(scratch))
-            tags = {key: run.data.tags[key] for key in VERSION_TAGS if key in run.data.tags}
-            self._server.write(
-                [
-                    {"what": "model", "run": number, "bundle": bundle},
-                    {
-                        "what": "register",
-                        "run": number,
-                        "name": self._config.registered_model,
-                        "tags": tags,
-                    },
-                ]
-            )
+        Returns:
+            The address of the run on the server.
 
-    def _series(self, run_id: str, key: str) -> list[list[Any]]:
-        history = self._local.client.get_metric_history(run_id, key)
-        return [[key, point.value, point.timestamp, point.step] for point in history]
+        Raises:
+            TrackingError: the server can't be reached, refuses, or stops answering.
+        """
+        self._ended.set()
+        self._queue.put(None)
+        self._thread.join(_PROBE_INTERVAL_S)
+        while self._thread.is_alive():
+            check_reachable(self._config.uri)
+            logger.info("MLflow: still sending to %s", run_location(self._config.uri))
+            self._thread.join(_PROBE_INTERVAL_S)
+        if self._error:
+            raise self._error
+        return self._location
 
-    def _sent_id(self, local_id: str) -> str:
-        return str(self._local.client.get_run(local_id).data.tags[SENT_AS])
+    def _work(self) -> None:
+        try:
+            with connect(self._config, _EPOCH_TIMEOUT_S, retries=0) as server:
+                self._send_metrics(server)
+        except TrackingError as error:
+            logger.debug("MLflow: %s; the rest is sent at the end", error)
+            self._ended.wait()
+        try:
+            with connect(self._config, _UPLOAD_TIMEOUT_S, retries=0) as server:
+                self._location = complete_run(self._local, server, self._run_id, self._config)
+        except TrackingError as error:
+            self._error = error
+
+    def _send_metrics(self, server: Store) -> None:
+        run = self._local.client.get_run(self._run_id)
+        copy = server.find({LOCAL_RUN_ID: self._run_id}) or _create(server, run)
+        server.client.update_run(copy.info.run_id, "RUNNING")
+        copies = {self._run_id: copy.info.run_id}
+        while (item := self._queue.get()) and not self._ended.is_set():  # else with the rest
+            run_id, metrics = item
+            if run_id not in copies:
+                child = self._local.client.get_run(run_id)
+                copies[run_id] = _create(server, child, copy.info.run_id).info.run_id
+            server.client.log_batch(copies[run_id], metrics)
 
 
-def _dataset(found: DatasetInput) -> Event:
-    source = json.loads(found.dataset.source)
-    return {
-        "split": next((tag.value for tag in found.tags), ""),
-        "digest": found.dataset.digest,
-        "source": source.get("url") or source.get("uri"),
-        "profile": json.loads(found.dataset.profile or "{}"),
-    }
+def _create(server: Store, run: "Run", parent_id: str | None = None) -> "Run":
+    """Create the copy of a run; its tag is how it is found again."""
+    tags = {LOCAL_RUN_ID: run.info.run_id}
+    if parent_id:
+        tags[PARENT_RUN_ID] = parent_id
+    return server.client.create_run(
+        server.experiment_id, run.info.start_time, tags, run.info.run_name
+    )
+
+
+def _copy_data(local: Store, server: Store, run: "Run", copy: "Run") -> None:
+    """Copy the tags, and the parameters, metrics and data sets that the copy lacks."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    tags = {**run.data.tags, LOCAL_RUN_ID: run.info.run_id}
+    for name in (SYNCED, PARENT_RUN_ID):
+        tags.pop(name, None)
+    missing = run.data.params.keys() - copy.data.params.keys()
+    metrics = []
+    for name in run.data.metrics:
+        known = set()
+        if name in copy.data.metrics:
+            history = server.client.get_metric_history(copy.info.run_id, name)
+            known = {(point.step, point.timestamp) for point in history}
+        for point in local.client.get_metric_history(run.info.run_id, name):
+            if (point.step, point.timestamp) not in known:
+                metrics.append(Metric(name, point.value, point.timestamp, point.step))
+    server.client.log_batch(
+        copy.info.run_id,
+        metrics,
+        [Param(name, run.data.params[name]) for name in missing],
+        [RunTag(name, value) for name, value in tags.items()],
+    )
+    digests = [item.dataset.digest for item in _dataset_inputs(copy)]
+    inputs = [item for item in _dataset_inputs(run) if item.dataset.digest not in digests]
+    if inputs:
+        with store.skip_unsupported("data sets of runs"):
+            server.client.log_inputs(copy.info.run_id, inputs)
+
+
+def _dataset_inputs(run: "Run") -> "list[DatasetInput]":
+    return run.inputs.dataset_inputs if run.inputs else []
+
+
+def _set_status(server: Store, run: "Run", copy: "Run") -> None:
+    if run.info.status != "RUNNING":
+        server.client.set_terminated(copy.info.run_id, run.info.status, run.info.end_time)

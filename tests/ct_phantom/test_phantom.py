@@ -15,7 +15,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cnnClassifier.imaging.phantom import (
+from ct_phantom import (
     PhantomOptions,
     lesion_patients,
     make_patient,
@@ -23,8 +23,7 @@ from cnnClassifier.imaging.phantom import (
     render_slice,
     write_phantom,
 )
-from cnnClassifier.imaging.thorax import measure
-from cnnClassifier.utils.errors import SourceError
+from ct_phantom.scanner import scan_slice
 
 SMALL = "phantom:patients=6,slices=2,size=64,seed=5"
 
@@ -42,12 +41,14 @@ def test_parse_reads_every_key_and_keeps_the_other_defaults() -> None:
     assert parse_phantom("phantom: patients=40, noise=0.5,") == PhantomOptions(
         patients=40, noise=0.5
     )
-    text = "phantom:patients=3,slices=4,size=65,seed=6,lesion_mm_min=20,lesion_mm_max=30,noise=0,window_jitter=1"
-    assert parse_phantom(text) == PhantomOptions(3, 4, 65, 6, 20, 30, 0, 1)
+    options = "patients=3,slices=4,size=65,seed=6,lesion_mm_min=20,lesion_mm_max=30"
+    assert parse_phantom(f"phantom:{options},noise=0,window_jitter=1") == PhantomOptions(
+        3, 4, 65, 6, 20, 30, 0, 1
+    )
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "parts"),
     [
         ("phantoms:", ["phantoms:"]),
         ("phantom:colour=1", ["colour", "unknown key", "patients, slices, size"]),
@@ -62,14 +63,14 @@ def test_parse_reads_every_key_and_keeps_the_other_defaults() -> None:
         ),
     ],
 )
-def test_wrong_options_are_named_with_what_was_expected_and_an_example(
-    url: str, words: list[str]
+def test_an_invalid_option_is_reported_with_the_expected_value_and_an_example(
+    url: str, parts: list[str]
 ) -> None:
-    with pytest.raises(SourceError) as caught:
+    with pytest.raises(ValueError) as raised:
         parse_phantom(url)
-    message = str(caught.value)
+    message = str(raised.value)
     assert "\n" not in message
-    assert all(word in message for word in [*words, "example phantom:"])
+    assert all(word in message for word in [*parts, "example phantom:"])
 
 
 def test_writes_grey_png_files_of_half_the_patients_to_each_class(tmp_path: Path) -> None:
@@ -102,33 +103,35 @@ def test_bytes_depend_on_the_options_alone(tmp_path: Path) -> None:
     assert not set(first.values()) & set(digests(tmp_path / "other").values())
 
 
-def test_patient_numbers_do_not_tell_the_class() -> None:
+def test_patient_numbers_are_independent_of_the_class() -> None:
     ranks = [np.mean(sorted(lesion_patients(PhantomOptions(seed=seed)))) for seed in range(30)]
     assert abs(np.mean(ranks) - 100.5) < 4
     assert len({lesion_patients(PhantomOptions(seed=seed)) for seed in range(30)}) == 30
 
 
 @pytest.mark.parametrize("number", range(1, 9))
-def test_only_a_region_of_the_lung_tells_the_classes_of_one_patient(number: int) -> None:
+def test_the_classes_differ_only_in_a_region_of_the_lung(number: int) -> None:
     options = PhantomOptions(size=96, slices=3)
     patient = make_patient(options, number)
     for index in range(options.slices):
-        sick, well = (
+        with_lesion, without = (
             render_slice(options, patient, index, lesion).astype(int) for lesion in (True, False)
         )
-        changed = sick != well
-        assert (sick - well).max() > 20
-        dark, _ = ndimage.label(measure(patient, index, options.size, noise=0, lesion=False) < -400)
+        changed = with_lesion != without
+        assert (with_lesion - without).max() > 20
+        dark, _ = ndimage.label(
+            scan_slice(patient, index, options.size, noise=0, lesion=False) < -400
+        )
         lung = ndimage.binary_closing((dark > 0) & (dark != dark[0, 0]), iterations=3)
         assert ndimage.binary_dilation(lung, iterations=3)[changed].all()
-        rows, columns = np.nonzero(np.abs(sick - well) > 20)
+        rows, columns = np.nonzero(np.abs(with_lesion - without) > 20)
         assert (
             max(np.ptp(rows), np.ptp(columns)) * patient.anatomy.fov_mm / options.size
             < 2 * options.lesion_mm_max
         )
 
 
-def test_neighbouring_slices_look_alike_but_differ() -> None:
+def test_neighbouring_slices_are_similar_but_differ() -> None:
     options = PhantomOptions(size=96, slices=2)
     for number in range(1, 5):
         patient, stranger = make_patient(options, number), make_patient(options, number + 100)
@@ -139,14 +142,14 @@ def test_neighbouring_slices_look_alike_but_differ() -> None:
         assert 0 < np.abs(first - second).mean() < 0.7 * np.abs(first - other).mean()
 
 
-def test_options_change_the_picture_as_they_say() -> None:
+def test_noise_and_lesion_size_change_the_image() -> None:
     plain = PhantomOptions(size=96, noise=0, window_jitter=0)
     patient = make_patient(plain, 1)
-    clean, usual, grainy = (
+    clean, usual, noisy = (
         render_slice(replace(plain, noise=noise), patient, 0, False).astype(float)
         for noise in (0, 1, 3)
     )
-    assert np.abs(grainy - clean).mean() > 1.5 * np.abs(usual - clean).mean() > 0
+    assert np.abs(noisy - clean).mean() > 1.5 * np.abs(usual - clean).mean() > 0
     small, large = (replace(plain, lesion_mm_min=mm, lesion_mm_max=mm) for mm in (15, 50))
     areas = []
     for options in (small, large):
@@ -171,13 +174,13 @@ def default_images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         pytest.param(lambda path, pixels: [path.stat().st_size], id="file size"),
         pytest.param(lambda path, pixels: pixels.shape, id="image size"),
         pytest.param(lambda path, pixels: [pixels.mean()], id="mean"),
-        pytest.param(lambda path, pixels: [pixels.std()], id="spread"),
+        pytest.param(lambda path, pixels: [pixels.std()], id="std"),
         pytest.param(
             lambda path, pixels: np.histogram(pixels, 32, (0, 256))[0] / pixels.size, id="histogram"
         ),
     ],
 )
-def test_no_global_statistic_tells_the_classes(
+def test_no_global_statistic_separates_the_classes(
     default_images: list[Path], statistic: Callable[[Path, np.ndarray], list[float]]
 ) -> None:
     features = np.array(
