@@ -112,15 +112,12 @@ def model_info(bundle: ModelBundle, scores: dict[str, Any] | None) -> dict[str, 
         bundle: the model.
         scores: content of its scores.json, if available.
     """
-    labels = {}
-    for name in bundle.classes:
-        labels[name] = bundle.label(name)
     return {
         "model": bundle.model_id,
         "model_sha256": bundle.model_sha256,
         "backbone": bundle.backbone,
         "classes": bundle.classes,
-        "labels": labels,
+        "labels": {name: bundle.label(name) for name in bundle.classes},
         "positive_class": bundle.positive_class,
         "threshold": bundle.threshold if len(bundle.classes) == 2 else None,
         "image_size": bundle.image_size,
@@ -159,10 +156,7 @@ def _history(bundle_dir: Path) -> dict[str, Any] | None:
         columns = read_numeric_csv(bundle_dir / HISTORY_FILE)
     except (OSError, ValueError):
         return None
-    losses = {}
-    for name in ("loss", "val_loss"):
-        if columns.get(name):
-            losses[name] = columns[name]
+    losses = {name: columns[name] for name in ("loss", "val_loss") if columns.get(name)}
     if not losses:
         return None
     max_loss = max(map(max, losses.values())) or 1.0
