@@ -1,6 +1,6 @@
-"""Which boundary, head and settings: grouped cross-validation of one change at a time against params.yaml.
+"""Compare boundaries, heads and settings: cross-validation of one change at a time.
 
-Needs the stages up to data_validation (`make pipeline`). All cases share the project's feature cache.
+Needs the stages up to data_validation (`make pipeline`). All cases share the feature cache.
 """
 
 import argparse
@@ -54,11 +54,11 @@ def main() -> None:
             start = time.perf_counter()
             found = crossvalidate(Path(name), CASES[case] | {"FOLD_SEEDS": arguments.seeds})
             seconds = time.perf_counter() - start
-        figures = [
+        metrics = [
             f"{found[key]['mean']:.3f} ± {found[key]['std']:.3f}"
             for key in ("balanced_accuracy", "roc_auc")
         ]
-        rows.append((case, *figures, f"{found['loss']['mean']:.3f}", f"{seconds:.0f}"))
+        rows.append((case, *metrics, f"{found['loss']['mean']:.3f}", f"{seconds:.0f}"))
         print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     rows.sort(key=lambda row: row[1], reverse=True)
     print(table(("one change", "balanced accuracy", "ROC AUC", "log loss", "s"), rows))

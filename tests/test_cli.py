@@ -136,11 +136,11 @@ def test_compare_prints_two_evaluations_and_writes_a_page(tmp_path, capsys):
     assert cli.main(["compare", before]) == 0
     alone = capsys.readouterr().out
     assert f"A: {before}\nB: artifacts/evaluation\n" in alone
-    assert "B is better by more than chance" in alone
+    assert "Model B is better" in alone
     words = ["compare", before, "artifacts/evaluation", "--names", "main", "here", "--markdown"]
     assert cli.main([*words, "--html", "pages/comparison.html"]) == 0
     assert capsys.readouterr().out.startswith(
-        "### main (A) and here (B)\n\n**B is better by more than chance."
+        "### main (A) and here (B)\n\n**Model B is better:"
     )
     page = tmp_path / "pages/comparison.html"
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -193,7 +193,7 @@ def test_an_unmet_gate_stops_the_pipeline_and_loses_nothing(clone):
     )
     assert "Traceback" not in done.stderr
     scores = json.loads((clone / "artifacts/evaluation/scores.json").read_text())
-    assert [gate["met"] for gate in scores["gates"] if gate["name"] == "min_images_per_class"] == [
+    assert [gate["passed"] for gate in scores["gates"] if gate["name"] == "min_images_per_class"] == [
         False
     ]
     assert "gate min_images_per_class not met" in run(clone, "python", "main.py", "scores").stdout
@@ -274,11 +274,11 @@ def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
             return [ask((folder / "pictures" / row["path"]).read_bytes()) for row in rows]
 
     served = answers(accepted=False)
-    assert [answer["class"] for answer in served] == [row["called"] for row in rows]
+    assert [answer["class"] for answer in served] == [row["predicted"] for row in rows]
     for answer, row in zip(served, rows, strict=True):
         assert answer["probabilities"]["normal"] == pytest.approx(float(row["normal"]), abs=1e-3)
     agreed = [
-        answer["class"] == row["called"]
+        answer["class"] == row["predicted"]
         for answer, row in zip(answers(accepted=True), rows, strict=True)
     ]
     assert sum(agreed) / 100 == pytest.approx(record["agreement"])
@@ -300,7 +300,7 @@ def test_every_way_gives_one_image_the_same_probabilities(clone, keras):
     (clone / "artifacts/evaluation/int8.json").unlink()  # int8 answers a little otherwise
     with serving(clone) as ask:
         served = ask(data)
-    assert served["image"].lower() == row["called"]
+    assert served["image"].lower() == row["predicted"]
     assert served["synthetic"] is True
     assert served["probabilities"]["adenocarcinoma"] == pytest.approx(evaluated, abs=2e-6)
 

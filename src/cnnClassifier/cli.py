@@ -172,12 +172,12 @@ def _run_stages(options: argparse.Namespace) -> int:
 
 def _scores(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
     from cnnClassifier.evaluation.console_report import format_scores
+    from cnnClassifier.evaluation.scores_file import SCORES_FILE, read_scores
     from cnnClassifier.tracking.connection import is_remote, run_location
-    from cnnClassifier.utils.common import load_json
     from cnnClassifier.utils.errors import UserError
 
     config = manager.evaluation()
-    path = config.root_dir / "scores.json"
+    path = config.root_dir / SCORES_FILE
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro` or `python main.py` first")
     uri = config.tracking.uri
@@ -186,7 +186,7 @@ def _scores(manager: "ConfigurationManager", options: argparse.Namespace) -> Non
         runs=run_location(uri),
         local="" if is_remote(uri) else ", at http://localhost:5000",
     )
-    print(f"\n{format_scores(load_json(path))}\n{next_steps}")
+    print(f"\n{format_scores(read_scores(config.root_dir))}\n{next_steps}")
 
 
 def _crossvalidate(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
@@ -196,8 +196,12 @@ def _crossvalidate(manager: "ConfigurationManager", options: argparse.Namespace)
 
 
 def _compare(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
-    from cnnClassifier.evaluation.comparison import Evaluated, compare
-    from cnnClassifier.evaluation.comparison_report import as_markdown, as_page, as_text
+    from cnnClassifier.evaluation.comparison import EvaluatedModel, compare_models
+    from cnnClassifier.evaluation.comparison_report import (
+        format_markdown,
+        format_page,
+        format_text,
+    )
     from cnnClassifier.tracking.evaluation_lookup import find_evaluation
     from cnnClassifier.utils.common import atomic_write
     from cnnClassifier.utils.log import logger
@@ -210,13 +214,13 @@ def _compare(manager: "ConfigurationManager", options: argparse.Namespace) -> No
             download_dir.mkdir()
             found = find_evaluation(source, config.root_dir, config.tracking, download_dir)
             name = options.names[number] if options.names else found.name
-            sides.append(Evaluated.read(found.folder, name, found.params))
+            sides.append(EvaluatedModel.read(found.folder, name, found.params))
     a, b = sides
-    comparison = compare(a, b, config.bootstrap_samples, config.seed)
-    print(as_markdown(comparison) if options.markdown else as_text(comparison))
+    comparison = compare_models(a, b, config.bootstrap_samples, config.seed)
+    print(format_markdown(comparison) if options.markdown else format_text(comparison))
     if options.html:
         with atomic_write(options.html) as temp_path:
-            temp_path.write_text(as_page(comparison), encoding="utf-8")
+            temp_path.write_text(format_page(comparison), encoding="utf-8")
         logger.info("page with curves: %s", options.html)
 
 
@@ -238,13 +242,14 @@ def _change_production(manager: "ConfigurationManager", options: argparse.Namesp
     promotion = options.command == "promote"
     if promotion and options.force and not options.reason:
         raise UserError("--force needs --reason TEXT, which is recorded with the model")
-    from cnnClassifier.tracking import registry
+    from cnnClassifier.tracking.registry import Registry
 
     config = manager.tracking()
+    registry = Registry(config, lambda text: logger.info("%s", text))
     if promotion:
-        version = registry.promote(config, options.RUN, options.force, options.reason)
+        version = registry.promote(options.RUN, options.force, options.reason)
     else:
-        version = registry.rollback(config, options.reason)
+        version = registry.rollback(options.reason)
     name = config.registered_model
     serve = f"python app.py --model models:/{name}@production"
     logger.info("in production: %s, version %s (%s)", name, version, serve)

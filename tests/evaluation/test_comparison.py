@@ -2,215 +2,206 @@ import csv
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from cnnClassifier.evaluation.comparison import Evaluated, compare
-from cnnClassifier.evaluation.comparison_report import as_markdown, as_page, as_text, verdict
-from cnnClassifier.evaluation.metrics import NAMES, scores
+from cnnClassifier.evaluation.comparison import EvaluatedModel, compare_models
+from cnnClassifier.evaluation.comparison_report import (
+    format_markdown,
+    format_page,
+    format_text,
+    verdict,
+)
+from cnnClassifier.evaluation.metrics import compute_scores
+from cnnClassifier.evaluation.scores_file import METRIC_LABELS
 from cnnClassifier.utils.common import save_json, write_csv
 from cnnClassifier.utils.errors import UserError
-from tests.outcomes import classes, outcome
+from tests.labeled_predictions import class_names, random_predictions
 
 
 def evaluated(name="A", count=2, first=0, synthetic=True, params=None, **options):
-    """A model that is as good as `skill` says, tested on images that are named by number from `first` on."""
-    made = outcome(count, **options)
-    names = [f"image{number + first}" for number in range(len(made.labels))]
-    return Evaluated(
-        name,
-        classes(count),
-        "adenocarcinoma",
-        synthetic,
-        tuple(names),
-        tuple(names),
-        made,
-        params or {},
+    """A model with predictions of a given skill on images numbered from `first`."""
+    predictions = random_predictions(count, **options)
+    classes = class_names(count)
+    names = [f"image{number + first}" for number in range(len(predictions.labels))]
+    actual = np.array(classes)[predictions.labels]
+    images = pd.DataFrame({"path": names, "sha256": names, "actual": actual})
+    return EvaluatedModel(
+        name, classes, "adenocarcinoma", synthetic, images, predictions, params or {}
     )
 
 
-def of(found, name):
-    return next(row for row in found.differences if row.name == name)
+def difference(comparison, name):
+    return next(row for row in comparison.differences if row["name"] == name)
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_better_model_is_better_by_more_than_chance(count):
-    # Of one seed are the same images, and noise that is alike: what pairing is for.
+def test_a_better_model_differs_significantly(count):
+    # The same seed gives the same images with similar noise: the case that pairing is for.
     a, b = evaluated(count=count, skill=0.3), evaluated("B", count=count, skill=3)
-    found = compare(a, b, 40, 0)
-    assert found.paired
-    assert found.images == ("Both evaluated the same 120 images in 40 groups.",)
-    own = scores(b.outcome, b.classes, {}, 40, 0)
-    for row in found.differences:
-        assert row.b == own[row.name]
-        assert row.b_interval == own["intervals"].get(row.name)
-        assert row.low <= row.value <= row.high
-    assert {row.better for row in found.differences} <= {"B", ""}
-    assert {"loss", "accuracy", "roc_auc", "brier"} <= {
-        row.name for row in found.differences if row.better
-    }
-    assert "A" in {row.better for row in compare(b, a, 40, 0).differences}
-    assert verdict(found).startswith("B is better by more than chance. ROC AUC of B − A: +")
-    assert found.differences == compare(a, b, 40, 0).differences
+    comparison = compare_models(a, b, 40, 0)
+    assert comparison.paired
+    assert comparison.notes == ["Both models were evaluated on the same 120 images in 40 groups."]
+    scores = compute_scores(b.predictions, b.classes, {}, 40, 0)
+    for row in comparison.differences:
+        assert row["b"] == scores[row["name"]]
+        assert row["b_interval"] == scores["intervals"].get(row["name"])
+        assert row["low"] <= row["value"] <= row["high"]
+    assert {row["better"] for row in comparison.differences} <= {"B", ""}
+    for name in ("loss", "accuracy", "roc_auc", "brier"):
+        assert difference(comparison, name)["better"] == "B"
+    assert difference(compare_models(b, a, 40, 0), "loss")["better"] == "A"
+    assert verdict(comparison).startswith("Model B is better: ROC AUC B − A +")
+    assert comparison.differences == compare_models(a, b, 40, 0).differences
 
 
-def test_pairing_sees_a_difference_that_two_test_sets_hide():
+def test_pairing_detects_a_difference_that_two_test_sets_hide():
     a, b = evaluated(skill=1.0), evaluated("B", skill=1.3)
-    paired, apart = compare(a, b, 40, 0), compare(a, evaluated("B", skill=1.3, first=1000), 40, 0)
-    assert (paired.paired, apart.paired) == (True, False)
-    assert of(paired, "loss").value == of(apart, "loss").value
-    assert (of(paired, "loss").better, of(apart, "loss").better) == ("B", "")
-    assert "no images are in both" in apart.images[0]
-    assert apart.disagreements == ()
+    paired = compare_models(a, b, 40, 0)
+    unpaired = compare_models(a, evaluated("B", skill=1.3, first=1000), 40, 0)
+    assert (paired.paired, unpaired.paired) == (True, False)
+    assert difference(paired, "loss")["value"] == difference(unpaired, "loss")["value"]
+    assert difference(paired, "loss")["better"] == "B"
+    assert difference(unpaired, "loss")["better"] == ""
+    assert "no images are in both" in unpaired.notes[0]
+    assert unpaired.disagreements == []
 
 
-def test_a_model_differs_from_itself_by_nothing():
-    found = compare(evaluated(), evaluated("B"), 40, 0)
-    assert {(row.value, row.low, row.high, row.better) for row in found.differences} == {
-        (0, 0, 0, "")
-    }
-    assert found.disagreements == ()
-    assert "no larger than chance" in as_text(found)
-    assert "Both call all 120 images alike." in as_text(found)
+def test_a_model_does_not_differ_from_itself():
+    comparison = compare_models(evaluated(), evaluated("B"), 40, 0)
+    for row in comparison.differences:
+        assert (row["value"], row["low"], row["high"], row["better"]) == (0, 0, 0, "")
+    assert comparison.disagreements == []
+    text = format_text(comparison)
+    assert "No significant difference" in text
+    assert "No metric differs significantly." in text
+    assert "Both models predict the same class for all 120 images." in text
 
 
-def test_compares_what_both_evaluated_in_groups_that_either_holds_together():
+def test_shared_images_are_compared_in_groups_merged_from_both():
     a, b = evaluated(), evaluated("B", skill=0.5)
-    b = b.take(list(range(119, 59, -1)))  # in another order
-    b = replace(b, outcome=replace(b.outcome, groups=np.arange(60) // 6))
-    found = compare(a, b, 40, 0)
-    assert found.a.paths == found.b.paths == a.paths[60:]
-    assert found.images[0].endswith(
-        "Compared are the images that both have, by content: 60 images in 10 groups."
-    )
-    assert found.images[1].startswith("With 10 groups ")
-    relabelled = replace(b, outcome=replace(b.outcome, labels=1 - b.outcome.labels))
-    assert not compare(a, relabelled, 40, 0).paired
+    b = b.take(np.arange(119, 59, -1))  # in another order
+    b = replace(b, predictions=replace(b.predictions, groups=np.arange(60) // 6))
+    comparison = compare_models(a, b, 40, 0)
+    paths = comparison.a.images["path"].tolist()
+    assert paths == comparison.b.images["path"].tolist() == a.images["path"].tolist()[60:]
+    assert comparison.notes[0].endswith("the images that both have: 60 images in 10 groups.")
+    assert comparison.notes[1].startswith("With only 10 groups ")
+    other_classes = np.where(b.images["actual"] == "normal", "adenocarcinoma", "normal")
+    relabeled = replace(b, images=b.images.assign(actual=other_classes))
+    assert not compare_models(a, relabeled, 40, 0).paired
 
 
-def test_lists_what_they_call_differently():
+def test_different_predictions_are_listed():
     a, b = evaluated(skill=0.5), evaluated("B", skill=2)
-    found = compare(a, b, 40, 0)
-    differs = a.outcome.called != b.outcome.called
-    assert {item.path for item in found.disagreements} == {
-        a.paths[n] for n in np.flatnonzero(differs)
-    }
-    for item in found.disagreements:
-        place = a.paths.index(item.path)
-        assert item.actual == a.classes[a.outcome.labels[place]]
-        assert item.b_probability == b.outcome.probabilities[place, b.classes.index(item.b_called)]
-        assert {"A": item.a_called, "B": item.b_called}[item.right] == item.actual
-    right = [item.right for item in found.disagreements]
-    assert (
-        f"{len(right)} of 120 images; A is right on {right.count('A')}, B on {right.count('B')}."
-        in as_text(found)
-    )
+    comparison = compare_models(a, b, 40, 0)
+    differs = a.predictions.predicted != b.predictions.predicted
+    rows = comparison.disagreements
+    assert {row["path"] for row in rows} == set(a.images["path"][differs])
+    for row in rows:
+        index = a.images["path"].tolist().index(row["path"])
+        column = b.classes.index(row["b_predicted"])
+        assert row["b_probability"] == b.predictions.probabilities[index, column]
+        assert {"A": row["a_predicted"], "B": row["b_predicted"]}[row["correct"]] == row["actual"]
+    confidence = [row["a_probability"] + row["b_probability"] for row in rows]
+    assert confidence == sorted(confidence, reverse=True)
+    correct = [row["correct"] for row in rows]
+    counts = f"A is right on {correct.count('A')}, B on {correct.count('B')}."
+    assert f"{len(rows)} of 120 images: {counts}" in " ".join(format_text(comparison).split())
 
 
 @pytest.mark.parametrize(
     ("count", "synthetic", "first"), [(2, True, 0), (3, False, 0), (2, False, 1000)]
 )
-def test_every_form_says_all(count, synthetic, first):
-    a = evaluated(
-        "main | <b>", count, synthetic=synthetic, params={"EPOCHS": "2", "SEED": "1"}, skill=0.3
-    )
-    b = evaluated("B", count, first, synthetic, {"EPOCHS": "3", "SEED": "1"}, skill=2)
-    found = compare(a, b, 40, 0)
-    text, markdown, page = as_text(found), as_markdown(found), as_page(found)
+def test_every_format_is_complete(count, synthetic, first):
+    params = {"EPOCHS": "2", "SEED": "1"}
+    a = evaluated("main | <b>", count, synthetic=synthetic, params=params, skill=0.3)
+    b = evaluated("B", count, first, synthetic, params | {"EPOCHS": "3"}, skill=2)
+    comparison = compare_models(a, b, 40, 0)
+    text, markdown = format_text(comparison), format_markdown(comparison)
+    page = format_page(comparison)
     assert max(map(len, text.splitlines())) <= 79
-    for row in found.differences:
-        assert any(
-            line[2:].startswith(f"{NAMES[row.name]} ")
-            and line.endswith(f"{row.low:+.2f}…{row.high:+.2f})")
-            for line in text.splitlines()
-        )
+    lines = {line[2:20].strip(): line for line in text.splitlines()}
+    for row in comparison.differences:
+        assert lines[METRIC_LABELS[row["name"]]].endswith(f"{row['low']:+.2f}…{row['high']:+.2f})")
     for form in (text, markdown, page):
         flat = " ".join(form.split())
-        assert " ".join(verdict(found).split()) in flat
-        assert found.images[0].split(";")[0] in flat
-        assert all(label in form for label in NAMES.values())
+        assert verdict(comparison) in flat
+        assert comparison.notes[0].split(";")[0] in flat
+        assert all(label in form for label in METRIC_LABELS.values())
         assert "Not a medical device" in form
-        assert ("synthetic pictures" in form) is synthetic
+        assert ("synthetic" in form) is synthetic
         assert "EPOCHS" in form
         assert "SEED" not in form
-        assert ("Called differently" in flat) is (first == 0)
-        assert (found.disagreements[0].path in form) if first == 0 else True
+        assert ("Different predictions for" in flat) is comparison.paired is (first == 0)
+        for row in comparison.disagreements[:1]:
+            assert row["path"] in form
     assert "main \\| \\<b\\> (A)" in markdown
     assert "<b>" not in page
     assert page.count("<polyline") == 4
     assert "http" not in page
 
 
-def write(folder, side):
+def write(folder, model, format_version=2):
     folder.mkdir()
-    facts = {
-        "classes": side.classes,
-        "positive_class": side.positive_class,
-        "synthetic": side.synthetic,
+    scores = {
+        "classes": model.classes,
+        "positive_class": model.positive_class,
+        "synthetic": model.synthetic,
+        "format_version": format_version,
     }
-    save_json(folder / "scores.json", facts)
-    rows = zip(
-        side.paths,
-        side.contents,
-        side.outcome.groups,
-        side.outcome.labels,
-        side.outcome.called,
-        strict=True,
-    )
-    write_csv(
-        folder / "predictions.csv",
-        ("path", "sha256", "group", "actual", "called", *side.classes, "distance"),
-        (
-            (
-                path,
-                content,
-                f"g{group:03}",
-                side.classes[label],
-                side.classes[call],
-                *side.outcome.probabilities[n],
-                1.5,
-            )
-            for n, (path, content, group, label, call) in enumerate(rows)
-        ),
-    )
+    save_json(folder / "scores.json", scores)
+    predictions = model.predictions
+    rows = []
+    for index, image in enumerate(model.images.itertuples()):
+        predicted = model.classes[predictions.predicted[index]]
+        group = f"g{predictions.groups[index]:03}"
+        row = [image.path, image.sha256, group, image.actual, predicted]
+        rows.append([*row, *predictions.probabilities[index], 1.5])
+    header = ("path", "sha256", "group", "actual", "predicted", *model.classes, "distance")
+    write_csv(folder / "predictions.csv", header, rows)
     return folder
 
 
-def test_reads_what_evaluation_leaves(tmp_path):
-    side = evaluated(count=3)
-    read = Evaluated.read(write(tmp_path / "a", side), "A")
-    for name in ("labels", "called", "groups"):
-        assert np.array_equal(getattr(read.outcome, name), getattr(side.outcome, name))
-    assert np.allclose(read.outcome.probabilities, side.outcome.probabilities)
-    assert replace(read, outcome=side.outcome) == side
+def test_reads_the_output_of_evaluation(tmp_path):
+    model = evaluated(count=3)
+    model = replace(model, classes=("adenocarcinoma", "group", "normal"))  # also a column
+    model.images["actual"] = np.array(model.classes)[model.predictions.labels]
+    read = EvaluatedModel.read(write(tmp_path / "a", model), "A")
+    for name in ("labels", "predicted", "groups"):
+        assert np.array_equal(getattr(read.predictions, name), getattr(model.predictions, name))
+    assert np.allclose(read.predictions.probabilities, model.predictions.probabilities)
+    pd.testing.assert_frame_equal(read.images, model.images, check_dtype=False)
+    assert (read.classes, read.positive_class) == (model.classes, "adenocarcinoma")
 
 
-def test_says_what_cannot_be_read_or_compared(tmp_path):
+def test_files_that_cannot_be_read_are_named(tmp_path):
     folder = write(tmp_path / "a", evaluated())
     with (folder / "predictions.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-
-    def refused(said, header=rows[0], body=rows[1:]):
-        write_csv(folder / "predictions.csv", header, body)
-        with pytest.raises(UserError, match=said) as caught:
-            Evaluated.read(folder, "main")
-        assert "\n" not in str(caught.value)
-
-    refused(
-        "main: its predictions.csv tells no image by its sha256",
-        header=["path", "digest", *rows[0][2:]],
-    )
-    refused("main: its evaluation is damaged", body=[row[:4] for row in rows[1:]])
-    refused(
-        "main: its evaluation is damaged",
-        body=[[*row[:3], "unheard", *row[4:]] for row in rows[1:]],
-    )
-    refused("main: its evaluation is damaged", body=[])
-    (folder / "predictions.csv").unlink()
-    with pytest.raises(UserError, match=r"main: no evaluation there: predictions.csv is missing"):
-        Evaluated.read(folder, "main")
-    with pytest.raises(
-        UserError, match="classes of A: adenocarcinoma, normal; of B: adenocarcinoma, large"
+        header, *rows = csv.reader(file)
+    unknown_class = [[*row[:3], "unknown", *row[4:]] for row in rows]
+    for new_header, new_rows in (
+        (["path", "digest", *header[2:]], rows),
+        (header[:4], [row[:4] for row in rows]),
+        (header, unknown_class),
+        (header, []),
     ):
-        compare(evaluated(), evaluated("B", count=3), 40, 0)
-    with pytest.raises(UserError, match="the positive class of A: adenocarcinoma; of B: normal"):
-        compare(evaluated(), replace(evaluated("B"), positive_class="normal"), 40, 0)
+        write_csv(folder / "predictions.csv", new_header, new_rows)
+        with pytest.raises(UserError, match="main: the evaluation is damaged") as caught:
+            EvaluatedModel.read(folder, "main")
+        assert "\n" not in str(caught.value)
+    (folder / "predictions.csv").unlink()
+    with pytest.raises(UserError, match=r"no evaluation here: predictions\.csv is missing"):
+        EvaluatedModel.read(folder, "main")
+    for content in ({}, {"format_version": 3}):
+        save_json(folder / "scores.json", content)
+        with pytest.raises(UserError, match=r"made by version [13]; run dvc repro"):
+            EvaluatedModel.read(folder, "main")
+
+
+def test_models_with_other_classes_cannot_be_compared():
+    with pytest.raises(UserError, match="classes of A: adenocarcinoma, normal; of B: adeno"):
+        compare_models(evaluated(), evaluated("B", count=3), 40, 0)
+    other = replace(evaluated("B"), positive_class="normal")
+    with pytest.raises(UserError, match="positive class of A: adenocarcinoma; of B: normal"):
+        compare_models(evaluated(), other, 40, 0)

@@ -4,7 +4,7 @@ from cnnClassifier.entity.config_entity import GatesConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.gates import check_gates
 
-NOTHING = GatesConfig(
+NO_GATES = GatesConfig(
     min_images_per_class=None,
     min_groups_per_class=None,
     no_leakage=False,
@@ -15,97 +15,66 @@ NOTHING = GatesConfig(
     on_failure="stop",
 )
 SCORES = {"roc_auc": 0.9, "ece": 0.08, "intervals": {"roc_auc": [0.8, 0.95]}}
-REPORT = {"shortcuts": {"grey": {"auc": 0.6}, "thumbnail": {"auc": 0.82}}}
+REPORT = {"shortcuts": {"gray": {"auc": 0.6}, "thumbnail": {"auc": 0.82}}}
 
 
-def entry(number, label="ill", split="train", sha256=None, group=None):
-    return Entry(
-        f"{label}/{number}.png", label, sha256 or f"{number:064}", group or f"g{number}", split
+def entry(number, split="train", label="ill", sha256=None, group=None):
+    path, sha256 = f"{label}/{number}.png", sha256 or f"{number:064}"
+    return Entry(path, label, sha256, group or f"g{number}", split)
+
+
+ENTRIES = [entry(n, split) for n, split in enumerate(("train", "train", "validation", "test", ""))]
+for number in range(10, 16):
+    ENTRIES.append(
+        entry(number, "train" if number < 14 else "test", "well", group=f"w{number // 2}")
     )
 
 
-CLEAN = Manifest(
-    (
-        *(
-            entry(n, split=split)
-            for n, split in enumerate(("train", "train", "validation", "test", ""))
-        ),
-        *(
-            entry(n, "well", split, group=f"w{n // 2}")
-            for n, split in enumerate(["train"] * 4 + ["test"] * 2, 10)
-        ),
-    )
-)
+def check(extra=(), report=REPORT, scores=SCORES, **limits):
+    manifest = Manifest((*ENTRIES, *extra))
+    return check_gates(NO_GATES.model_copy(update=limits), manifest, report, scores)
 
 
-def only(gates):
-    (gate,) = gates
-    return gate
-
-
-def test_what_is_not_asked_is_not_checked():
-    assert check_gates(NOTHING, CLEAN, {}, SCORES) == []
+def test_limits_that_are_not_set_are_not_checked():
+    assert check() == []
 
 
 @pytest.mark.parametrize(
-    ("name", "met", "unmet", "said"),
+    ("name", "met", "missed", "message"),
     [
-        ("min_images_per_class", 4, 5, "Class ill has the fewest images, 4; at least 5 "),
-        ("min_groups_per_class", 3, 4, "Class well has the fewest groups, 3; at least 4 "),
-        ("min_roc_auc", 0.9, 0.91, "ROC AUC is 0.900; at least 0.91 "),
-        (
-            "min_roc_auc_lower_bound",
-            0.8,
-            0.81,
-            "lower end of ROC AUC's interval is 0.800; at least 0.81 ",
-        ),
-        ("max_ece", 0.08, 0.07, "calibration error is 0.080; at most 0.07 "),
-        (
-            "max_shortcut_auc",
-            0.82,
-            0.8,
-            "The strongest shortcut, thumbnail, tells the classes apart with AUC 0.820;",
-        ),
+        ("min_images_per_class", 4, 5, "Number of images of class ill is 4; the minimum is 5."),
+        ("min_groups_per_class", 3, 4, "Number of groups of class well is 3; the minimum is 4."),
+        ("min_roc_auc", 0.9, 0.91, "ROC AUC is 0.900; the minimum is 0.91."),
+        ("min_roc_auc_lower_bound", 0.8, 0.81, "of ROC AUC is 0.800; the minimum is 0.81."),
+        ("max_ece", 0.08, 0.07, "Expected calibration error is 0.080; the maximum is 0.07."),
+        ("max_shortcut_auc", 0.82, 0.8, "shortcut (thumbnail) is 0.820; the maximum is 0.8."),
     ],
 )
-def test_each_gate_is_met_at_its_limit_and_not_beyond(name, met, unmet, said):
-    assert only(check_gates(NOTHING.model_copy(update={name: met}), CLEAN, REPORT, SCORES)).met
-    gate = only(check_gates(NOTHING.model_copy(update={name: unmet}), CLEAN, REPORT, SCORES))
-    assert (gate.name, gate.met) == (name, False)
-    assert said in gate.sentence
-    assert gate.sentence.endswith(".")
+def test_each_limit_is_inclusive(name, met, missed, message):
+    (gate,) = check(**{name: met})
+    assert gate.passed
+    (gate,) = check(**{name: missed})
+    assert (gate.name, gate.passed) == (name, False)
+    assert gate.message.endswith(message)
 
 
 @pytest.mark.parametrize(
-    ("extra", "said"),
+    ("extra", "message"),
     [
         ([], None),
-        (
-            [entry(90, split="test", sha256=f"{0:064}")],
-            "The picture of ill/0.png stands in test and train",
-        ),
-        (
-            [entry(91, split="validation", group="g3")],
-            "The group of ill/3.png stands in test and validation",
-        ),
-        ([entry(92, split="", group="g3", sha256=f"{3:064}")], None),
+        ([entry(90, "test", sha256=f"{0:064}")], "content of ill/0.png is in test and train"),
+        ([entry(91, "validation", group="g3")], "group of ill/3.png is in test and validation"),
+        ([entry(92, "", group="g3", sha256=f"{3:064}")], None),
     ],
-    ids=["clean", "same picture", "same group", "copy that is left out"],
+    ids=["clean", "same content", "same group", "duplicate that is left out"],
 )
-def test_leakage_is_found(extra, said):
-    gate = only(
-        check_gates(
-            NOTHING.model_copy(update={"no_leakage": True}),
-            Manifest(CLEAN.entries + tuple(extra)),
-            {},
-            SCORES,
-        )
-    )
-    assert gate.met is (said is None)
-    assert (said or "No picture and no group") in gate.sentence
+def test_leakage_is_detected(extra, message):
+    (gate,) = check(extra, no_leakage=True)
+    assert gate.passed is (message is None)
+    assert (message or "No image and no group") in gate.message
 
 
-def test_what_cannot_be_told_is_not_met():
-    asked = NOTHING.model_copy(update={"min_roc_auc_lower_bound": 0.1, "max_shortcut_auc": 1.0})
-    gates = check_gates(asked, CLEAN, {"shortcuts": {}}, SCORES | {"intervals": {}})
-    assert [gate.met for gate in gates] == [False, False]
+def test_a_value_that_cannot_be_computed_fails():
+    limits = {"min_roc_auc_lower_bound": 0.1, "max_shortcut_auc": 1.0}
+    gates = check(report={"shortcuts": {}}, scores=SCORES | {"intervals": {}}, **limits)
+    assert [gate.passed for gate in gates] == [False, False]

@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 
 from cnnClassifier.entity.bundle import ModelBundle
-from cnnClassifier.evaluation.gallery import Case
+from cnnClassifier.entity.disclaimers import SYNTHETIC
+from cnnClassifier.evaluation.gallery import GalleryImage
 from cnnClassifier.evaluation.model_card import CardContent, write_card
 from cnnClassifier.evaluation.plots import write_tables
-from tests.outcomes import classes, full_scores, outcome
+from tests.labeled_predictions import (
+    DISTANCES,
+    class_names,
+    full_scores,
+    images_table,
+    random_predictions,
+)
 
 MITCHELL = [
     "Model details",
@@ -22,30 +29,29 @@ MITCHELL = [
     "Ethical considerations",
     "Caveats and recommendations",
 ]
-SPLITS = {
-    split: {
-        "images": {"adenocarcinoma": 11, "normal": 12},
-        "groups": {"adenocarcinoma": 5, "normal": 6},
-    }
-    for split in ("train", "validation", "test")
+COUNTS = {
+    "images": {"adenocarcinoma": 11, "normal": 12},
+    "groups": {"adenocarcinoma": 5, "normal": 6},
 }
 REPORT = {
     "files": 75,
     "used": 69,
     "left_out": {"copies": 4, "other": 2},
     "groups": {"adenocarcinoma": 15, "normal": 18},
-    "splits": SPLITS,
+    "splits": dict.fromkeys(("train", "validation", "test"), COUNTS),
 }
-AUDITED = REPORT | {
+FULL_REPORT = REPORT | {
     "near_duplicates": {"sets": 3, "files": 7},
-    "warnings": ["Grey alone tells the classes apart <b>."],
-    "shortcuts": {"file_facts": {"auc": 0.512, "low": 0.4, "high": 0.6}},
+    "warnings": ["Gray alone separates the classes <b>."],
+    "shortcuts": {"file_size": {"auc": 0.512, "low": 0.4, "high": 0.6}},
 }
+PIXELS = np.full((64, 96, 3), 90, np.uint8)
+PARAMS = {"WEIGHTS": "imagenet", "FINE_TUNE_FROM": None, "HEAD": "conv_max", "EPOCHS": 7}
 
 
 def bundle(count=2, synthetic=True):
     return ModelBundle(
-        classes=classes(count),
+        classes=class_names(count),
         positive_class="adenocarcinoma",
         image_size=(64, 96, 3),
         temperature=1.31,
@@ -64,109 +70,107 @@ def bundle(count=2, synthetic=True):
     )
 
 
-def cards(folder, count=2, report=AUDITED, cases=(), synthetic=True, **scores):
+def cards(folder, count=2, report=FULL_REPORT, gallery=(), synthetic=True, gates=()):
+    """Write both cards, and return their text."""
     folder.mkdir(exist_ok=True)
-    write_tables(folder, outcome(count), classes(count), [])
-    found = full_scores(count, synthetic=synthetic, warnings=report.get("warnings", ()), **scores)
-    params = {
-        "WEIGHTS": "imagenet",
-        "FINE_TUNE_FROM": None,
-        "HEAD": "conv_max",
-        "SEED": 42,
-        "EPOCHS": 7,
-    }
-    write_card(folder, CardContent(bundle(count, synthetic), found, report, params, 100, cases))
+    write_tables(folder, random_predictions(count), class_names(count), images_table(), DISTANCES)
+    warnings = report.get("warnings", ())
+    scores = full_scores(count, gates, warnings, synthetic)
+    content = CardContent(bundle(count, synthetic), scores, report, PARAMS, 100, gallery)
+    write_card(folder, content)
     return [(folder / f"MODEL_CARD.{kind}").read_text(encoding="utf-8") for kind in ("md", "html")]
 
 
-def words(page):
-    """The text of a page, without markup."""
+def text_of(page):
+    """The text of a page without markup."""
     page = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_both_cards_say_what_the_run_found(tmp_path, count):
-    image = np.full((64, 96, 3), 90, np.uint8)
-    case = Case("normal/x|y_1.png", "normal", "adenocarcinoma", 0.987, image, image)
-    unmet = {"name": "max_ece", "met": False, "sentence": "ECE is 0.3; at most 0.2 is asked for."}
-    markdown, page = cards(tmp_path, count, cases=[case, case], gates=[unmet])
-    found = full_scores(count)
-    low, high = found["intervals"]["roc_auc"]
-    for text in (" ".join(markdown.replace("`", "").split()), words(page)):
-        for said in (
+def test_both_cards_are_complete(tmp_path, count):
+    path = "normal/x|y_1.png"
+    gallery = [GalleryImage(path, "normal", "adenocarcinoma", 0.987, PIXELS, PIXELS)] * 2
+    gates = [{"name": "max_ece", "passed": False, "message": "ECE is 0.3; the maximum is 0.2."}]
+    markdown, page = cards(tmp_path, count, gallery=gallery, gates=gates)
+    scores = full_scores(count)
+    low, high = scores["intervals"]["roc_auc"]
+    for text in (" ".join(markdown.replace("`", "").split()), text_of(page)):
+        for expected in (
             "Not a medical device",
-            "synthetic pictures (the phantom)",
-            "1 of 1 gates in config.yaml is not met: max_ece",
-            f"{found['roc_auc']:.3f}",
+            SYNTHETIC,
+            "1 of 1 quality gates failed: max_ece",
+            f"{scores['roc_auc']:.3f}",
             f"{low:.3f} to {high:.3f}",
             "temperature of 1.31",
             "from 0.5100 to 0.4700",
             "validation split (33 images)",
-            "100 resamples of the 40 groups",
+            "100 samples of the 40 groups",
             "75 files were found and 69 are used",
             "copies 4, other 2",
             "7 images are near-duplicates",
-            "file facts",
+            "file size",
             "0.400 to 0.600",
             "sensitivity>=0.95",
-            "Of 3 pictures that are no CT 66.7% are found",
+            "Of 3 images that are no CT 66.7% are detected",
             "a1" * 32,
             "keras 3.1, numpy 2.4",
             "dvc repro",
             "EPOCHS",
             "96×64",
         ):
-            assert said in text, said
+            assert expected in text, expected
         assert ("large.cell_carcinoma" in text) is (count == 3)
         assert ("Each class against the rest" in text) is (count == 3)
     assert re.findall(r"^## (.*)$", markdown, flags=re.MULTILINE)[:9] == MITCHELL
     assert re.findall(r"<h2>(.*?)</h2>", page)[:9] == MITCHELL
     assert "normal/x\\|y_1.png" in markdown
-    assert "Grey alone tells the classes apart &lt;b&gt;." in page
-    for name in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
-        assert name in {"roc.png", "pr.png", "calibration.png", "unfamiliar.png", "errors.png"}
-    assert cards(tmp_path / "again", count, cases=[case, case], gates=[unmet]) == [markdown, page]
+    assert "Gray alone separates the classes &lt;b&gt;." in page
+    plots = {"roc.png", "pr.png", "calibration.png", "out_of_distribution.png", "errors.png"}
+    assert set(re.findall(r"!\[.*?\]\((.*?)\)", markdown)) == plots
+    for header, rule in re.findall(r"^(\|.*\|)\n(\|[ -|]*\|)$", markdown, flags=re.MULTILINE):
+        assert header.count("|") == rule.count("|")
+    assert cards(tmp_path / "again", count, gallery=gallery, gates=gates) == [markdown, page]
 
 
-def test_real_data_the_old_report_and_no_gallery(tmp_path):
-    markdown, page = cards(tmp_path, report=REPORT | {"near_copy_pairs": 2}, synthetic=False)
-    for text in (markdown, words(page)):
+def test_real_data_without_warnings_shortcuts_and_gallery(tmp_path):
+    markdown, page = cards(tmp_path, report=REPORT, synthetic=False)
+    for text in (markdown, text_of(page)):
         assert "ynthetic" not in text
         assert "https://example.org/<data>.zip" in text
-        assert "2 pairs of near-copies" in text
+        assert "near-duplicates of another" not in text
         assert "Shortcuts were not measured" in text
         assert "No warnings." in text
-        assert "Where it errs" not in text
-        assert "it shows no image" in text
+        assert "Worst predictions" not in text
+        assert "shows no image" in text
 
 
-def test_the_page_is_well_formed_and_needs_nothing_else(tmp_path):
-    image = np.zeros((64, 96, 3), np.uint8)
-    _, page = cards(
-        tmp_path,
-        cases=[Case('"><script>alert(1)</script>.png', "normal", "normal", 0.5, image, image)],
-    )
+class TagChecker(HTMLParser):
+    """Checks that tags are closed, and collects links."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources = [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in {"meta", "link", "img", "br"}:
+            self.open.append(tag)
+        self.sources += [value for name, value in attributes if name in {"src", "href"}]
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"{tag} closed at {self.getpos()}"
+
+
+def test_the_page_is_well_formed_and_needs_no_other_file(tmp_path):
+    path = '"><script>alert(1)</script>.png'
+    image = GalleryImage(path, "normal", "normal", 0.5, PIXELS, PIXELS)
+    _, page = cards(tmp_path, gallery=[image])
     assert "<script" not in page
-
-    class Checked(HTMLParser):
-        def __init__(self):
-            super().__init__()
-            self.open, self.sources = [], []
-
-        def handle_starttag(self, tag, attributes):
-            if tag not in {"meta", "link", "img", "br"}:
-                self.open.append(tag)
-            self.sources += [value for name, value in attributes if name in {"src", "href"}]
-
-        def handle_startendtag(self, tag, attributes):
-            pass
-
-        def handle_endtag(self, tag):
-            assert self.open.pop() == tag, f"{tag} closed at {self.getpos()}"
-
-    parser = Checked()
-    parser.feed(page)
-    assert parser.open == []
-    assert all(source.startswith("data:") for source in parser.sources)
-    assert len(parser.sources) == 3
+    checker = TagChecker()
+    checker.feed(page)
+    assert checker.open == []
+    assert len(checker.sources) == 3
+    assert all(source.startswith("data:") for source in checker.sources)

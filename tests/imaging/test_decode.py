@@ -100,8 +100,8 @@ def test_jpegs_keep_their_colours_whatever_the_file_is_called(mode):
     smooth = np.asarray(Image.fromarray(RGB[:2, :2]).resize((32, 32), Image.Resampling.BICUBIC))
     image = decode(encoded(smooth, "JPEG", mode, quality=98, subsampling=0), MAX_PIXELS)
     assert (image.format, image.mode) == ("JPEG", mode)
-    wanted = np.asarray(Image.fromarray(smooth).convert(mode).convert("RGB")).astype(int)
-    assert np.abs(image.pixels - wanted).max() < 12
+    expected = np.asarray(Image.fromarray(smooth).convert(mode).convert("RGB")).astype(int)
+    assert np.abs(image.pixels - expected).max() < 12
 
 
 @pytest.mark.parametrize(

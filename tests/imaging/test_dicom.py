@@ -43,7 +43,7 @@ def windowed(values, centre, width):
 
 
 @pytest.mark.parametrize(
-    ("name", "facts"),
+    ("name", "info"),
     [
         ("CT_small.dcm", ("lung", -600, 1500)),
         ("693_J2KI.dcm", ("file", 40, 100)),
@@ -57,16 +57,16 @@ def windowed(values, centre, width):
         ("JPEG2000.dcm", ("full", 108, 276)),
     ],
 )
-def test_grey_is_what_pydicom_makes_of_it(name, facts):
+def test_grey_is_what_pydicom_makes_of_it(name, info):
     image = decode(shipped(name), MAX_PIXELS)
     data = pydicom.dcmread(io.BytesIO(shipped(name)))
-    assert (image.dicom.window, image.dicom.centre, image.dicom.width) == facts
+    assert (image.dicom.window, image.dicom.centre, image.dicom.width) == info
     assert (image.format, image.mode, image.frames) == ("DICOM", data.PhotometricInterpretation, 1)
-    data.WindowCenter, data.WindowWidth = facts[1:]
+    data.WindowCenter, data.WindowWidth = info[1:]
     values = apply_modality_lut(pixel_array(data), data).astype(np.int32)
-    expected = windowed(values, *facts[1:])
+    expected = windowed(values, *info[1:])
     assert np.abs(image.pixels - expected[..., np.newaxis].astype(int)).max() <= 1
-    if facts[0] == "file":
+    if info[0] == "file":
         data.BitsStored, data.PixelRepresentation = 16, 1
         theirs = apply_windowing(values, data)
         theirs = (theirs - theirs.min()) * 255 / (theirs.max() - theirs.min())
@@ -101,7 +101,7 @@ def test_colour_is_what_pydicom_makes_of_it(name, frame):
 
 
 @pytest.mark.parametrize(
-    ("window", "elements", "facts"),
+    ("window", "elements", "info"),
     [
         ("auto", {"WindowCenter": [50, -500], "WindowWidth": [350, 1400]}, ("file", 50, 350)),
         ("auto", {}, ("lung", -600, 1500)),
@@ -115,12 +115,12 @@ def test_colour_is_what_pydicom_makes_of_it(name, frame):
 @pytest.mark.parametrize(
     "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
 )
-def test_a_window_turns_hu_into_grey(window, elements, facts, syntax):
+def test_a_window_turns_hu_into_grey(window, elements, info, syntax):
     pixels = STORED.astype(">u2") if syntax == ExplicitVRBigEndian else STORED
     image = decode(dicom(pixels, syntax, **elements), MAX_PIXELS, DicomOptions(window))
-    assert image.dicom == DicomInfo(*facts, 1, 1)
+    assert image.dicom == DicomInfo(*info, 1, 1)
     assert np.array_equal(
-        image.pixels, windowed(STORED - 1024.0, *facts[1:])[..., np.newaxis].repeat(3, 2)
+        image.pixels, windowed(STORED - 1024.0, *info[1:])[..., np.newaxis].repeat(3, 2)
     )
 
 
@@ -233,7 +233,7 @@ NESTED = element(0x0008, 0x1140, b"SQ", b"", UNDEFINED)
 
 
 @pytest.mark.parametrize(
-    ("data", "code", "said"),
+    ("data", "code", "message"),
     [
         (dicom(STORED)[:3000], "corrupt", "ends in the middle"),
         (dicom(STORED)[:200], "corrupt", "ends in the middle"),
@@ -288,13 +288,13 @@ NESTED = element(0x0008, 0x1140, b"SQ", b"", UNDEFINED)
         ),
     ],
 )
-def test_what_can_not_be_used_says_why_and_nothing_else(data, code, said, caplog):
+def test_what_can_not_be_used_says_why_and_nothing_else(data, code, message, caplog):
     caplog.set_level(logging.DEBUG)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         with pytest.raises(ImageError) as caught:
             decode(data, MAX_PIXELS)
-    assert (caught.value.code, said in str(caught.value)) == (code, True), str(caught.value)
+    assert (caught.value.code, message in str(caught.value)) == (code, True), str(caught.value)
     assert caught.value.__cause__ is None
     assert not warned
     assert "quenti" not in f"{caught.value}{caplog.text}".lower()
@@ -319,12 +319,12 @@ def test_what_is_not_needed_is_passed_over_and_tells_nothing(inserted, caplog):
     caplog.set_level(logging.DEBUG)
     image = decode(before_rows(dicom(STORED), inserted), MAX_PIXELS)
     assert np.array_equal(image.pixels[..., 0], LUNG)
-    told = (
+    exposed = (
         json.dumps(vars(image.dicom))
         + str({k: v for k, v in vars(image).items() if k != "pixels"})
         + caplog.text
     )
-    assert "Quentin" not in told
+    assert "Quentin" not in exposed
 
 
 def pseudonym(**elements):
@@ -342,14 +342,14 @@ def test_a_pseudonym_is_the_same_for_a_patient_and_for_no_other(syntax):
 
 
 @pytest.mark.parametrize(
-    "nobody", [None, "", "Anonymous", "ANON_3", "unknown", "N/A", "0000", "---", "XXX"]
+    "anonymous", [None, "", "Anonymous", "ANON_3", "unknown", "N/A", "0000", "---", "XXX"]
 )
-def test_without_a_patient_the_study_and_then_the_series_are_taken(nobody):
-    study = pseudonym(PatientID=nobody, StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1")
-    series = pseudonym(PatientID=nobody, SeriesInstanceUID="1.2")
+def test_without_a_patient_the_study_and_then_the_series_are_taken(anonymous):
+    study = pseudonym(PatientID=anonymous, StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1")
+    series = pseudonym(PatientID=anonymous, SeriesInstanceUID="1.2")
     assert study == pseudonym(PatientID=None, StudyInstanceUID="1.2", SeriesInstanceUID="1.2.2")
     assert len({study, series, pseudonym(PatientID="1.2"), ""}) == 4  # one text in three places
-    assert pseudonym(PatientID=nobody) == ""
+    assert pseudonym(PatientID=anonymous) == ""
 
 
 @pytest.mark.parametrize(

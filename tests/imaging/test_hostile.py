@@ -63,15 +63,15 @@ VALID = {
 }
 
 
-def outcome(data, dicom_options=DEFAULT_DICOM_OPTIONS):
+def decode_or_code(data, dicom_options=DEFAULT_DICOM_OPTIONS):
     """Return the image's shape, or the error's code."""
     try:
         image = decode(data, MAX_PIXELS, dicom_options)
     except ImageError as error:
-        said = str(error)
+        message = str(error)
         assert error.code in CODES
-        assert said.isprintable(), said
-        assert len(said) < 300
+        assert message.isprintable(), message
+        assert len(message) < 300
         return error.code
     height, width, channels = image.pixels.shape
     assert (channels, image.pixels.dtype) == (3, np.uint8)
@@ -118,7 +118,7 @@ def gif(width, height):
 
 
 FRAME = VALID["GIF"][VALID["GIF"].index(b",\0\0\0\0") : -1]
-MOVING = VALID["GIF"][:-1] + FRAME * 5_000 + b";"
+ANIMATION = VALID["GIF"][:-1] + FRAME * 5_000 + b";"
 
 
 SIZE = [(256, 4, 1, 40), (257, 4, 1, 32), (258, 3, 1, 8), (262, 3, 1, 1), (259, 3, 1, 1)]
@@ -135,7 +135,7 @@ SIZE = [(256, 4, 1, 40), (257, 4, 1, 32), (258, 3, 1, 8), (262, 3, 1, 1), (259, 
         (png(40, 32, b"zTXt"), "corrupt"),
         (png(40, 32, b"iCCP"), "corrupt"),
         (gif(60_000, 60_000), "too_large"),
-        (MOVING, (32, 40, 3)),
+        (ANIMATION, (32, 40, 3)),
         (b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0" + b"\xff\x3f\0" * 2 + bytes(8), "too_large"),
         (tiff(*SIZE, (273, 4, 2**31 - 1, 8), (279, 4, 2**31 - 1, 8)), "not_an_image"),
         (tiff(*SIZE, (273, 4, 1, 2**32 - 1), (279, 4, 1, 2**32 - 1)), "corrupt"),
@@ -168,22 +168,22 @@ SIZE = [(256, 4, 1, 40), (257, 4, 1, 32), (258, 3, 1, 8), (262, 3, 1, 1), (259, 
     ],
 )
 def test_what_is_made_to_hurt_does_not(data, expected):
-    found = outcome(data)
+    found = decode_or_code(data)
     assert found == expected or expected is None
     if isinstance(found, tuple):
         assert prepare(data, (32, 32, 3), MAX_PIXELS).shape == (32, 32, 3)
 
 
 def test_the_frames_of_an_animation_are_not_counted():
-    assert decode(MOVING, MAX_PIXELS).frames == 2
+    assert decode(ANIMATION, MAX_PIXELS).frames == 2
 
 
 @pytest.mark.parametrize("name", VALID)
 def test_a_file_cut_off_anywhere_is_an_error_or_a_picture(name):
     data = VALID[name]
-    assert outcome(data) in {(32, 40, 3), (32, 32, 3)}
+    assert decode_or_code(data) in {(32, 40, 3), (32, 32, 3)}
     for length in np.linspace(0, len(data) - 1, 60).astype(int):
-        outcome(data[:length])
+        decode_or_code(data[:length])
 
 
 NUMBERS = [
@@ -251,7 +251,7 @@ def test_fuzzed_bytes_are_a_picture_or_an_image_error():
     )
     @given(HOSTILE, st.sampled_from(["auto", "bone", (40.0, 400.0)]), st.sampled_from([1, 1, 2, 3]))
     def fuzz(data, window, frame):
-        codes.add(str(outcome(data, DicomOptions(window, frame))))
+        codes.add(str(decode_or_code(data, DicomOptions(window, frame))))
 
     codes = set()
     unit = 1 if sys.platform == "darwin" else 1024

@@ -52,8 +52,8 @@ def test_normalisation_is_in_the_graph_and_the_seed_decides_the_weights(keras, v
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
     first = keras.Model(vgg.input, vgg.get_layer("block1_conv1").output)
     plain = keras.Sequential([keras.Input((32, 32, 3)), vgg.get_layer("block1_conv1")])
-    wanted = plain(keras.applications.vgg16.preprocess_input(images.copy()))
-    assert np.allclose(first(images), wanted, rtol=1e-4, atol=1e-3)
+    expected = plain(keras.applications.vgg16.preprocess_input(images.copy()))
+    assert np.allclose(first(images), expected, rtol=1e-4, atol=1e-3)
     kernel = np.asarray(vgg.get_layer("block1_conv1").kernel)
     assert np.array_equal(
         kernel, build_backbone("VGG16", (32, 32, 3), 0).get_layer("block1_conv1").kernel
@@ -64,7 +64,7 @@ def test_normalisation_is_in_the_graph_and_the_seed_decides_the_weights(keras, v
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"),
+    ("requested", "expected"),
     [
         ("auto", "block4_pool"),
         ("block3_conv3", "block3_conv3"),
@@ -72,15 +72,15 @@ def test_normalisation_is_in_the_graph_and_the_seed_decides_the_weights(keras, v
         ("conv4_block6_out", None),
     ],
 )
-def test_the_feature_layer_is_one_of_the_backbones(vgg, wanted, expected):
+def test_the_feature_layer_is_one_of_the_backbones(vgg, requested, expected):
     if expected:
-        assert resolve_feature_layer("VGG16", wanted, vgg) == expected
+        assert resolve_feature_layer("VGG16", requested, vgg) == expected
     else:
         with pytest.raises(
             ConfigError,
-            match=rf"FEATURE_LAYER: VGG16 has no feature map {wanted}; .*block1_conv1, ",
+            match=rf"FEATURE_LAYER: VGG16 has no feature map {requested}; .*block1_conv1, ",
         ):
-            resolve_feature_layer("VGG16", wanted, vgg)
+            resolve_feature_layer("VGG16", requested, vgg)
 
 
 @pytest.mark.parametrize(

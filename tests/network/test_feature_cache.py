@@ -204,7 +204,7 @@ def test_the_trunk_runs_in_every_precision(trunk, precision, error):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "has_bfloat16", "taken"),
+    ("requested", "has_bfloat16", "expected"),
     [
         ("float32", True, "float32"),
         ("bfloat16", False, "bfloat16"),
@@ -213,10 +213,10 @@ def test_the_trunk_runs_in_every_precision(trunk, precision, error):
     ],
 )
 def test_the_precision_is_what_was_asked_for_or_what_the_machine_has(
-    monkeypatch, wanted, has_bfloat16, taken
+    monkeypatch, requested, has_bfloat16, expected
 ):
     monkeypatch.setattr(module, "_cpu_has_bfloat16", lambda: has_bfloat16)
     monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [])
-    assert choose_precision(wanted) == taken
+    assert choose_precision(requested) == expected
     monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: ["a GPU"])
-    assert choose_precision(wanted) == ("float16" if wanted == "auto" else wanted)
+    assert choose_precision(requested) == ("float16" if requested == "auto" else requested)

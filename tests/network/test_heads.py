@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from cnnClassifier.config import schema
 from cnnClassifier.network.heads import add_head, standalone_head
 
 
@@ -16,7 +15,7 @@ IMAGES = np.random.default_rng(0).uniform(0, 1, (5, 16, 16, 3)).astype(np.float3
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("head", schema.HEADS)
+@pytest.mark.parametrize("head", ["conv_max", "average", "flatten"])
 def test_every_head_gives_probabilities_and_its_seed_decides(backbone, head, classes):
     model = add_head(backbone, "features", head, 0.4, classes, 3)
     shown = np.asarray(model(IMAGES))
@@ -30,7 +29,7 @@ def test_every_head_gives_probabilities_and_its_seed_decides(backbone, head, cla
     assert not np.allclose(shown, other(IMAGES))
 
 
-@pytest.mark.parametrize("head", schema.HEADS)
+@pytest.mark.parametrize("head", ["conv_max", "average", "flatten"])
 def test_a_head_alone_begins_as_one_on_a_backbone(keras, backbone, head):
     whole, alone = (
         add_head(backbone, "features", head, 0.4, 2, 3),

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from cnnClassifier.entity.bundle import ModelBundle
-from cnnClassifier.evaluation.metrics import Outcome, scores
-from cnnClassifier.evaluation.ood_samples import familiarity
+from cnnClassifier.entity.bundle import FORMAT_VERSION, ModelBundle, apply_threshold
+from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_scores
 from cnnClassifier.utils.common import save_json
 from tests.waiting import PATIENCE_S, wait_for
 
@@ -86,13 +85,22 @@ def evaluated(write_bundle, tmp_path_factory):
     labels = np.array([0, 0, 0, 1, 1, 1])
     positive = np.array([0.9, 0.8, 0.2, 0.1, 0.3, 0.2])
     probabilities = np.stack([positive, 1 - positive], 1)
-    outcome = Outcome.of(labels, probabilities, [*"aabccd"], 0, bundle.threshold)
+    outcome = LabeledPredictions.create(
+        labels, probabilities, apply_threshold(probabilities, 0, bundle.threshold), [*"aabccd"], 0
+    )
     content = {
         "model_sha256": bundle.model_sha256,
-        **scores(outcome, bundle.classes, bundle.operating_points, draws=20, seed=0),
-        "unfamiliar": familiarity(np.zeros(6), ["noise"], np.ones(1), 0.4),
+        **compute_scores(outcome, bundle.classes, bundle.operating_points, 20, seed=0),
+        "format_version": FORMAT_VERSION,
+        "out_of_distribution": {
+            "n": 6,
+            "n_ood": 1,
+            "detection_rate": 1.0,
+            "false_positive_rate": 0.0,
+            "intervals": {"detection_rate": [0.2, 1.0], "false_positive_rate": [0.0, 0.4]},
+        },
         "warnings": ["Mind the <gap>."],
-        "gates": [{"name": "max_ece", "met": False, "sentence": "It is too large."}],
+        "gates": [{"name": "max_ece", "passed": False, "message": "It is too large."}],
     }
     for folder, name in (("evaluation", "MODEL_CARD"), ("data", "data_report")):
         (root / folder).mkdir()

@@ -22,7 +22,10 @@ SCRIPT = """
 import os, signal, sys
 from cnnClassifier.entity.config_entity import TrackingConfig
 from cnnClassifier.tracking.runs import start_run
-with start_run(TrackingConfig(uri="sqlite:///mlflow.db", experiment="chest", registered_model="m", params={}), "tiny", {}) as run:
+config = TrackingConfig(
+    uri="sqlite:///mlflow.db", experiment="chest", registered_model="m", params={}
+)
+with start_run(config, "tiny", {}) as run:
     run.log_metrics({"loss": 0.5}, 1)
     child = run.child_run("fold 1")
     if "kill" in sys.argv:
@@ -60,9 +63,7 @@ def test_a_run_holds_everything_that_was_logged(project, local, tiny_bundle, ter
     subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     command = ["git", "rev-parse", "HEAD"]
     commit = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    entries = [
-        Entry(f"{n}", "ill", str(n) * 64, "", "", 1, "L", f"g{n}", "train", "") for n in range(3)
-    ]
+    entries = [Entry(f"{n}", "ill", str(n) * 64, f"g{n}", "train") for n in range(3)]
     with start_run(local, "tiny", {"synthetic": "True"}) as run:
         source = "https://user:secret@example.org/scans.zip"
         run.log_datasets(Manifest(tuple(entries)), source, ("train", "test"))
@@ -180,10 +181,12 @@ def test_the_next_command_marks_a_killed_run(local):
     assert (killed.communicate()[1], killed.returncode) == ("", -signal.SIGKILL)
     _, (run, child) = runs_of(local)
     assert (run.info.status, child.info.status) == ("RUNNING", "RUNNING")
+    Path(f"mlflow.db.run-{'0' * 32}.lock").touch()  # of a database that was deleted
     with open_local(local) as store:
         ended = [store.client.get_run(found.info.run_id) for found in (run, child)]
     assert [found.info.status for found in ended] == ["KILLED", "KILLED"]
     assert ended[0].data.metrics["loss"] == 0.5
+    assert not list(Path().glob("mlflow.db.run-*"))
 
 
 @pytest.mark.slow

@@ -8,12 +8,12 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cnnClassifier.components.training_inputs import image_features, load_network, positive_class
-from cnnClassifier.entity.bundle import apply_temperature
+from cnnClassifier.entity.bundle import apply_temperature, apply_threshold
 from cnnClassifier.entity.config_entity import CrossValidationConfig, TrackingConfig
 from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
 from cnnClassifier.evaluation.calibration import calibrate
-from cnnClassifier.evaluation.metrics import Outcome, figures
+from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_metrics
 from cnnClassifier.imaging.augment import views_of
 from cnnClassifier.network.feature_cache import Features
 from cnnClassifier.network.training import fit, predict, snapshot
@@ -100,14 +100,14 @@ class CrossValidation:
             folds = grouped_folds(labels, groups, config.folds, seed)
             for number, (fitted, stopped, held_out) in enumerate(folds, start=1):
                 child = run.child_run(f"seed {seed}, fold {number}")
-                outcome = runner.run(fitted, stopped, held_out, child)
-                values = figures(outcome)
+                result = runner.run(fitted, stopped, held_out, child)
+                values = compute_metrics(result)
                 child.log_metrics(values)
                 child.finish()
                 metrics.append(values)
                 fold = table.iloc[held_out].copy()
-                fold["predicted"] = np.array(manifest.classes)[outcome.called]
-                fold[list(manifest.classes)] = outcome.probabilities.round(6)
+                fold["predicted"] = np.array(manifest.classes)[result.predicted]
+                fold[list(manifest.classes)] = result.probabilities.round(6)
                 predictions[seed, number] = fold
                 logger.info(
                     f"seed {seed}, fold {number} of {config.folds}: "
@@ -149,7 +149,7 @@ class FoldRunner:
 
     def run(
         self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray, run: Run
-    ) -> Outcome:
+    ) -> LabeledPredictions:
         """Fit, calibrate, and predict the held-out images.
 
         Args:
@@ -178,13 +178,14 @@ class FoldRunner:
             on_epoch=run.log_metrics,
         )
         decision = calibrate(labels[stopped], predict(tail, validation), self._positive, None)
-        probabilities = predict(tail, without_augmentation[held_out])
-        return Outcome.of(
+        uncalibrated = predict(tail, without_augmentation[held_out])
+        probabilities = apply_temperature(uncalibrated, decision["temperature"])
+        return LabeledPredictions.create(
             labels[held_out],
-            apply_temperature(probabilities, decision["temperature"]),
+            probabilities,
+            apply_threshold(probabilities, self._positive, decision["threshold"]),
             self._groups[held_out],
             self._positive,
-            decision["threshold"],
         )
 
 

@@ -1,98 +1,126 @@
-"""Stage evaluation: the bundle, as it is served, on the test split; then one MLflow run."""
+"""Stage evaluation: evaluate the bundle on the test split, and log the MLflow run."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from cnnClassifier.entity.bundle import HISTORY_FILE, INT8_AGREEMENT_FILE, ModelBundle
+from cnnClassifier.entity.bundle import (
+    FORMAT_VERSION,
+    HISTORY_FILE,
+    INT8_AGREEMENT_FILE,
+    ModelBundle,
+)
 from cnnClassifier.entity.config_entity import EvaluationConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
-from cnnClassifier.entity.prediction import InferenceResult
-from cnnClassifier.evaluation.gallery import Case, overlay, worst
+from cnnClassifier.evaluation.gallery import GalleryImage, overlay, worst_predictions
 from cnnClassifier.evaluation.gates import Gate, check_gates
-from cnnClassifier.evaluation.metrics import Outcome, figures, scores
+from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_metrics, compute_scores
 from cnnClassifier.evaluation.model_card import CardContent, write_card
-from cnnClassifier.evaluation.ood_samples import familiarity, not_ct
-from cnnClassifier.evaluation.plots import write_pictures, write_tables
+from cnnClassifier.evaluation.ood_samples import TEST_IMAGES, generate_ood_samples, ood_metrics
+from cnnClassifier.evaluation.plots import write_plots, write_tables
+from cnnClassifier.evaluation.scores_file import SCORES_FILE
 from cnnClassifier.imaging.prepare import prepare, resize
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.runs import Run, start_run
 from cnnClassifier.tracking.store import EVALUATED, TRAINED
-from cnnClassifier.utils.common import atomic_write, load_json, save_json, sha256_of, write_csv
+from cnnClassifier.utils.common import (
+    atomic_write,
+    load_json,
+    read_numeric_csv,
+    save_json,
+    sha256_of,
+)
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_credentials
 
-SCORES_FILE = "scores.json"
-_MIN_AGREEMENT, _MAX_AUC_DIFFERENCE = 0.99, 0.005  # for int8 to be served instead
-_MANY_ALARMS, _FEW_FOUND = (
-    0.1,
-    0.8,
-)  # shares from which the limit for unfamiliar images is warned of
+_MIN_AGREEMENT, _MAX_AUC_DIFFERENCE = 0.99, 0.005  # int8 is served within these limits
+_MAX_FALSE_POSITIVE_RATE, _MIN_DETECTION_RATE = 0.1, 0.8  # of unfamiliar images; else a warning
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What was looked at and what the model says of it."""
+class _TestResult:
+    """Predictions on the test split.
+
+    Attributes:
+        entries: of the manifest, in the order of the predictions.
+        predictions: with the true labels.
+        distances: from the training images, float32 (n,).
+        activation_maps: of the predicted class, float32 (n, h, w).
+    """
 
     entries: list[Entry]
-    outcome: Outcome
-    inspection: InferenceResult
-    kinds: list[str]  # of the pictures that are no CT
-    names: list[str]
+    predictions: LabeledPredictions
     distances: np.ndarray
+    activation_maps: np.ndarray
 
 
 class Evaluation:
-    """Judge the trained bundle on images that nothing before has seen."""
+    """Evaluate the trained bundle on the test split."""
 
     def __init__(self, config: EvaluationConfig) -> None:
         self.config = config
 
     def run(self) -> dict[str, Any]:
-        """Write scores, tables, plots, predictions and the model card, then log them, then heed the gates.
+        """Write scores, tables, plots and the model card, log them, then check the gates.
 
         Returns:
             The content of `scores.json`.
 
         Raises:
             BundleError: the bundle is missing, damaged, or was trained on another manifest.
-            ManifestError: the test split is empty or lacks a class, or the data's report is missing or of other data.
-            GateError: a gate isn't met, and config.yaml says that this stops the pipeline.
+            ManifestError: the test split is empty or lacks a class, or the data report is missing
+                or was made for other data.
+            GateError: a gate failed, and config.yaml says that this stops the pipeline.
         """
         config = self.config
         bundle = ModelBundle.read(config.bundle_dir)
         manifest = Manifest.read(config.manifest_path)
-        if bundle.manifest_sha256 != sha256_of(config.manifest_path):
-            raise BundleError(
-                f"{config.bundle_dir} was trained on another manifest; run training again"
-            )
-        report = self._report(bundle)
+        report = self._read_report(bundle)
         tags = {"manifest_sha256": bundle.manifest_sha256, "synthetic": str(bundle.synthetic)}
         resume = {"model_sha256": bundle.model_sha256, "state": TRAINED}
         name = f"{bundle.backbone} {bundle.model_id}"
         with start_run(config.tracking, name, tags, resume) as run:
-            run.log_model(config.bundle_dir)  # while it is judged
-            seen = self._look(bundle, manifest)
-            result = self._judge(bundle, report, seen)
-            gates = check_gates(config.gates, manifest, report, result)
-            result["gates"] = [asdict(gate) for gate in gates]
+            run.log_model(config.bundle_dir)  # uploaded in the background
+            engine = Engine(bundle)
+            result = self._predict(engine, manifest)
+            distances = _distance_table(engine, result)
+            scores = self._score(bundle, report, result, distances)
+            gates = check_gates(config.gates, manifest, report, scores)
+            scores["gates"] = [asdict(gate) for gate in gates]
             if bundle.int8_sha256:
-                result["int8"] = self._compare_int8(bundle, manifest, seen)
-            self._write(bundle, report, seen, result)
+                int8 = self._predict(Engine(bundle, int8=True), manifest)
+                scores["int8"] = _compare_int8(bundle, result.predictions, int8.predictions)
+            gallery = self._gallery(bundle, result)
+            with atomic_write(config.root_dir) as folder:
+                folder.mkdir()
+                save_json(folder / SCORES_FILE, scores)
+                if "int8" in scores:
+                    save_json(folder / INT8_AGREEMENT_FILE, scores["int8"])
+                images = pd.DataFrame(result.entries).join(distances.drop(columns=["kind", "name"]))
+                write_tables(folder, result.predictions, bundle.classes, images, distances)
+                note = f"{SYNTHETIC if bundle.synthetic else ''}\n{DISCLAIMER}".strip()
+                write_plots(folder, config.bundle_dir / HISTORY_FILE, scores, gallery, note)
+                params, samples = config.tracking.params, config.bootstrap_samples
+                write_card(folder, CardContent(bundle, scores, report, params, samples, gallery))
             run.log_datasets(manifest, bundle.data_source, SPLITS)
-            self._log(run, bundle, result)
-        self._heed(gates)
-        return result
+            self._log(run, bundle, scores)
+        self._apply_gates(gates)
+        return scores
 
-    def _report(self, bundle: ModelBundle) -> dict[str, Any]:
-        path = self.config.report_path
+    def _read_report(self, bundle: ModelBundle) -> dict[str, Any]:
+        """Read data_report.json, and check that bundle and report are of this manifest."""
+        config, path = self.config, self.config.report_path
+        if bundle.manifest_sha256 != sha256_of(config.manifest_path):
+            raise BundleError(
+                f"{config.bundle_dir} was trained on another manifest; run training again"
+            )
         try:
             report: dict[str, Any] = load_json(path)
         except FileNotFoundError:
@@ -100,192 +128,132 @@ class Evaluation:
         except ValueError as error:
             raise ManifestError(f"{path}: damaged ({error}); run data_validation again") from None
         if report.get("manifest_sha256", bundle.manifest_sha256) != bundle.manifest_sha256:
-            raise ManifestError(f"{path} is of another manifest; run data_validation again")
+            raise ManifestError(f"{path} was made for another manifest; run data_validation again")
         return report
 
-    def _look(self, bundle: ModelBundle, manifest: Manifest) -> _Seen:
+    def _predict(self, engine: Engine, manifest: Manifest) -> _TestResult:
         entries = manifest.in_split("test")
-        engine = Engine(bundle)
-        shown = progress(entries, desc="test images", unit="image")
-        inspection = engine.predict(self._pixels(bundle, entry) for entry in shown)
-        pictures = list(not_ct())
-        others = engine.predict(resize(picture.pixels, bundle.image_size) for picture in pictures)
-        return _Seen(
-            entries,
-            _outcome(bundle, manifest, entries, inspection),
-            inspection,
-            [picture.kind for picture in pictures],
-            [picture.name for picture in pictures],
-            others.distances,
+        bar = progress(entries, desc=f"test images ({engine.name})", unit="image")
+        inference = engine.predict(self._read_image(engine.bundle, entry) for entry in bar)
+        predictions = LabeledPredictions.create(
+            manifest.labels(entries),
+            inference.probabilities,
+            inference.predicted,
+            [entry.group for entry in entries],
+            engine.bundle.positive_index,
         )
+        return _TestResult(entries, predictions, inference.distances, inference.activation_maps)
 
-    def _compare_int8(self, bundle: ModelBundle, manifest: Manifest, seen: _Seen) -> dict[str, Any]:
-        """Return how alike the int8 form answers on the test split, and whether that will do."""
-        engine = Engine(bundle, int8=True)
-        shown = progress(seen.entries, desc="test images in int8", unit="image")
-        inspection = engine.predict(self._pixels(bundle, entry) for entry in shown)
-        outcome = _outcome(bundle, manifest, seen.entries, inspection)
-        agreement = float((outcome.called == seen.outcome.called).mean())
-        difference = figures(outcome)["roc_auc"] - figures(seen.outcome)["roc_auc"]
+    def _read_image(self, bundle: ModelBundle, entry: Entry) -> np.ndarray:
+        data = (self.config.data_dir / entry.path).read_bytes()
+        options = DicomOptions.parse(bundle.dicom_window)
+        return prepare(data, bundle.image_size, self.config.max_pixels, options)
+
+    def _score(
+        self,
+        bundle: ModelBundle,
+        report: dict[str, Any],
+        result: _TestResult,
+        distances: pd.DataFrame,
+    ) -> dict[str, Any]:
+        samples, seed = self.config.bootstrap_samples, self.config.seed
+        points = bundle.operating_points
+        scores = compute_scores(result.predictions, bundle.classes, points, samples, seed)
+        ood = ood_metrics(distances, bundle.ood_threshold)
+        warnings = list(report.get("warnings", []))
+        false_positives, detected = ood["false_positive_rate"], ood["detection_rate"]
+        if false_positives > _MAX_FALSE_POSITIVE_RATE:
+            warnings.append(f"{false_positives:.0%} of the test images look unfamiliar.")
+        if detected < _MIN_DETECTION_RATE:
+            warnings.append(f"Only {detected:.0%} of the images that are no CT look unfamiliar.")
         return {
+            **scores,
+            "out_of_distribution": ood,
+            "warnings": warnings,
+            "synthetic": bundle.synthetic,
             "model_sha256": bundle.model_sha256,
-            "int8_sha256": bundle.int8_sha256,
-            "n": len(seen.entries),
-            "agreement": round(agreement, 6),
-            "auc_difference": round(difference, 6),
-            "accepted": agreement >= _MIN_AGREEMENT and abs(difference) <= _MAX_AUC_DIFFERENCE,
+            "format_version": FORMAT_VERSION,
         }
 
-    def _pixels(self, bundle: ModelBundle, entry: Entry) -> np.ndarray:
-        data = (self.config.data_dir / entry.path).read_bytes()
-        return prepare(
-            data, bundle.image_size, self.config.max_pixels, DicomOptions.parse(bundle.dicom_window)
-        )
+    def _gallery(self, bundle: ModelBundle, result: _TestResult) -> list[GalleryImage]:
+        gallery = []
+        for index in worst_predictions(result.predictions, self.config.error_gallery_size):
+            entry = result.entries[index]
+            pixels = self._read_image(bundle, entry)
+            image = GalleryImage(
+                path=entry.path,
+                actual=entry.label,
+                predicted=bundle.classes[result.predictions.predicted[index]],
+                probability=float(result.predictions.confidence[index]),
+                pixels=pixels,
+                overlay=overlay(pixels, result.activation_maps[index]),
+            )
+            gallery.append(image)
+        return gallery
 
-    def _judge(self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen) -> dict[str, Any]:
+    def _log(self, run: Run, bundle: ModelBundle, scores: dict[str, Any]) -> None:
         config = self.config
-        result = scores(
-            seen.outcome,
-            bundle.classes,
-            bundle.operating_points,
-            config.bootstrap_samples,
-            config.seed,
-        )
-        found = familiarity(
-            seen.inspection.distances, seen.kinds, seen.distances, bundle.ood_threshold
-        )
-        warnings = list(report.get("warnings", []))
-        if found["false_alarm_rate"] > _MANY_ALARMS:
-            warnings.append(
-                f"{found['false_alarm_rate']:.0%} of the test images look unfamiliar to the model."
-            )
-        if found["detection_rate"] < _FEW_FOUND:
-            warnings.append(
-                f"Only {found['detection_rate']:.0%} of pictures that are no CT look unfamiliar to the model."
-            )
-        figures = {key: value for key, value in result.items() if isinstance(value, int | float)}
-        facts = {"synthetic": bundle.synthetic, "model_sha256": bundle.model_sha256}
-        return figures | facts | result | {"unfamiliar": found, "warnings": warnings}
-
-    def _write(
-        self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen, result: dict[str, Any]
-    ) -> None:
-        config, outcome, inspection = self.config, seen.outcome, seen.inspection
-        far = inspection.distances > bundle.ood_threshold
-        cases = [
-            self._case(bundle, seen, place) for place in worst(outcome, config.error_gallery_size)
-        ]
-        with atomic_write(config.root_dir) as staged:
-            staged.mkdir()
-            save_json(staged / SCORES_FILE, result)
-            if "int8" in result:
-                save_json(staged / INT8_AGREEMENT_FILE, result["int8"])
-            rows = zip(
-                ["test images"] * len(seen.entries) + seen.kinds,
-                [entry.path for entry in seen.entries] + seen.names,
-                [*inspection.distances, *seen.distances],
-                [*far, *(seen.distances > bundle.ood_threshold)],
-                strict=True,
-            )
-            write_tables(staged, outcome, bundle.classes, rows)
-            write_csv(
-                staged / "predictions.csv",
-                (
-                    "path",
-                    "sha256",
-                    "group",
-                    "actual",
-                    "called",
-                    *bundle.classes,
-                    "distance",
-                    "unfamiliar",
-                ),
-                (
-                    (
-                        entry.path,
-                        entry.sha256,
-                        entry.group,
-                        entry.label,
-                        bundle.classes[outcome.called[place]],
-                        *(f"{p:.6f}" for p in inspection.probabilities[place]),
-                        f"{inspection.distances[place]:.4f}",
-                        far[place],
-                    )
-                    for place, entry in enumerate(seen.entries)
-                ),
-            )
-            note = f"{SYNTHETIC if bundle.synthetic else ''}\n{DISCLAIMER}".strip()
-            write_pictures(staged, config.bundle_dir / HISTORY_FILE, result, cases, note)
-            write_card(
-                staged,
-                CardContent(
-                    bundle, result, report, config.tracking.params, config.bootstrap_samples, cases
-                ),
-            )
-
-    def _case(self, bundle: ModelBundle, seen: _Seen, place: int) -> Case:
-        entry, called = seen.entries[place], int(seen.outcome.called[place])
-        pixels = self._pixels(bundle, entry)
-        return Case(
-            path=entry.path,
-            true=entry.label,
-            called=bundle.classes[called],
-            probability=float(seen.inspection.probabilities[place, called]),
-            image=pixels,
-            overlay=overlay(pixels, seen.inspection.activation_maps[place]),
-        )
-
-    def _heed(self, gates: Sequence[Gate]) -> None:
-        unmet = [gate for gate in gates if not gate.met]
-        for gate in unmet:
-            logger.warning("gate %s is not met: %s", gate.name, gate.sentence)
-        if unmet and self.config.gates.stops:
-            raise GateError(
-                f"{len(unmet)} of {len(gates)} gates not met: {' '.join(gate.sentence for gate in unmet)} The results "
-                f"are in {self.config.root_dir}. Mend the data or the model, or change `gates` in config.yaml"
-            )
-
-    def _log(self, run: Run, bundle: ModelBundle, result: dict[str, Any]) -> None:
-        config = self.config
-        with (config.bundle_dir / HISTORY_FILE).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        run.log_history(
-            {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
-        )
-        run.log_metrics(
-            {
-                **{key: value for key, value in result.items() if isinstance(value, float)},
-                **{f"{key}_low": low for key, (low, _) in result["intervals"].items()},
-                **{f"{key}_high": high for key, (_, high) in result["intervals"].items()},
-                "unfamiliar_false_alarm_rate": result["unfamiliar"]["false_alarm_rate"],
-                "unfamiliar_detection_rate": result["unfamiliar"]["detection_rate"],
-            }
-        )
-        unmet = ", ".join(gate["name"] for gate in result["gates"] if not gate["met"]) or "none"
-        run.set_tags(
-            {
-                "model_sha256": bundle.model_sha256,
-                "data_source": redact_credentials(bundle.data_source),
-                "intended_use": DISCLAIMER,
-                "gates_not_met": unmet,
-                **{f"gate.{gate['name']}": gate["sentence"] for gate in result["gates"]},
-                "state": EVALUATED,
-            }
-        )
-        reports = sorted(path for path in config.root_dir.iterdir() if path.is_file())
-        run.log_artifacts([path for path in reports if path.suffix != ".png"], "evaluation")
-        run.log_artifacts([path for path in reports if path.suffix == ".png"], "plots")
+        history = read_numeric_csv(config.bundle_dir / HISTORY_FILE)
+        del history["epoch"]
+        run.log_history(history)
+        metrics = {key: value for key, value in scores.items() if isinstance(value, float)}
+        for key, (low, high) in scores["intervals"].items():
+            metrics |= {f"{key}_low": low, f"{key}_high": high}
+        for key in ("false_positive_rate", "detection_rate"):
+            metrics[f"out_of_distribution_{key}"] = scores["out_of_distribution"][key]
+        run.log_metrics(metrics)
+        failed = ", ".join(gate["name"] for gate in scores["gates"] if not gate["passed"])
+        tags = {f"gate.{gate['name']}": gate["message"] for gate in scores["gates"]}
+        tags |= {
+            "model_sha256": bundle.model_sha256,
+            "data_source": redact_credentials(bundle.data_source),
+            "intended_use": DISCLAIMER,
+            "gates_not_met": failed or "none",
+            "state": EVALUATED,
+        }
+        run.set_tags(tags)
+        plots = sorted(config.root_dir.glob("*.png"))
+        run.log_artifacts(sorted(set(config.root_dir.iterdir()) - set(plots)), "evaluation")
+        run.log_artifacts(plots, "plots")
         run.log_artifacts([config.manifest_path, config.report_path], "data")
         run.register_candidate()
 
+    def _apply_gates(self, gates: Sequence[Gate]) -> None:
+        failed = [gate for gate in gates if not gate.passed]
+        for gate in failed:
+            logger.warning("gate %s failed: %s", gate.name, gate.message)
+        if failed and self.config.gates.stops:
+            messages = " ".join(gate.message for gate in failed)
+            raise GateError(
+                f"{len(failed)} of {len(gates)} gates failed: {messages} The results are in "
+                f"{self.config.root_dir}. Improve the data or the model, or change `gates` in "
+                "config.yaml"
+            )
 
-def _outcome(
-    bundle: ModelBundle, manifest: Manifest, entries: list[Entry], inspection: InferenceResult
-) -> Outcome:
-    return Outcome.of(
-        manifest.labels(entries),
-        inspection.probabilities,
-        [entry.group for entry in entries],
-        bundle.classes.index(bundle.positive_class),
-        bundle.threshold,
-    )
+
+def _distance_table(engine: Engine, result: _TestResult) -> pd.DataFrame:
+    """Return the distance of each image from the training images, see `write_tables`."""
+    bundle = engine.bundle
+    samples = list(generate_ood_samples())
+    ood = engine.predict(resize(sample.pixels, bundle.image_size) for sample in samples)
+    paths = [entry.path for entry in result.entries]
+    test_table = pd.DataFrame({"kind": TEST_IMAGES, "name": paths, "distance": result.distances})
+    ood_table = pd.DataFrame(samples)[["kind", "name"]].assign(distance=ood.distances)
+    table = pd.concat([test_table, ood_table], ignore_index=True)
+    return table.assign(out_of_distribution=table["distance"] > bundle.ood_threshold)
+
+
+def _compare_int8(
+    bundle: ModelBundle, original: LabeledPredictions, int8: LabeledPredictions
+) -> dict[str, Any]:
+    """Compare the predictions of the int8 model with those of the original; accept it or not."""
+    agreement = float((int8.predicted == original.predicted).mean())
+    difference = compute_metrics(int8)["roc_auc"] - compute_metrics(original)["roc_auc"]
+    return {
+        "model_sha256": bundle.model_sha256,
+        "int8_sha256": bundle.int8_sha256,
+        "n": len(int8.labels),
+        "agreement": round(agreement, 6),
+        "auc_difference": round(difference, 6),
+        "accepted": agreement >= _MIN_AGREEMENT and abs(difference) <= _MAX_AUC_DIFFERENCE,
+    }

@@ -13,7 +13,7 @@ from cnnClassifier.components.prepare_base_model import PrepareBaseModel
 from cnnClassifier.components.training_inputs import image_features, positive_class
 from cnnClassifier.entity.config_entity import Choice, PrepareBaseModelConfig, SearchConfig
 from cnnClassifier.entity.manifest import Manifest
-from cnnClassifier.evaluation.metrics import figures
+from cnnClassifier.evaluation.metrics import compute_metrics
 from cnnClassifier.imaging.augment import views_of
 from cnnClassifier.network.backbones import freeze_boundary, resolve_feature_layer
 from cnnClassifier.network.feature_cache import FeatureCache, Features, choose_precision, split_at
@@ -103,7 +103,7 @@ class Judge:
         )
         parts = grouped_folds(self._labels, self._groups, config.folds, training.fit.seed)
         for _, fold in zip(range(self._config.folds), parts, strict=False):
-            found = figures(runner.run(*fold, Run()))
+            found = compute_metrics(runner.run(*fold, Run()))
             yield {name: found[name] for name in FIGURES}
 
     def _tried(self, key: str) -> tuple[Any, ...]:

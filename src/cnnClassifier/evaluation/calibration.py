@@ -1,4 +1,4 @@
-"""Fix temperature and thresholds on the validation split."""
+"""Choose temperature and thresholds on the validation split."""
 
 from typing import Any
 
@@ -9,105 +9,105 @@ from sklearn import metrics
 
 from cnnClassifier.entity.bundle import apply_temperature
 
+_MAX_TEMPERATURE = 10
+_LOGIT_GRID = np.linspace(-8, 8, 641)
+_MIN_BANDWIDTH = 0.5  # in log odds: a handful of images may have almost equal scores
+
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the temperature from 1 to 10 that gives the least log loss (Guo et al. 2017).
+    """Find the temperature from 1 to 10 with the smallest log loss (Guo et al. 2017).
 
-    It never sharpens: a small validation split without an error would ask for certainty, and the first error on the
-    test split would be infinitely wrong.
+    It never sharpens: a small validation split without errors would ask for probabilities of 1, and
+    the first error on the test split would have an infinite loss.
 
     Args:
         labels: int, (n,).
-        probabilities: float, (n, classes), of the validation split.
+        probabilities: float, (n, classes), on the validation split.
     """
     columns = np.arange(probabilities.shape[1])
 
     def loss(log_temperature: float) -> float:
-        return float(
-            metrics.log_loss(
-                labels, apply_temperature(probabilities, np.exp(log_temperature)), labels=columns
-            )
-        )
+        calibrated = apply_temperature(probabilities, np.exp(log_temperature))
+        return float(metrics.log_loss(labels, calibrated, labels=columns))
 
-    found = minimize_scalar(
-        loss, bounds=(0.0, np.log(10)), method="bounded", options={"xatol": 1e-4}
-    )
-    return round(float(np.exp(found.x)), 4)
+    bounds = (0.0, np.log(_MAX_TEMPERATURE))
+    result = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    return round(float(np.exp(result.x)), 4)
 
 
 def best_threshold(is_positive: np.ndarray, score: np.ndarray) -> float:
-    """Return the threshold with the best smoothed balanced accuracy; of equally good ones the one nearest to 0.5.
+    """Find the threshold with the best smoothed balanced accuracy; of equal ones that nearest 0.5.
 
-    The exact optimum of a few dozen images lies wherever one of them happens to lie. Here each image's log odds stand
-    for a Gaussian about them (kernel estimate of the Youden index, Fluss, Faraggi & Reiser 2005), for each class as
-    wide as Silverman's rule says.
+    The exact optimum on a few dozen images depends on single images. Here each image is a Gaussian
+    around its log odds, with Silverman's bandwidth for each class (kernel estimate of the Youden
+    index, Fluss, Faraggi & Reiser 2005).
 
     Args:
-        is_positive: bool, (n,), both classes present.
+        is_positive: bool, (n,), both values present.
         score: probability of the positive class, (n,).
     """
-    odds = logit(np.clip(score, 1e-6, 1 - 1e-6))
-    positives, negatives = odds[is_positive], odds[~is_positive]
-    wide, narrow = _bandwidth(positives), _bandwidth(negatives)
-    places = np.linspace(-8, 8, 641)
-    worth = np.array(
-        [
-            ndtr((positives - t) / wide).mean() + ndtr((t - negatives) / narrow).mean()
-            for t in places
-        ]
-    )
-    best = places[worth >= worth.max() - 1e-9]
+    log_odds = logit(np.clip(score, 1e-6, 1 - 1e-6))
+    positive, negative = log_odds[is_positive], log_odds[~is_positive]
+    positive_width, negative_width = _bandwidth(positive), _bandwidth(negative)
+    youden = np.empty(len(_LOGIT_GRID))
+    for index, threshold in enumerate(_LOGIT_GRID):  # one by one: memory stays small
+        sensitivity = ndtr((positive - threshold) / positive_width).mean()
+        specificity = ndtr((threshold - negative) / negative_width).mean()
+        youden[index] = sensitivity + specificity
+    best = _LOGIT_GRID[youden >= youden.max() - 1e-9]
     return round(float(expit(best[np.abs(best).argmin()])), 4)
 
 
 def _bandwidth(values: np.ndarray) -> float:
-    """Return Silverman's bandwidth, at least half a unit of log odds: a handful of images may all but agree."""
-    quartiles = np.subtract(*np.percentile(values, [75, 25])) / 1.34
-    return max(0.5, 0.9 * min(float(values.std()), float(quartiles)) * len(values) ** -0.2)
+    """Return Silverman's bandwidth, at least `_MIN_BANDWIDTH`."""
+    quartile_range = np.subtract(*np.percentile(values, [75, 25])) / 1.34
+    scale = min(float(values.std()), float(quartile_range))
+    return max(_MIN_BANDWIDTH, 0.9 * scale * len(values) ** -0.2)
 
 
 def threshold_for_sensitivity(
     is_positive: np.ndarray, score: np.ndarray, sensitivity: float
 ) -> float:
-    """Return the highest threshold at which at least that share of the positives is called.
+    """Find the highest threshold with at least a required sensitivity.
 
     Args:
         is_positive: bool, (n,), with at least one positive.
         score: probability of the positive class, (n,).
         sensitivity: above 0, at most 1.
     """
-    positives = np.sort(score[is_positive])[::-1]
-    needed = int(np.ceil(sensitivity * len(positives) - 1e-9))
-    return float(np.floor(positives[needed - 1] * 1e4) / 1e4)
+    scores = np.sort(score[is_positive])[::-1]
+    required = int(np.ceil(sensitivity * len(scores) - 1e-9))
+    return float(np.floor(scores[required - 1] * 1e4) / 1e4)
 
 
 def calibrate(
     labels: np.ndarray, probabilities: np.ndarray, positive: int, min_sensitivity: float | None
 ) -> dict[str, Any]:
-    """Fix temperature, threshold and operating points on the validation split, as the bundle holds them."""
+    """Choose temperature, threshold and operating points, as the bundle stores them.
+
+    Args:
+        labels: int, (n,), of the validation split.
+        probabilities: float, (n, classes), uncalibrated.
+        positive: index of the positive class.
+        min_sensitivity: adds an operating point with this sensitivity; None: no such point.
+    """
     temperature = fit_temperature(labels, probabilities)
     calibrated = apply_temperature(probabilities, temperature)
-    columns = np.arange(probabilities.shape[1])
     is_positive, score = labels == positive, calibrated[:, positive]
     points = {"default": best_threshold(is_positive, score)}
     if min_sensitivity is not None:
-        points[f"sensitivity>={min_sensitivity:g}"] = threshold_for_sensitivity(
-            is_positive, score, min_sensitivity
-        )
+        threshold = threshold_for_sensitivity(is_positive, score, min_sensitivity)
+        points[f"sensitivity>={min_sensitivity:g}"] = threshold
+    validation: dict[str, float] = {"n": len(labels)}
+    for name, values in (
+        ("loss", apply_temperature(probabilities, 1.0)),
+        ("loss_calibrated", calibrated),
+    ):
+        loss = metrics.log_loss(labels, values, labels=np.arange(values.shape[1]))
+        validation[name] = round(float(loss), 6)
     return {
         "temperature": temperature,
         "threshold": points["default"],
         "operating_points": points,
-        "validation": {
-            "n": len(labels),
-            "loss": round(
-                float(
-                    metrics.log_loss(labels, apply_temperature(probabilities, 1.0), labels=columns)
-                ),
-                6,
-            ),
-            "loss_calibrated": round(
-                float(metrics.log_loss(labels, calibrated, labels=columns)), 6
-            ),
-        },
+        "validation": validation,
     }

@@ -1,333 +1,285 @@
-"""Two evaluations side by side: what differs, whether by more than chance, and on which images."""
+"""Compare two evaluated models: differences of their metrics with intervals, and of predictions."""
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from cnnClassifier.evaluation.metrics import (
-    NAMES,
-    Outcome,
-    figures,
-    intervals_of_shares,
-    percentiles,
-    quick,
-    resamples,
+    LabeledPredictions,
+    bootstrap_metrics,
+    compute_metrics,
+    percentile_intervals,
+    proportion_intervals,
 )
-from cnnClassifier.utils.common import load_json
+from cnnClassifier.evaluation.scores_file import METRIC_LABELS, PREDICTIONS_FILE, read_scores
 from cnnClassifier.utils.errors import UserError
 
-SMALLER_IS_BETTER = ("loss", "brier", "ece")
-_FEW_GROUPS = 20  # equal models were told apart by ROC AUC in 11% of 300 simulations with 12 groups, in 7% with 40
+LOWER_IS_BETTER = ("loss", "brier", "ece")
+# With 12 groups 11% of 300 simulated pairs of equal models differed in ROC AUC, with 40 groups 7%.
+_MIN_GROUPS = 20
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """What evaluation left of one model.
+class EvaluatedModel:
+    """The output of evaluation for one model.
 
     Attributes:
-        name: what people call it.
-        classes: in the order of the columns of `outcome.probabilities`.
-        positive_class: whose sensitivity is reported.
-        synthetic: whether the images are the phantom's.
-        paths: of the images.
-        contents: sha256 of each image.
-        outcome: predictions beside the truth.
-        params: what it was made with, where that is known.
+        name: for people.
+        classes: names, in the order of the columns of `predictions.probabilities`.
+        positive_class: the class that sensitivity is computed for.
+        synthetic: whether the images are synthetic.
+        images: a row for each image with `path`, `sha256` and `actual`, the name of its class.
+        predictions: of the images.
+        params: the parameters that it was trained with, if known.
     """
 
     name: str
     classes: tuple[str, ...]
     positive_class: str
     synthetic: bool
-    paths: tuple[str, ...]
-    contents: tuple[str, ...]
-    outcome: Outcome
+    images: pd.DataFrame
+    predictions: LabeledPredictions
     params: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def size(self) -> str:
+        """Number of images and groups in words."""
+        groups = len(np.unique(self.predictions.groups))
+        return f"{len(self.images)} images in {groups} groups"
+
     @classmethod
-    def read(cls, folder: Path, name: str, params: Mapping[str, str] | None = None) -> "Evaluated":
-        """Read `scores.json` and `predictions.csv` from a folder.
+    def read(
+        cls, folder: Path, name: str, params: Mapping[str, str] | None = None
+    ) -> "EvaluatedModel":
+        """Read the output folder of evaluation.
+
+        Args:
+            folder: with `scores.json` and `predictions.csv`.
+            name: for people.
+            params: the parameters of the model, if known.
 
         Raises:
-            UserError: one of them is missing, damaged, or without the images' sha256.
+            UserError: a file is missing, damaged, or was made by another version.
         """
-        mend = "run evaluation again"
+        fix = "run evaluation again"
         try:
-            found = load_json(folder / "scores.json")
-            classes, positive = tuple(found["classes"]), found["positive_class"]
-            with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
-                header, *rows = csv.reader(file)
-            columns = dict(zip(header, zip(*rows, strict=True), strict=True))
-            if "sha256" not in columns:
-                raise UserError(f"{name}: its predictions.csv tells no image by its sha256; {mend}")
-            first = (
-                header.index("called") + 1
-            )  # by place: a class may be called like another column
-            probabilities = np.array(
-                [row[first : first + len(classes)] for row in rows], np.float64
-            )
-            outcome = Outcome(
-                np.array([classes.index(label) for label in columns["actual"]]),
-                probabilities / probabilities.sum(axis=1, keepdims=True),
-                np.array([classes.index(label) for label in columns["called"]]),
-                np.unique(columns["group"], return_inverse=True)[1],
-                classes.index(positive),
+            scores = read_scores(folder)
+            table = pd.read_csv(folder / PREDICTIONS_FILE, dtype=str, keep_default_na=False)
+            if table.empty:
+                raise ValueError(f"{PREDICTIONS_FILE} has no rows")
+            classes = tuple(scores["classes"])
+            class_index = {label: index for index, label in enumerate(classes)}
+            # By position: a class may have the name of another column.
+            first = list(table).index("predicted") + 1
+            probabilities = table.iloc[:, first : first + len(classes)].to_numpy(np.float64)
+            predictions = LabeledPredictions.create(
+                table["actual"].map(class_index.__getitem__).to_numpy(int),
+                probabilities,
+                table["predicted"].map(class_index.__getitem__).to_numpy(int),
+                table["group"].to_numpy(str),
+                class_index[scores["positive_class"]],
             )
             return cls(
                 name,
                 classes,
-                positive,
-                found["synthetic"],
-                columns["path"],
-                columns["sha256"],
-                outcome,
+                scores["positive_class"],
+                scores["synthetic"],
+                table[["path", "sha256", "actual"]],
+                predictions,
                 params or {},
             )
         except FileNotFoundError as error:
-            raise UserError(
-                f"{name}: no evaluation there: {Path(error.filename).name} is missing; {mend}"
-            ) from None
+            missing = Path(error.filename).name
+            raise UserError(f"{name}: no evaluation here: {missing} is missing; {fix}") from None
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise UserError(f"{name}: its evaluation is damaged ({error}); {mend}") from None
+            raise UserError(f"{name}: the evaluation is damaged ({error}); {fix}") from None
 
-    def take(self, places: Sequence[int]) -> "Evaluated":
-        """Return the images at `places` alone."""
-        return replace(
-            self,
-            paths=tuple(self.paths[place] for place in places),
-            contents=tuple(self.contents[place] for place in places),
-            outcome=self.outcome.take(np.array(places, int)),
-        )
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One figure of both, B minus A, with 95% intervals."""
-
-    name: str
-    a: float
-    b: float
-    a_interval: Sequence[float] | None
-    b_interval: Sequence[float] | None
-    low: float
-    high: float
-
-    @property
-    def value(self) -> float:
-        """B minus A."""
-        return self.b - self.a
-
-    @property
-    def better(self) -> str:
-        """`A` or `B` where the interval leaves out 0, else nothing."""
-        if self.low <= 0 <= self.high:
-            return ""
-        return "B" if (self.low > 0) != (self.name in SMALLER_IS_BETTER) else "A"
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """An image that the two call differently.
-
-    Attributes:
-        path: as A has it.
-        actual: its class.
-        a_called: by A.
-        a_probability: of what A calls.
-        b_called: by B.
-        b_probability: of what B calls.
-    """
-
-    path: str
-    actual: str
-    a_called: str
-    a_probability: float
-    b_called: str
-    b_probability: float
-
-    @property
-    def right(self) -> str:
-        """`A`, `B` or `neither`."""
-        return (
-            "A"
-            if self.a_called == self.actual
-            else "B"
-            if self.b_called == self.actual
-            else "neither"
-        )
+    def take(self, indices: np.ndarray) -> "EvaluatedModel":
+        """Select images by their index."""
+        images = self.images.iloc[indices].reset_index(drop=True)
+        return replace(self, images=images, predictions=self.predictions.take(indices))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is known of two models.
+    """The result of comparing two models.
 
     Attributes:
-        a: the first, on the images that are compared.
-        b: the second.
-        paired: whether those are the same images.
-        images: sentences on which images are compared, and what to beware of.
-        differences: a row for each of `NAMES`.
-        disagreements: the largest first; none where the images aren't the same.
-        params: name and both values of each that differs.
+        a: the first model, with the images that are compared.
+        b: the second model.
+        paired: whether both have the same images.
+        notes: sentences on the images, and warnings.
+        differences: one for each of `METRIC_LABELS`, with 95% intervals: `name`, the values `a` and
+            `b`, `a_interval` and `b_interval` (None if unknown), the difference B - A `value`, its
+            interval from `low` to `high`, and `better`: `A`, `B`, or empty if the interval has 0.
+        disagreements: images with different predictions, the most confident first: `path`,
+            `actual`, `a_predicted`, `a_probability`, `b_predicted`, `b_probability` and `correct`,
+            which is `A`, `B` or `neither`. Empty if the images aren't the same.
+        params: name and both values of each parameter that differs.
     """
 
-    a: Evaluated
-    b: Evaluated
+    a: EvaluatedModel
+    b: EvaluatedModel
     paired: bool
-    images: tuple[str, ...]
-    differences: tuple[Difference, ...]
-    disagreements: tuple[Disagreement, ...]
-    params: tuple[tuple[str, str, str], ...]
+    notes: list[str]
+    differences: list[dict[str, Any]]
+    disagreements: list[dict[str, Any]]
+    params: list[tuple[str, str, str]]
 
     @property
     def synthetic(self) -> bool:
-        """Whether the figures of either are of synthetic pictures."""
+        """Whether one of the models was tested on synthetic images."""
         return self.a.synthetic or self.b.synthetic
 
 
-def compare(a: Evaluated, b: Evaluated, draws: int, seed: int) -> Comparison:
-    """Compare two models on the images that both evaluated; where there are none, each on its own.
+def compare_models(
+    a: EvaluatedModel, b: EvaluatedModel, bootstrap_samples: int, seed: int
+) -> Comparison:
+    """Compare two models on the images that both have; if these are too few, each on its own.
 
-    The interval of a difference is from a bootstrap over groups that draws the same images for both (paired), or for
-    each on its own.
+    The interval of a difference comes from a bootstrap over groups. Each sample has the same images
+    for both models (paired), or is drawn for each model independently.
 
     Args:
-        a: the first.
-        b: the second.
-        draws: resamples of the bootstrap.
-        seed: equal seeds give equal intervals.
+        a: the first model.
+        b: the second model.
+        bootstrap_samples: number of resamples.
+        seed: the same seed gives the same intervals.
 
     Raises:
-        UserError: the classes aren't the same, or another one is the positive.
+        UserError: the models have different classes or positive classes.
     """
-    for what, of_a, of_b in (
-        ("classes", sorted(a.classes), sorted(b.classes)),
-        ("the positive class", [a.positive_class], [b.positive_class]),
+    for what, a_value, b_value in (
+        ("classes", ", ".join(sorted(a.classes)), ", ".join(sorted(b.classes))),
+        ("positive class", a.positive_class, b.positive_class),
     ):
-        if of_a != of_b:
+        if a_value != b_value:
             raise UserError(
-                f"{what} of {a.name}: {', '.join(of_a)}; of {b.name}: {', '.join(of_b)}: nothing can be compared"
+                f"the models can't be compared: {what} of {a.name}: {a_value}; "
+                f"of {b.name}: {b_value}"
             )
-    places = _common(a, b)
-    paired = _enough(a, [place for place, _ in places])
-    counts = [_counted(a), _counted(b)]
-    if paired:
-        a, b = a.take([place for place, _ in places]), b.take([place for _, place in places])
-        groups = _joined(a.outcome.groups, b.outcome.groups)
-        a, b = (replace(side, outcome=replace(side.outcome, groups=groups)) for side in (a, b))
-    if counts == [_counted(a)] * 2 and paired:
-        images = f"Both evaluated the same {counts[0]}."
-    elif paired:
-        images = (
-            f"The test sets differ: A has {counts[0]}, B {counts[1]}. Compared are the images that both have, by "
-            f"content: {_counted(a)}."
+    a_indices, b_indices = _shared_images(a, b)
+    paired = _has_two_groups_per_class(a, a_indices)
+    sizes = f"The test sets differ: A has {a.size}, B has {b.size}"
+    if not paired:
+        note = (
+            f"{sizes}; {len(a_indices) or 'no'} images are in both. Each model is evaluated on its "
+            "own images (unpaired), so part of the difference may come from the images."
         )
     else:
-        images = (
-            f"The test sets differ: A has {counts[0]}, B {counts[1]}; {len(places) or 'no'} images are in both. Each "
-            "is judged on its own (unpaired): a part of the difference may be that of the images."
-        )
+        same_images = len(a_indices) == len(a.images) == len(b.images)
+        a, b = a.take(a_indices), b.take(b_indices)
+        groups = _merge_groups(a.predictions.groups, b.predictions.groups)
+        a = replace(a, predictions=replace(a.predictions, groups=groups))
+        b = replace(b, predictions=replace(b.predictions, groups=groups))
+        if same_images:
+            note = f"Both models were evaluated on the same {a.size}."
+        else:
+            note = f"{sizes}. The models are compared on the images that both have: {a.size}."
+    params = []
+    for name, value in a.params.items():
+        if value != b.params.get(name, value):
+            params.append((name, value, b.params[name]))
     return Comparison(
         a,
         b,
         paired,
-        (images, *_cautions(a, b)),
-        tuple(_differences(a, b, paired, draws, seed)),
-        tuple(_disagreements(a, b)) if paired else (),
-        tuple(
-            (key, a.params[key], b.params[key])
-            for key in a.params
-            if a.params[key] != b.params.get(key, a.params[key])
-        ),
+        [note, *_warnings(a, b)],
+        _differences(a, b, paired, bootstrap_samples, seed),
+        _disagreements(a, b) if paired else [],
+        params,
     )
 
 
-def _common(a: Evaluated, b: Evaluated) -> list[tuple[int, int]]:
-    """Return the places of the images that both evaluated, with one class for both."""
-    places = {
-        (digest, b.classes[label]): n
-        for n, (digest, label) in enumerate(zip(b.contents, b.outcome.labels, strict=True))
-    }
-    known = (
-        (digest, a.classes[label])
-        for digest, label in zip(a.contents, a.outcome.labels, strict=True)
-    )
-    return [(place, places[key]) for place, key in enumerate(known) if key in places]
+def _shared_images(a: EvaluatedModel, b: EvaluatedModel) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the images with the same content and class, in A and in B."""
+    key = ["sha256", "actual"]
+    a_rows = a.images[key].assign(a=np.arange(len(a.images)))
+    b_rows = b.images[key].assign(b=np.arange(len(b.images)))
+    pairs = a_rows.merge(b_rows.drop_duplicates(key), on=key)
+    return pairs["a"].to_numpy(), pairs["b"].to_numpy()
 
 
-def _enough(a: Evaluated, places: Sequence[int]) -> bool:
-    """Tell whether each class has two groups among the images at `places`."""
-    taken = a.outcome.take(np.array(places, int))
-    return all(
-        len(np.unique(taken.groups[taken.labels == label])) > 1 for label in range(len(a.classes))
-    )
+def _has_two_groups_per_class(model: EvaluatedModel, indices: np.ndarray) -> bool:
+    predictions = model.predictions.take(indices)
+    for label in range(len(model.classes)):
+        if len(np.unique(predictions.groups[predictions.labels == label])) < 2:
+            return False
+    return True
 
 
-def _joined(a_groups: np.ndarray, b_groups: np.ndarray) -> np.ndarray:
-    """Return for each image a group that holds together what either evaluation holds together."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+def _merge_groups(a_groups: np.ndarray, b_groups: np.ndarray) -> np.ndarray:
+    """Return groups that keep together what is together in A or in B.
 
-    columns = b_groups + a_groups.max() + 1
-    graph = coo_array((np.ones(len(columns)), (a_groups, columns)), shape=(columns.max() + 1,) * 2)
-    return np.unique(connected_components(graph, directed=False)[1][a_groups], return_inverse=True)[
-        1
-    ]
-
-
-def _counted(side: Evaluated) -> str:
-    return f"{len(side.paths)} images in {len(np.unique(side.outcome.groups))} groups"
+    They are the connected components of a graph: a node for each group, an edge for each image.
+    """
+    b_nodes = b_groups + a_groups.max() + 1
+    size = b_nodes.max() + 1
+    graph = coo_array((np.ones(len(a_groups)), (a_groups, b_nodes)), shape=(size, size))
+    _, component = connected_components(graph, directed=False)
+    return np.unique(component[a_groups], return_inverse=True)[1]
 
 
-def _cautions(a: Evaluated, b: Evaluated) -> list[str]:
-    said = []
-    groups = min(len(np.unique(side.outcome.groups)) for side in (a, b))
-    if groups < _FEW_GROUPS:
-        said.append(
-            f"With {groups} groups the intervals are narrower than they should be: trust no close call."
+def _warnings(a: EvaluatedModel, b: EvaluatedModel) -> list[str]:
+    warnings = []
+    groups = min(len(np.unique(model.predictions.groups)) for model in (a, b))
+    if groups < _MIN_GROUPS:
+        warnings.append(
+            f"With only {groups} groups the intervals are too narrow: "
+            "don't rely on small differences."
         )
     if a.synthetic != b.synthetic:
-        said.append("One of the two was tested on synthetic pictures, the other on real ones.")
-    return said
+        warnings.append("One model was tested on synthetic images, the other on real images.")
+    return warnings
 
 
 def _differences(
-    a: Evaluated, b: Evaluated, paired: bool, draws: int, seed: int
-) -> Iterator[Difference]:
-    values = [figures(side.outcome) for side in (a, b)]
-    shares = [intervals_of_shares(side.outcome) for side in (a, b)]
-    drawn = _draw(a.outcome, b.outcome, paired, draws, seed)
-    limits = [percentiles(found).tolist() for found in (drawn[0], drawn[1], drawn[1] - drawn[0])]
-    for place, name in enumerate(NAMES):
-        of_a, of_b = (shares[side].get(name, limits[side][place]) for side in (0, 1))
-        yield Difference(name, values[0][name], values[1][name], of_a, of_b, *limits[2][place])
+    a: EvaluatedModel, b: EvaluatedModel, paired: bool, bootstrap_samples: int, seed: int
+) -> list[dict[str, Any]]:
+    columns = list(METRIC_LABELS)
+    a_samples = bootstrap_metrics(a.predictions, bootstrap_samples, seed)[columns]
+    # The same seed draws the same groups for both. Different test sets need independent samples.
+    b_seed = seed if paired else seed + 1
+    b_samples = bootstrap_metrics(b.predictions, bootstrap_samples, b_seed)[columns]
+    a_intervals = percentile_intervals(a_samples) | proportion_intervals(a.predictions)
+    b_intervals = percentile_intervals(b_samples) | proportion_intervals(b.predictions)
+    intervals = percentile_intervals(b_samples - a_samples)
+    a_metrics, b_metrics = compute_metrics(a.predictions), compute_metrics(b.predictions)
+    differences = []
+    for name in METRIC_LABELS:
+        low, high = intervals[name]
+        better = "A" if (high < 0) != (name in LOWER_IS_BETTER) else "B"
+        difference = {
+            "name": name,
+            "a": a_metrics[name],
+            "b": b_metrics[name],
+            "a_interval": a_intervals.get(name),
+            "b_interval": b_intervals.get(name),
+            "value": b_metrics[name] - a_metrics[name],
+            "low": low,
+            "high": high,
+            "better": "" if low <= 0 <= high else better,
+        }
+        differences.append(difference)
+    return differences
 
 
-def _draw(a: Outcome, b: Outcome, paired: bool, draws: int, seed: int) -> np.ndarray:
-    """Return the figures of both in each resample: (2, draws, figures); draws that lose a class are left out."""
-    of_a = resamples(a.groups, draws, seed)
-    # One seed draws the same groups for both; of two test sets it would make independent figures look alike.
-    of_b = resamples(b.groups, draws, seed if paired else seed + 1)
-    found = []
-    with quick():
-        for a_places, b_places in zip(of_a, of_b, strict=True):
-            drawn = a.take(a_places), b.take(b_places)
-            if all(len(np.unique(x.labels)) == x.probabilities.shape[1] for x in drawn):
-                found.append([list(figures(x).values()) for x in drawn])
-    return np.array(found).swapaxes(0, 1)
-
-
-def _disagreements(a: Evaluated, b: Evaluated) -> list[Disagreement]:
-    found = []
-    for place, path in enumerate(a.paths):
-        calls = [x.classes[x.outcome.called[place]] for x in (a, b)]
-        if calls[0] != calls[1]:
-            chances = [
-                float(x.outcome.probabilities[place, x.outcome.called[place]]) for x in (a, b)
-            ]
-            actual = a.classes[a.outcome.labels[place]]
-            found.append(Disagreement(path, actual, calls[0], chances[0], calls[1], chances[1]))
-    return sorted(found, key=lambda item: -(item.a_probability + item.b_probability))
+def _disagreements(a: EvaluatedModel, b: EvaluatedModel) -> list[dict[str, Any]]:
+    """Return the images with different predictions, the largest sum of probabilities first."""
+    table = a.images[["path", "actual"]].copy()
+    for side, model in (("a", a), ("b", b)):
+        table[f"{side}_predicted"] = np.array(model.classes)[model.predictions.predicted]
+        table[f"{side}_probability"] = model.predictions.confidence
+    is_correct = [a.predictions.correct, b.predictions.correct]
+    table["correct"] = np.select(is_correct, ["A", "B"], "neither")
+    order = (-table["a_probability"] - table["b_probability"]).argsort(kind="stable")
+    table = table.iloc[order]
+    different = table[table["a_predicted"] != table["b_predicted"]]
+    rows: list[Any] = different.to_dict("records")
+    return rows

@@ -1,53 +1,59 @@
-"""The images that the model got most wrong, and where in them it looked."""
+"""The images with the worst predictions, and their class activation maps."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from cnnClassifier.evaluation.metrics import Outcome
+from cnnClassifier.evaluation.metrics import LabeledPredictions
 
 _OPACITY = 0.65
 
 
 @dataclass(frozen=True)
-class Case:
-    """One image of the gallery.
+class GalleryImage:
+    """An image of the gallery.
 
     Attributes:
         path: as in the manifest.
-        true: its class.
-        called: the class that the model calls.
-        probability: of the called class.
-        image: as the model takes it, uint8 (height, width, 3).
+        actual: its class.
+        predicted: the class that the model predicts.
+        probability: of the predicted class.
+        pixels: the input of the model, uint8 (height, width, 3).
         overlay: the image with its class activation map.
     """
 
     path: str
-    true: str
-    called: str
+    actual: str
+    predicted: str
     probability: float
-    image: np.ndarray
+    pixels: np.ndarray
     overlay: np.ndarray
 
     @property
-    def right(self) -> bool:
-        """Whether the model is right."""
-        return self.true == self.called
+    def correct(self) -> bool:
+        """Whether the prediction is right."""
+        return self.actual == self.predicted
 
 
-def worst(outcome: Outcome, most: int) -> list[int]:
-    """Return the places of at most `most` images: errors first, those with the largest loss; then the least certain."""
-    true = np.take_along_axis(outcome.probabilities, outcome.labels[:, None], axis=1)[:, 0]
-    return np.lexsort((true, outcome.called == outcome.labels))[:most].tolist()
+def worst_predictions(predictions: LabeledPredictions, count: int) -> list[int]:
+    """Return the indices of the errors, largest loss first, then of the least certain images.
+
+    Args:
+        predictions: on the test split.
+        count: maximum number of indices.
+    """
+    labels = predictions.labels[:, None]
+    true_class = np.take_along_axis(predictions.probabilities, labels, axis=1)[:, 0]
+    return np.lexsort((true_class, predictions.correct))[:count].tolist()
 
 
 def overlay(image: np.ndarray, activation: np.ndarray) -> np.ndarray:
-    """Lay a class activation map over an image: the brighter and the less transparent, the more it counted.
+    """Draw a class activation map over an image: bright and opaque where the activation is high.
 
     Args:
         image: uint8, (height, width, 3).
-        activation: float, (h, w), 0..1; scaled to the image.
+        activation: float, (h, w), 0 to 1; scaled to the image.
 
     Returns:
         uint8, (height, width, 3).
@@ -57,6 +63,6 @@ def overlay(image: np.ndarray, activation: np.ndarray) -> np.ndarray:
     size = (image.shape[1], image.shape[0])
     smooth = Image.fromarray(activation.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
     strength = np.asarray(smooth).clip(0, 1)
-    colour = 255 * colormaps["inferno"](strength)[..., :3]
+    color = 255 * colormaps["inferno"](strength)[..., :3]
     opacity = _OPACITY * strength[..., None]
-    return (image * (1 - opacity) + colour * opacity).round().astype(np.uint8)
+    return (image * (1 - opacity) + color * opacity).round().astype(np.uint8)

@@ -1,136 +1,98 @@
-"""What config.yaml asks of model and data, and whether they meet it."""
+"""Quality gates: limits in config.yaml that the data and the model must meet."""
 
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from cnnClassifier.entity.config_entity import GatesConfig
-from cnnClassifier.entity.manifest import Manifest
+from cnnClassifier.entity.manifest import Entry, Manifest
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One demand.
+    """The result of a check.
 
     Attributes:
         name: its key in config.yaml.
-        met: whether it is met.
-        sentence: what was found and what was asked.
+        passed: whether the limit is met.
+        message: found value and limit.
     """
 
     name: str
-    met: bool
-    sentence: str
+    passed: bool
+    message: str
 
 
 def check_gates(
-    asked: GatesConfig, manifest: Manifest, report: dict[str, Any], scores: dict[str, Any]
+    config: GatesConfig, manifest: Manifest, report: dict[str, Any], scores: dict[str, Any]
 ) -> list[Gate]:
-    """Compare what is asked with what was found; what can't be told isn't met.
+    """Check each limit that is set; a value that can't be computed fails.
 
     Args:
-        asked: demands; those that are None are left out.
+        config: limits; None where there is none.
         manifest: all images.
         report: content of data_report.json.
         scores: content of scores.json.
     """
-    return [
-        *_counts(asked, manifest),
-        *([_leakage(manifest)] if asked.no_leakage else []),
-        *_figures(asked, scores),
-        *(
-            [_shortcut(asked.max_shortcut_auc, report)]
-            if asked.max_shortcut_auc is not None
-            else []
+    entries = [entry for entry in manifest.entries if entry.split]
+    table = pd.DataFrame(entries).groupby("label").nunique()
+    images, groups = table["path"], table["group"]
+    shortcuts = report.get("shortcuts") or {}
+    shortcut = max(shortcuts, key=lambda name: shortcuts[name]["auc"], default="none measured")
+    shortcut_auc = shortcuts.get(shortcut, {}).get("auc")
+    auc_low, _ = scores["intervals"].get("roc_auc", (None, None))
+    name_of_shortcut = f"ROC AUC of the strongest shortcut ({shortcut})"
+    limits = (
+        (
+            "min_images_per_class",
+            config.min_images_per_class,
+            f"Number of images of class {images.idxmin()}",
+            images.min(),
         ),
-    ]
-
-
-def _counts(asked: GatesConfig, manifest: Manifest) -> Iterator[Gate]:
-    images: dict[str, set[str]] = defaultdict(set)
-    groups: dict[str, set[str]] = defaultdict(set)
-    for entry in manifest.entries:
-        if entry.split:
-            images[entry.label].add(entry.path)
-            groups[entry.label].add(entry.group)
-    for name, noun, members, least in (
-        ("min_images_per_class", "images", images, asked.min_images_per_class),
-        ("min_groups_per_class", "groups", groups, asked.min_groups_per_class),
-    ):
-        if least is not None:
-            fewest = min(members, key=lambda label: len(members[label]))
-            yield Gate(
-                name,
-                len(members[fewest]) >= least,
-                f"Class {fewest} has the fewest {noun}, {len(members[fewest])}; at least {least} are asked for.",
-            )
-
-
-def _leakage(manifest: Manifest) -> Gate:
-    used = [entry for entry in manifest.entries if entry.split]
-    for noun, what in (
-        ("picture", lambda entry: entry.sha256),
-        ("group", lambda entry: entry.group),
-    ):
-        splits: dict[str, set[str]] = defaultdict(set)
-        for entry in used:
-            splits[what(entry)].add(entry.split)
-        for entry in used:
-            if len(found := splits[what(entry)]) > 1:
-                where = " and ".join(sorted(found))
-                return Gate(
-                    "no_leakage",
-                    False,
-                    f"The {noun} of {entry.path} stands in {where}: the scores leak.",
-                )
-    return Gate(
-        "no_leakage", True, "No picture and no group, near-copies among them, stands in two splits."
-    )
-
-
-def _figures(asked: GatesConfig, scores: dict[str, Any]) -> Iterator[Gate]:
-    low = scores["intervals"].get("roc_auc", [None])[0]
-    for name, label, value, limit, is_least in (
-        ("min_roc_auc", "ROC AUC", scores["roc_auc"], asked.min_roc_auc, True),
+        (
+            "min_groups_per_class",
+            config.min_groups_per_class,
+            f"Number of groups of class {groups.idxmin()}",
+            groups.min(),
+        ),
+        ("min_roc_auc", config.min_roc_auc, "ROC AUC", scores["roc_auc"]),
         (
             "min_roc_auc_lower_bound",
-            "The lower end of ROC AUC's interval",
-            low,
-            asked.min_roc_auc_lower_bound,
-            True,
+            config.min_roc_auc_lower_bound,
+            "Lower limit of the interval of ROC AUC",
+            auc_low,
         ),
-        ("max_ece", "The expected calibration error", scores["ece"], asked.max_ece, False),
-    ):
-        if limit is None:
-            continue
-        if value is None:
-            yield Gate(
-                name,
-                False,
-                f"{label} can't be told: too few test groups; at least {limit:g} is asked for.",
-            )
-            continue
-        met = value >= limit if is_least else value <= limit
-        yield Gate(
-            name,
-            met,
-            f"{label} is {value:.3f}; at {'least' if is_least else 'most'} {limit:g} is asked for.",
-        )
-
-
-def _shortcut(limit: float, report: dict[str, Any]) -> Gate:
-    name, reached = "max_shortcut_auc", report.get("shortcuts") or {}
-    if not reached:
-        return Gate(
-            name,
-            False,
-            f"No shortcut was measured, so that none can be said to be below AUC {limit:g}.",
-        )
-    best = max(reached, key=lambda shortcut: reached[shortcut]["auc"])
-    return Gate(
-        name,
-        reached[best]["auc"] <= limit,
-        f"The strongest shortcut, {best}, tells the classes apart with AUC {reached[best]['auc']:.3f}; "
-        f"at most {limit:g} is asked for.",
+        ("max_shortcut_auc", config.max_shortcut_auc, name_of_shortcut, shortcut_auc),
+        ("max_ece", config.max_ece, "Expected calibration error", scores["ece"]),
     )
+    gates = [_check_leakage(entries)] if config.no_leakage else []
+    for name, limit, label, value in limits:
+        if limit is not None:
+            gates.append(_check_limit(name, limit, label, value))
+    return gates
+
+
+def _check_limit(name: str, limit: float, label: str, value: float | None) -> Gate:
+    """Compare a value with a lower (`min_`) or upper (`max_`) limit; None: unknown."""
+    is_minimum = name.startswith("min_")
+    bound = f"the {'minimum' if is_minimum else 'maximum'} is {limit:g}."
+    if value is None:
+        return Gate(name, False, f"{label} can't be computed on this data; {bound}")
+    passed = bool(value >= limit if is_minimum else value <= limit)  # numpy's isn't JSON
+    number = f"{value:.3f}" if isinstance(value, float) else value
+    return Gate(name, passed, f"{label} is {number}; {bound}")
+
+
+def _check_leakage(entries: list[Entry]) -> Gate:
+    """Check that no content and no group is in two splits."""
+    table = pd.DataFrame(entries)
+    for noun, column in (("content", "sha256"), ("group", "group")):
+        leaked = table[table.groupby(column)["split"].transform("nunique") > 1]
+        if not leaked.empty:
+            first = leaked.iloc[0]
+            splits = sorted(leaked.loc[leaked[column] == first[column], "split"].unique())
+            where = " and ".join(splits)
+            message = f"The {noun} of {first['path']} is in {where}: data leakage."
+            return Gate("no_leakage", False, message)
+    return Gate("no_leakage", True, "No image and no group of near-duplicates is in two splits.")

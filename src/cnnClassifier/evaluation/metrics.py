@@ -1,392 +1,398 @@
-"""What the predictions on a split are worth, each figure with its 95% interval.
+"""Metrics of the predictions on a split, each with its 95% interval.
 
-Every metric is scikit-learn's, except for what it lacks: specificity and the expected calibration error.
+The metrics are scikit-learn's; it lacks specificity and the expected calibration error.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import sklearn
 from scipy.stats import binomtest
 from sklearn import metrics
 
-from cnnClassifier.entity.bundle import apply_threshold
+from cnnClassifier.evaluation.scores_file import METRIC_LABELS
 
-_BINS = 10
-_LEVEL = 0.95
-# What the figures are called, in the order of `scores.json`: loss and accuracy first.
-NAMES = {
-    "loss": "log loss",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "roc_auc": "ROC AUC",
-    "pr_auc": "PR AUC",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "mcc": "MCC",
-    "brier": "Brier score",
-    "ece": "ECE",
-}
-_PER_CLASS = ("roc_auc", "pr_auc", "sensitivity", "specificity", "precision", "f1")
+_BIN_COUNT = 10
+_CONFIDENCE_LEVEL = 0.95
+_QUANTILES = (0.025, 0.975)
+_CLASS_METRICS = ("roc_auc", "pr_auc", "sensitivity", "specificity", "precision", "f1")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Predictions on a split beside the truth.
+class LabeledPredictions:
+    """Predictions on a split and the true labels.
 
     Attributes:
-        labels: int, (n,), places in the classes.
+        labels: int, (n,), class indices.
         probabilities: float64, (n, classes); rows sum to 1.
-        called: int, (n,), the class that was called.
-        groups: int, (n,): images of one group aren't independent.
-        positive: place of the positive class.
+        predicted: int, (n,), class indices.
+        groups: int, (n,); images of the same group are not independent.
+        positive: index of the positive class.
     """
 
     labels: np.ndarray
     probabilities: np.ndarray
-    called: np.ndarray
+    predicted: np.ndarray
     groups: np.ndarray
     positive: int
 
     @classmethod
-    def of(
+    def create(
         cls,
         labels: np.ndarray,
         probabilities: np.ndarray,
+        predicted: np.ndarray,
         groups: Sequence[str] | np.ndarray,
         positive: int,
-        threshold: float,
-    ) -> "Outcome":
-        """Decide each row, see `apply_threshold`.
+    ) -> "LabeledPredictions":
+        """Normalize probabilities in float64 and number the groups.
 
         Args:
             labels: int, (n,).
             probabilities: float, (n, classes).
-            groups: of each image.
-            positive: place of the positive class.
-            threshold: for its probability.
+            predicted: int, (n,), see `decide`.
+            groups: name of the group of each image.
+            positive: index of the positive class.
         """
-        exact = probabilities.astype(np.float64)
-        exact /= exact.sum(axis=1, keepdims=True)  # float32 sums to 1 in six places only
-        called = apply_threshold(probabilities, positive, threshold)
-        return cls(labels, exact, called, np.unique(groups, return_inverse=True)[1], positive)
+        normalized = probabilities.astype(np.float64)
+        normalized /= normalized.sum(axis=1, keepdims=True)  # float32 rows sum to 1 within 1e-6
+        group_numbers = np.unique(groups, return_inverse=True)[1]
+        return cls(labels, normalized, predicted, group_numbers, positive)
 
-    def take(self, places: np.ndarray) -> "Outcome":
-        """Return the predictions at `places`, repeated where a place is."""
-        return Outcome(
-            self.labels[places],
-            self.probabilities[places],
-            self.called[places],
-            self.groups[places],
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the predicted class, (n,)."""
+        return np.take_along_axis(self.probabilities, self.predicted[:, None], axis=1)[:, 0]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each prediction is right, bool (n,)."""
+        return self.predicted == self.labels
+
+    def take(self, indices: np.ndarray) -> "LabeledPredictions":
+        """Select rows; an index may occur several times."""
+        return LabeledPredictions(
+            self.labels[indices],
+            self.probabilities[indices],
+            self.predicted[indices],
+            self.groups[indices],
             self.positive,
         )
 
 
-def figures(outcome: Outcome) -> dict[str, float]:
-    """Compute what `NAMES` holds, without intervals.
+class _Measured(NamedTuple):
+    """The value of a metric, its interval, and the number of images and groups."""
 
-    With more than two classes AUC, precision, recall and F1 are means over the classes, each against the rest, and
+    value: float
+    interval: list[float] | None
+    counts: list[int]
+
+
+def compute_metrics(predictions: LabeledPredictions) -> dict[str, float]:
+    """Compute the metrics of `METRIC_LABELS` without intervals.
+
+    With more than two classes AUC, precision, recall and F1 are one-vs-rest means over the classes;
     sensitivity and specificity are those of the positive class against the rest.
 
     Args:
-        outcome: predictions on a split, with every class in it.
+        predictions: on a split that has every class.
     """
-    values = _sampled(outcome)
-    return {name: round(float(values[name]), 6) for name in NAMES}
+    values = _all_metrics(predictions)
+    return {name: round(float(values[name]), 6) for name in METRIC_LABELS}
 
 
-def scores(
-    outcome: Outcome,
+def compute_scores(
+    predictions: LabeledPredictions,
     classes: Sequence[str],
     operating_points: Mapping[str, float],
-    draws: int,
+    bootstrap_samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Compute the figures of `scores.json`.
+    """Compute the metrics of `scores.json` with their intervals.
 
-    Proportions (accuracy, sensitivity, specificity; with two classes precision and recall) have Wilson's interval, all
-    else percentiles of a bootstrap over groups.
+    Proportions (accuracy, sensitivity, specificity; with two classes precision and recall) have
+    Wilson's interval, all other metrics percentiles of a bootstrap over groups.
 
     Args:
-        outcome: predictions on the split, with every class in it.
-        classes: names in the order of the columns.
+        predictions: on a split that has every class.
+        classes: names, in the order of the columns.
         operating_points: thresholds by name.
-        draws: resamples of the bootstrap.
-        seed: equal seeds give equal intervals.
+        bootstrap_samples: number of resamples.
+        seed: the same seed gives the same intervals.
 
     Returns:
-        The figures by `NAMES`; for each its interval, where there is one, and in `counts` the images and groups that it
-        is of.
+        The metrics by their key; `intervals` by the same keys; in `counts` the number of images and
+        groups that each metric is computed on.
     """
-    sampled, proportions = _sampled(outcome), _headline_proportions(outcome)
-    limits = _bootstrap(outcome, draws, seed)
-    intervals = {
-        name: limit for name, limit in limits.items() if name not in proportions
-    } | _intervals(proportions)
-    everything = (0.0, np.ones(len(outcome.labels), bool))
-    counts = _counts(outcome, {name: proportions.get(name, everything) for name in NAMES})
+    values = _all_metrics(predictions)
+    samples = bootstrap_metrics(predictions, bootstrap_samples, seed)
+    intervals = percentile_intervals(samples)
+    counts = _counts(predictions.groups)
+    measured = {name: _Measured(values[name], intervals.get(name), counts) for name in values}
+    measured |= _headline_proportions(predictions)
+    matrix = metrics.confusion_matrix(
+        predictions.labels, predictions.predicted, labels=np.arange(len(classes))
+    )
     return {
-        **figures(outcome),
-        "n": counts["loss"][0],
-        "n_groups": counts["loss"][1],
-        "positive_class": classes[outcome.positive],
+        **_as_json(measured, METRIC_LABELS),
+        "n": counts[0],
+        "n_groups": counts[1],
+        "positive_class": classes[predictions.positive],
         "classes": list(classes),
-        "confusion_matrix": metrics.confusion_matrix(
-            outcome.labels, outcome.called, labels=np.arange(len(classes))
-        ).tolist(),
-        "intervals": {name: intervals[name] for name in NAMES if name in intervals},
-        "counts": counts,
-        "operating_points": [
-            _point(outcome, name, value) for name, value in operating_points.items()
-        ],
-        "per_class": _per_class(outcome, classes, sampled, limits),
+        "confusion_matrix": matrix.tolist(),
+        "operating_points": _operating_points(predictions, operating_points),
+        "per_class": _per_class(predictions, classes, measured),
     }
 
 
-def intervals_of_shares(outcome: Outcome) -> dict[str, list[float]]:
-    """Return Wilson's interval of each of `NAMES` that is a proportion; of nothing there is none."""
-    return _intervals(_headline_proportions(outcome))
+def proportion_intervals(predictions: LabeledPredictions) -> dict[str, list[float]]:
+    """Return Wilson's interval of each metric that is a proportion, if it has any images."""
+    found = {}
+    for name, measured in _headline_proportions(predictions).items():
+        if measured.interval:
+            found[name] = measured.interval
+    return found
 
 
-def wilson(share: float, count: int) -> list[float] | None:
-    """Return the 95% interval of a proportion of `count` independent trials; None where there are none."""
+def wilson_interval(fraction: float, count: int) -> list[float] | None:
+    """Return the 95% interval of a proportion (Wilson 1927).
+
+    Args:
+        fraction: from 0 to 1.
+        count: number of independent trials.
+
+    Returns:
+        Lower and upper limit; None if there are no trials.
+    """
     if count == 0:
         return None
-    interval = binomtest(round(share * count), count).proportion_ci(_LEVEL, method="wilson")
+    test = binomtest(round(fraction * count), count)
+    interval = test.proportion_ci(_CONFIDENCE_LEVEL, method="wilson")
     return [round(float(interval.low), 4), round(float(interval.high), 4)]
 
 
-def reliability(outcome: Outcome) -> list[dict[str, float]]:
-    """Compare confidence with truth, in bins of equal width; empty ones are left out.
+def calibration_curve(predictions: LabeledPredictions) -> pd.DataFrame:
+    """Compare the probability of the predicted class with the accuracy, in ten bins of equal width.
 
     Returns:
-        For each bin `confidence` (its mean), `accuracy`, Wilson's `low` and `high`, and `n`. The confidence is the
-        probability of the called class, and the accuracy how often it was right.
+        A row for each bin that isn't empty: `confidence` (mean), `accuracy`, its Wilson interval
+        from `low` to `high`, and the number of images `n`.
     """
+    counts, confidence, accuracy = _confidence_bins(predictions)
+    limits = np.array(list(map(wilson_interval, accuracy, counts)))
+    columns = (confidence.round(6), accuracy.round(6), limits[:, 0], limits[:, 1], counts)
+    names = ("confidence", "accuracy", "low", "high", "n")
+    return pd.DataFrame(dict(zip(names, columns, strict=True)))
+
+
+def bootstrap_indices(groups: np.ndarray, samples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw whole groups with replacement, as many as there are.
+
+    Args:
+        groups: int, (n,).
+        samples: number of resamples.
+        seed: the same seed gives the same resamples.
+
+    Yields:
+        Indices of the drawn images.
+    """
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    for _ in range(samples):
+        chosen = rng.integers(len(members), size=len(members))
+        yield np.concatenate([members[group] for group in chosen])
+
+
+def bootstrap_metrics(predictions: LabeledPredictions, samples: int, seed: int) -> pd.DataFrame:
+    """Compute all metrics on bootstrap samples of the groups.
+
+    Returns:
+        A row for each sample; it is NaN if the sample has no image of some class. Columns such as
+        `f1[2]` hold the one-vs-rest metric of one class.
+    """
+    class_count = predictions.probabilities.shape[1]
     rows = []
-    for count, confidence, accuracy in zip(*_binned(outcome), strict=True):
-        low, high = wilson(float(accuracy), int(count)) or (0.0, 1.0)
-        rows.append(
-            {
-                "confidence": round(float(confidence), 6),
-                "accuracy": round(float(accuracy), 6),
-                "low": low,
-                "high": high,
-                "n": int(count),
-            }
-        )
-    return rows
+    # The checks of the arguments would take as long as the metrics.
+    with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
+        for indices in bootstrap_indices(predictions.groups, samples, seed):
+            sample = predictions.take(indices)
+            complete = len(np.unique(sample.labels)) == class_count
+            rows.append(_all_metrics(sample) if complete else {})
+    return pd.DataFrame(rows)
 
 
-def _expected_calibration_error(outcome: Outcome) -> float:
-    """Mean gap between confidence and accuracy over bins, weighted by images (Guo et al. 2017)."""
-    counts, confidence, accuracy = _binned(outcome)
-    return float(np.abs(confidence - accuracy) @ counts / counts.sum())
+def percentile_intervals(samples: pd.DataFrame) -> dict[str, list[float]]:
+    """Return the 95% interval of each column; rows with NaN are ignored."""
+    complete = samples.dropna()
+    if complete.empty:
+        return {}
+    limits = np.quantile(complete.to_numpy(float), _QUANTILES, axis=0).T.round(4)
+    return dict(zip(complete.columns, limits.tolist(), strict=True))
 
 
-def _binned(outcome: Outcome) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    confidence = np.take_along_axis(outcome.probabilities, outcome.called[:, None], axis=1)[:, 0]
-    places = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    counts = np.bincount(places, minlength=_BINS)
-    kept = counts > 0
-    means = [
-        np.bincount(places, weights=values, minlength=_BINS)[kept] / counts[kept]
-        for values in (confidence, outcome.called == outcome.labels)
-    ]
-    return counts[kept], means[0], means[1]
-
-
-def _sampled(outcome: Outcome) -> dict[str, Any]:
-    """Return the metrics that the bootstrap resamples: a number each, and an array (classes,) for names in `class_`."""
-    labels, probabilities, positive = outcome.labels, outcome.probabilities, outcome.positive
+def _all_metrics(predictions: LabeledPredictions) -> dict[str, float]:
+    """Return the metrics of `METRIC_LABELS`, and those of class i against the rest as `name[i]`."""
+    labels, probabilities = predictions.labels, predictions.probabilities
+    positive = predictions.positive
     columns = np.arange(probabilities.shape[1])
-    cells = np.bincount(labels * len(columns) + outcome.called, minlength=len(columns) ** 2)
-    of_calls = _of_calls(tuple(cells.tolist()))
-    found: dict[str, Any] = {
+    cells = np.bincount(labels * len(columns) + predictions.predicted, minlength=len(columns) ** 2)
+    table = _confusion_metrics(tuple(cells.tolist()))
+    values = {
         "loss": metrics.log_loss(labels, probabilities, labels=columns),
-        "balanced_accuracy": of_calls["balanced_accuracy"],
-        "mcc": of_calls["mcc"],
-        "accuracy": of_calls["accuracy"],
-        "sensitivity": of_calls["recall"][positive],
-        "specificity": of_calls["specificity"][positive],
+        "accuracy": table["accuracy"],
+        "balanced_accuracy": table["balanced_accuracy"],
+        "sensitivity": table["recall"][positive],
+        "specificity": table["specificity"][positive],
+        "mcc": table["mcc"],
         "brier": metrics.brier_score_loss(labels, probabilities, labels=columns),
-        "ece": _expected_calibration_error(outcome),
+        "ece": _expected_calibration_error(predictions),
     }
-    if len(columns) == 2:
-        is_positive, score = labels == positive, probabilities[:, positive]
-        return found | {
-            "roc_auc": metrics.roc_auc_score(is_positive, score),
-            "pr_auc": metrics.average_precision_score(is_positive, score),
-            **{name: of_calls[name][positive] for name in ("precision", "recall", "f1")},
-        }
-    one_hot = labels[:, None] == columns
+    # With two classes the positive one is enough: the other one mirrors it.
+    reported = columns if len(columns) > 2 else columns[positive : positive + 1]
+    ranked = [(labels == column, probabilities[:, column]) for column in reported]
     per_class = {
-        "roc_auc": metrics.roc_auc_score(one_hot, probabilities, average=None),
-        "pr_auc": metrics.average_precision_score(one_hot, probabilities, average=None),
-        **{name: of_calls[name] for name in ("precision", "recall", "f1")},
+        "precision": table["precision"][reported],
+        "recall": table["recall"][reported],
+        "f1": table["f1"][reported],
+        "roc_auc": [metrics.roc_auc_score(actual, score) for actual, score in ranked],
+        "pr_auc": [metrics.average_precision_score(actual, score) for actual, score in ranked],
     }
-    found |= {name: values.mean() for name, values in per_class.items()}
-    return found | {f"class_{name}": values for name, values in per_class.items()}
+    for name, class_values in per_class.items():
+        values[name] = np.mean(class_values)
+        values |= {f"{name}[{column}]": class_values[i] for i, column in enumerate(reported)}
+    return values
 
 
-@lru_cache(maxsize=1024)  # the resamples of a good model share few tables
-def _of_calls(cells: tuple[int, ...]) -> dict[str, Any]:
-    """Return the metrics that depend on a confusion matrix alone, given as its rows one after another."""
+@lru_cache(maxsize=1024)  # the bootstrap samples of a good model have few different matrices
+def _confusion_metrics(cells: tuple[int, ...]) -> dict[str, Any]:
+    """Return the metrics of a confusion matrix.
+
+    Args:
+        cells: its rows one after another.
+    """
     count = math.isqrt(len(cells))
-    labels, called = np.divmod(np.arange(len(cells)), count)
+    labels, predicted = np.divmod(np.arange(len(cells)), count)
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-        labels, called, labels=np.arange(count), sample_weight=cells, zero_division=0
+        labels, predicted, labels=np.arange(count), sample_weight=cells, zero_division=0
     )
-    table = np.reshape(cells, (count, count))
-    others = table.sum() - table.sum(axis=1)
+    matrix = np.reshape(cells, (count, count))
+    negatives = matrix.sum() - matrix.sum(axis=1)
+    false_positives = matrix.sum(axis=0) - matrix.diagonal()
     return {
-        "accuracy": metrics.accuracy_score(labels, called, sample_weight=cells),
-        "specificity": 1 - (table.sum(axis=0) - table.diagonal()) / others,
-        "balanced_accuracy": metrics.balanced_accuracy_score(labels, called, sample_weight=cells),
-        "mcc": metrics.matthews_corrcoef(labels, called, sample_weight=cells),
+        "accuracy": metrics.accuracy_score(labels, predicted, sample_weight=cells),
+        "balanced_accuracy": metrics.balanced_accuracy_score(
+            labels, predicted, sample_weight=cells
+        ),
+        "mcc": metrics.matthews_corrcoef(labels, predicted, sample_weight=cells),
+        "specificity": 1 - false_positives / negatives,
         "precision": precision,
         "recall": recall,
         "f1": f1,
     }
 
 
-_Proportions = dict[str, tuple[float, np.ndarray]]
+def _expected_calibration_error(predictions: LabeledPredictions) -> float:
+    """Return the mean gap between confidence and accuracy, weighted by images (Guo et al. 2017)."""
+    counts, confidence, accuracy = _confidence_bins(predictions)
+    return float(np.abs(confidence - accuracy) @ counts / counts.sum())
 
 
-def _proportions(outcome: Outcome, flagged: np.ndarray, place: int | None = None) -> _Proportions:
-    """Return each proportion and a mask of the images that it is of.
-
-    Args:
-        outcome: predictions.
-        flagged: which images are called positive, bool (n,).
-        place: of the class that counts as positive, unless it is the positive one.
-    """
-    is_positive = outcome.labels == (outcome.positive if place is None else place)
-    sensitivity = (float(metrics.recall_score(is_positive, flagged, zero_division=0)), is_positive)
-    return {
-        "sensitivity": sensitivity,
-        "specificity": (
-            float(metrics.recall_score(~is_positive, ~flagged, zero_division=0)),
-            ~is_positive,
-        ),
-        "precision": (
-            float(metrics.precision_score(is_positive, flagged, zero_division=0)),
-            flagged,
-        ),
-        "recall": sensitivity,
-    }
+def _confidence_bins(
+    predictions: LabeledPredictions,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return count, mean confidence and accuracy of each bin that isn't empty."""
+    confidence = predictions.confidence
+    bins = np.minimum((confidence * _BIN_COUNT).astype(int), _BIN_COUNT - 1)
+    counts = np.bincount(bins)
+    occupied = counts > 0
+    counts = counts[occupied]
+    mean_confidence = np.bincount(bins, confidence)[occupied] / counts
+    accuracy = np.bincount(bins, predictions.correct)[occupied] / counts
+    return counts, mean_confidence, accuracy
 
 
-def _headline_proportions(outcome: Outcome) -> _Proportions:
-    """Return those of `NAMES` that are proportions; with more than two classes precision and recall are means."""
-    found = _proportions(outcome, outcome.called == outcome.positive)
-    if outcome.probabilities.shape[1] > 2:
-        del found["precision"], found["recall"]
-    accuracy = float(metrics.accuracy_score(outcome.labels, outcome.called))
-    return found | {"accuracy": (accuracy, np.ones(len(outcome.labels), bool))}
-
-
-def _intervals(proportions: _Proportions) -> dict[str, list[float]]:
-    found = {name: wilson(share, int(mask.sum())) for name, (share, mask) in proportions.items()}
-    return {name: interval for name, interval in found.items() if interval}
-
-
-def _counts(outcome: Outcome, proportions: _Proportions) -> dict[str, list[int]]:
-    """Return how many images and groups each proportion is of."""
-    return {
-        name: [int(mask.sum()), len(np.unique(outcome.groups[mask]))]
-        for name, (_, mask) in proportions.items()
-    }
-
-
-def resamples(groups: np.ndarray, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw whole groups with replacement, as many as there are.
+def _proportion(hits: np.ndarray, groups: np.ndarray) -> _Measured:
+    """Return the fraction of images that are hits, 0 of no images.
 
     Args:
-        groups: int, (n,).
-        draws: how often.
-        seed: equal seeds give equal draws.
-
-    Yields:
-        Places of the images drawn.
+        hits: bool, (m,).
+        groups: of the same images, (m,).
     """
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    for _ in range(draws):
-        yield np.concatenate(
-            [members[group] for group in rng.integers(len(members), size=len(members))]
-        )
+    value = float(hits.mean()) if len(hits) else 0.0
+    return _Measured(value, wilson_interval(value, len(hits)), _counts(groups))
 
 
-def percentiles(values: Sequence[Any]) -> np.ndarray:
-    """Return the 95% interval of draws: (..., 2)."""
-    return np.quantile(values, ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2), axis=0).T.round(4)
+def _one_vs_rest(
+    predictions: LabeledPredictions, label: int, predicted: np.ndarray | None = None
+) -> dict[str, _Measured]:
+    """Return the proportions of one class against the rest.
 
-
-def quick() -> Any:
-    """Leave out scikit-learn's checks of its arguments: over many draws they cost as much as the metrics."""
-    return sklearn.config_context(skip_parameter_validation=True, assume_finite=True)
-
-
-def _bootstrap(outcome: Outcome, draws: int, seed: int) -> dict[str, Any]:
-    """Return the percentile interval of each of `_sampled` over resampled groups; skip draws that lose a class."""
-    present = len(np.unique(outcome.labels))
-    found: dict[str, list[Any]] = {}
-    with quick():
-        for places in resamples(outcome.groups, draws, seed):
-            resampled = outcome.take(places)
-            if len(np.unique(resampled.labels)) == present:
-                for name, value in _sampled(resampled).items():
-                    found.setdefault(name, []).append(value)
-    return {name: percentiles(values).tolist() for name, values in found.items()}
-
-
-def _point(outcome: Outcome, name: str, threshold: float) -> dict[str, Any]:
-    """Describe an operating point; with more than two classes `default` is the most probable class, whatever it is."""
-    score = outcome.probabilities[:, outcome.positive]
-    found = _proportions(
-        outcome, outcome.called == outcome.positive if name == "default" else score >= threshold
-    )
-    del found["recall"]
+    Args:
+        predictions: on a split.
+        label: index of the class.
+        predicted: bool, (n,), instead of the predictions of this class.
+    """
+    actual, groups = predictions.labels == label, predictions.groups
+    if predicted is None:
+        predicted = predictions.predicted == label
     return {
-        "name": name,
-        "threshold": threshold,
-        **{key: round(share, 6) for key, (share, _) in found.items()},
-        "intervals": _intervals(found),
-        "counts": _counts(outcome, found),
+        "sensitivity": _proportion(predicted[actual], groups[actual]),
+        "specificity": _proportion(~predicted[~actual], groups[~actual]),
+        "precision": _proportion(actual[predicted], groups[predicted]),
     }
+
+
+def _headline_proportions(predictions: LabeledPredictions) -> dict[str, _Measured]:
+    """Return the metrics of `METRIC_LABELS` that are proportions."""
+    found = _one_vs_rest(predictions, predictions.positive)
+    if predictions.probabilities.shape[1] == 2:
+        found["recall"] = found["sensitivity"]
+    else:
+        del found["precision"]  # a mean over the classes
+    return found | {"accuracy": _proportion(predictions.correct, predictions.groups)}
+
+
+def _counts(groups: np.ndarray) -> list[int]:
+    return [len(groups), len(np.unique(groups))]
+
+
+def _as_json(measured: Mapping[str, _Measured], names: Iterable[str]) -> dict[str, Any]:
+    """Return values by name, and `intervals` and `counts` by name."""
+    content: dict[str, Any] = {name: round(float(measured[name].value), 6) for name in names}
+    intervals = {name: measured[name].interval for name in names if measured[name].interval}
+    counts = {name: measured[name].counts for name in names}
+    return content | {"intervals": intervals, "counts": counts}
+
+
+def _operating_points(
+    predictions: LabeledPredictions, thresholds: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Describe the metrics at each threshold; `default` takes the predicted classes as they are."""
+    score = predictions.probabilities[:, predictions.positive]
+    points = []
+    for name, threshold in thresholds.items():
+        predicted = None if name == "default" else score >= threshold
+        measured = _one_vs_rest(predictions, predictions.positive, predicted)
+        points.append({"name": name, "threshold": threshold, **_as_json(measured, measured)})
+    return points
 
 
 def _per_class(
-    outcome: Outcome, classes: Sequence[str], sampled: dict[str, Any], limits: dict[str, Any]
+    predictions: LabeledPredictions, classes: Sequence[str], measured: Mapping[str, _Measured]
 ) -> list[dict[str, Any]]:
-    """Describe each class against the rest; nothing for two classes, where one says all of the other."""
+    """Describe each class against the rest; empty for two classes, where one mirrors the other."""
     if len(classes) == 2:
         return []
     rows = []
-    for place, name in enumerate(classes):
-        proportions = _proportions(outcome, outcome.called == place, place)
-        values = {key: share for key, (share, _) in proportions.items()}
-        values |= {key: sampled[f"class_{key}"][place] for key in ("roc_auc", "pr_auc", "f1")}
-        intervals = {
-            key: limits[f"class_{key}"][place] for key in values if f"class_{key}" in limits
-        }
-        intervals |= _intervals(proportions)
-        images, groups = _counts(outcome, proportions)["sensitivity"]
-        rows.append(
-            {
-                "class": name,
-                "n": images,
-                "n_groups": groups,
-                **{key: round(float(values[key]), 6) for key in _PER_CLASS},
-                "intervals": {key: intervals[key] for key in _PER_CLASS if key in intervals},
-            }
-        )
+    for index, name in enumerate(classes):
+        of_class = {key: measured[f"{key}[{index}]"] for key in ("roc_auc", "pr_auc", "f1")}
+        of_class |= _one_vs_rest(predictions, index)
+        images, groups = of_class["sensitivity"].counts
+        row = {"class": name, "n": images, "n_groups": groups}
+        rows.append(row | _as_json(of_class, _CLASS_METRICS))
     return rows

@@ -1,38 +1,33 @@
-"""Pictures that are no CT, to see whether the model's limit for unfamiliar images finds them."""
+"""Images that are no CT, and how many of them the out-of-distribution limit detects."""
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw
 
-from cnnClassifier.evaluation.metrics import wilson
+from cnnClassifier.evaluation.metrics import wilson_interval
 
-_SIDE = 256
-_GREY, _COLOUR = (_SIDE, _SIDE, 1), (_SIDE, _SIDE, 3)
-# What the scikit-image wheel holds: nothing is downloaded. Its phantom.png is left out: it is a head's CT, drawn.
-_SHIPPED = {
-    "texture": ("brick.png", "grass.png", "gravel.png"),
-    "photograph": (
-        "astronaut.png",
-        "camera.png",
-        "chelsea.png",
-        "coffee.png",
-        "coins.png",
-        "hubble_deep_field.jpg",
-        "rocket.jpg",
-    ),
-    "text and drawing": ("color.png", "horse.png", "page.png"),
-    "other medical": ("cell.png", "ihc.png", "retina.jpg"),
+TEST_IMAGES = "test images"  # the kind of the images that are in distribution
+_SIZE = 256
+_GRAY, _RGB = (_SIZE, _SIZE, 1), (_SIZE, _SIZE, 3)
+# Files in the scikit-image wheel, so nothing is downloaded. Its phantom.png is the CT of a head.
+_SKIMAGE_FILES = {
+    "texture": "brick.png grass.png gravel.png",
+    "photograph": "astronaut.png camera.png chelsea.png coffee.png coins.png "
+    "hubble_deep_field.jpg rocket.jpg",
+    "text and drawing": "color.png horse.png page.png",
+    "other medical": "cell.png ihc.png retina.jpg",
 }
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that is no CT.
+class OODSample:
+    """An image that is no CT.
 
     Attributes:
         kind: such as `noise`.
@@ -45,122 +40,108 @@ class Picture:
     pixels: np.ndarray
 
 
-def not_ct() -> Iterator[Picture]:
-    """Make the pictures, the same ones each time: noise, flat fields, patterns, text, and what scikit-image ships."""
-    for kind, drawn in (
-        ("noise", _noise()),
-        ("flat", _flat()),
-        ("pattern", _patterns()),
-        ("text and drawing", _text()),
-    ):
-        for name, pixels in drawn:
-            grey_or_colour = pixels.clip(0, 255).astype(np.uint8)
-            yield Picture(
-                kind, name, np.ascontiguousarray(np.broadcast_to(grey_or_colour, _COLOUR))
-            )
-    folder = _scikit_image_data()
-    for kind, names in _SHIPPED.items():
-        for name in names:
-            if (folder / name).is_file():
-                with Image.open(folder / name) as image:
-                    yield Picture(kind, name, np.asarray(image.convert("RGB")))
+def generate_ood_samples() -> Iterator[OODSample]:
+    """Generate noise, flat images, patterns and text, then the images that scikit-image ships.
 
-
-def familiarity(
-    test_distances: np.ndarray, kinds: Sequence[str], distances: np.ndarray, limit: float
-) -> dict[str, Any]:
-    """Tell how often test images are taken for unfamiliar, and how often what is no CT is.
-
-    Args:
-        test_distances: of the test images, (n,).
-        kinds: of each picture that is no CT.
-        distances: of those pictures.
-        limit: what lies further out is unfamiliar.
-
-    Returns:
-        Shares with Wilson's intervals and counts; `by_kind` from the kind that is found least to the best.
+    They are the same in every call.
     """
-    alarms, found = test_distances > limit, distances > limit
-    rows = []
-    for kind in dict.fromkeys(kinds):
-        of_kind = found[np.array(kinds) == kind]
-        rows.append({"kind": kind, "n": len(of_kind), "found": int(of_kind.sum())})
-    return {
-        "limit": limit,
-        "false_alarm_rate": round(float(alarms.mean()), 6),
-        "n": len(alarms),
-        "detection_rate": round(float(found.mean()), 6),
-        "n_not_ct": len(found),
-        "intervals": {
-            "false_alarm_rate": wilson(float(alarms.mean()), len(alarms)),
-            "detection_rate": wilson(float(found.mean()), len(found)),
-        },
-        "by_kind": sorted(rows, key=lambda row: row["found"] / row["n"]),
-    }
-
-
-def _scikit_image_data() -> Path:
-    spec = importlib.util.find_spec("skimage")  # found, not imported: only its files are wanted
-    if spec is None or spec.origin is None:
+    for kind, images in _synthetic_images().items():
+        for name, pixels in images.items():
+            rgb = np.broadcast_to(np.clip(pixels, 0, 255).astype(np.uint8), _RGB)
+            yield OODSample(kind, name, np.ascontiguousarray(rgb))
+    skimage = importlib.util.find_spec("skimage")  # not imported: only its files are needed
+    if skimage is None or skimage.origin is None:
         raise ModuleNotFoundError(
             "scikit-image isn't installed; run `pip install -r requirements.txt`"
         )
-    return Path(spec.origin).parent / "data"
+    for kind, names in _SKIMAGE_FILES.items():
+        for name in names.split():
+            path = Path(skimage.origin).parent / "data" / name
+            if path.is_file():
+                with Image.open(path) as image:
+                    yield OODSample(kind, name, np.asarray(image.convert("RGB")))
 
 
-def _noise() -> Iterator[tuple[str, np.ndarray]]:
+def ood_metrics(distances: pd.DataFrame, limit: float) -> dict[str, Any]:
+    """Compute how often test images and other images are out of distribution.
+
+    Args:
+        distances: a row for each image with `kind`, which is `TEST_IMAGES` or that of an
+            `OODSample`, and `distance` from the training images.
+        limit: images with a larger distance are out of distribution.
+
+    Returns:
+        Rates with Wilson's intervals and counts; `by_kind` starts with the lowest detection rate.
+    """
+    flagged = distances["distance"] > limit
+    is_test = distances["kind"] == TEST_IMAGES
+    result: dict[str, Any] = {"limit": limit, "intervals": {}}
+    for name, images in (("false_positive_rate", is_test), ("detection_rate", ~is_test)):
+        rate = float(flagged[images].mean())
+        result[name] = round(rate, 6)
+        result["intervals"][name] = wilson_interval(rate, int(images.sum()))
+    result["n"], result["n_ood"] = int(is_test.sum()), int((~is_test).sum())
+    rows = []
+    for kind, detected in flagged[~is_test].groupby(distances["kind"], sort=False):
+        rows.append({"kind": kind, "n": len(detected), "detected": int(detected.sum())})
+    result["by_kind"] = sorted(rows, key=lambda row: row["detected"] / row["n"])
+    return result
+
+
+def _synthetic_images() -> dict[str, dict[str, np.ndarray]]:
+    """Return pixels from 0 to 255, with one or three channels, by kind and name."""
     rng = np.random.default_rng(0)
-    for look, shape in (("grey", _GREY), ("colour", _COLOUR)):
-        yield f"uniform noise, {look}", rng.uniform(0, 256, shape)
-        yield f"gaussian noise, {look}", rng.normal(128, 40, shape)
-        for cells in (4, 64) if look == "grey" else (16,):
-            yield f"clouds of {_SIDE // cells} pixels, {look}", _clouds(rng, cells, shape[2])
-    yield "faint gaussian noise on black", rng.normal(0, 12, _GREY)
-    yield "salt and pepper", 255.0 * (rng.random(_GREY) > 0.9)
+    y, x = np.mgrid[:_SIZE, :_SIZE][..., None]
+    radius = np.hypot(x - _SIZE / 2, y - _SIZE / 2)
+    return {
+        "noise": {
+            "uniform noise, gray": rng.uniform(0, 256, _GRAY),
+            "gaussian noise, gray": rng.normal(128, 40, _GRAY),
+            "clouds of 64 pixels, gray": _clouds(rng, 4, 1),
+            "clouds of 4 pixels, gray": _clouds(rng, 64, 1),
+            "uniform noise, color": rng.uniform(0, 256, _RGB),
+            "gaussian noise, color": rng.normal(128, 40, _RGB),
+            "clouds of 16 pixels, color": _clouds(rng, 16, 3),
+            "faint gaussian noise on black": rng.normal(0, 12, _GRAY),
+            "salt and pepper": 255.0 * (rng.random(_GRAY) > 0.9),
+        },
+        "flat": {
+            "flat black": np.full(_RGB, 0),
+            "flat gray": np.full(_RGB, 128),
+            "flat white": np.full(_RGB, 255),
+            "flat red": np.full(_RGB, (200, 30, 30)),
+        },
+        "pattern": {
+            "gradient across": 255 * x / _SIZE,
+            "gradient down": 255 * y / _SIZE,
+            "bright disc": 255.0 * (radius < _SIZE / 4),
+            "rings": 127.5 + 127.5 * np.cos(radius / 4),
+            "color wheel": np.concatenate([x, y, _SIZE - x], axis=-1),
+            "chessboard of 4 pixels": 255.0 * ((x // 4 + y // 4) % 2),
+            "stripes of 4 pixels": 255.0 * (x // 4 % 2),
+            "chessboard of 32 pixels": 255.0 * ((x // 32 + y // 32) % 2),
+            "stripes of 32 pixels": 255.0 * (x // 32 % 2),
+        },
+        "text and drawing": {
+            "printed page": _text(background=255, color=0),
+            "screen of text": _text(background=0, color=255),
+        },
+    }
 
 
 def _clouds(rng: np.random.Generator, cells: int, channels: int) -> np.ndarray:
-    """Smooth noise: few random values, scaled up."""
-    layers = [
-        Image.fromarray(rng.uniform(0, 255, (cells, cells)).astype(np.float32)).resize(
-            (_SIDE, _SIDE), Image.Resampling.BICUBIC
-        )
-        for _ in range(channels)
-    ]
-    return np.stack([np.asarray(layer) for layer in layers], axis=-1)
+    """Scale a few random values up to smooth noise."""
+    layers = []
+    for _ in range(channels):
+        values = Image.fromarray(rng.uniform(0, 255, (cells, cells)).astype(np.float32))
+        layers.append(np.asarray(values.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC)))
+    return np.stack(layers, axis=-1)
 
 
-def _flat() -> Iterator[tuple[str, np.ndarray]]:
-    colours = {
-        "black": (0, 0, 0),
-        "grey": (128, 128, 128),
-        "white": (255, 255, 255),
-        "red": (200, 30, 30),
-    }
-    for name, colour in colours.items():
-        yield f"flat {name}", np.full(_COLOUR, colour, float)
-
-
-def _patterns() -> Iterator[tuple[str, np.ndarray]]:
-    y, x = np.mgrid[:_SIDE, :_SIDE][..., None]
-    yield "gradient across", 255 * x / _SIDE
-    yield "gradient down", 255 * y / _SIDE
-    yield "bright disc", 255.0 * (np.hypot(x - _SIDE / 2, y - _SIDE / 2) < _SIDE / 4)
-    yield "rings", 127.5 + 127.5 * np.cos(np.hypot(x - _SIDE / 2, y - _SIDE / 2) / 4)
-    yield "colour wheel", np.concatenate([x, y, _SIDE - x], axis=-1).astype(float)
-    for side in (4, 32):
-        yield f"chessboard of {side} pixels", 255.0 * ((x // side + y // side) % 2)
-        yield f"stripes of {side} pixels", 255.0 * (x // side % 2)
-
-
-def _text() -> Iterator[tuple[str, np.ndarray]]:
-    for name, paper, ink in (("page of print", 255, 0), ("screen of text", 0, 255)):
-        page = Image.new("L", (_SIDE, _SIDE), paper)
-        draw = ImageDraw.Draw(page)
-        for line in range(16):
-            draw.text(
-                (10, 8 + 15 * line),
-                f"{line:02d} the quick brown fox jumps over the dog"[: 38 - line % 5],
-                fill=ink,
-            )
-        yield name, np.asarray(page, float)[..., None]
+def _text(background: int, color: int) -> np.ndarray:
+    page = Image.new("L", (_SIZE, _SIZE), background)
+    draw = ImageDraw.Draw(page)
+    for line in range(16):
+        text = f"{line:02d} the quick brown fox jumps over the dog"[: 38 - line % 5]
+        draw.text((10, 8 + 15 * line), text, fill=color)
+    return np.asarray(page)[..., None]

@@ -1,223 +1,193 @@
-"""Plots: tables that DVC draws, and the same as pictures for MLflow and people."""
+"""The tables of evaluation, some of which `dvc plots` draws, and the same plots as PNG files."""
 
-import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from sklearn import metrics
 
-from cnnClassifier.evaluation.gallery import Case
-from cnnClassifier.evaluation.metrics import Outcome, reliability
-from cnnClassifier.utils.common import write_csv
+from cnnClassifier.evaluation.gallery import GalleryImage
+from cnnClassifier.evaluation.metrics import LabeledPredictions, calibration_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK, _FAINT, _ACCENT, _SECOND, _RULE = "#1f2933", "#52606d", "#0b7285", "#c2410c", "#9aa5b1"
+_TEXT, _MUTED, _PRIMARY, _SECONDARY, _LINE = "#1f2933", "#52606d", "#0b7285", "#c2410c", "#9aa5b1"
+_UNIT_SQUARE = {"aspect": "equal", "xlim": (-0.02, 1.02), "ylim": (-0.02, 1.02)}
 
 
 def write_tables(
     folder: Path,
-    outcome: Outcome,
+    predictions: LabeledPredictions,
     classes: Sequence[str],
-    unfamiliar: Iterable[tuple[str, str, float, bool]],
+    images: pd.DataFrame,
+    distances: pd.DataFrame,
 ) -> None:
-    """Write what DVC draws.
+    """Write the predictions and the tables of the plots.
 
-    `roc.csv` (fpr, tpr, threshold) and `pr.csv` (recall, precision) of the positive class against the rest,
-    `confusion.csv` (actual, predicted: a row an image), `calibration.csv` (a row a bin, see `reliability`) and
-    `unfamiliar.csv`.
+    `roc.csv` (fpr, tpr, threshold) and `pr.csv` (recall, precision) are the curves of the positive
+    class against the rest. `predictions.csv` and `confusion.csv` (actual, predicted) have a row for
+    each image, `calibration.csv` for each bin, see `calibration_curve`, and
+    `out_of_distribution.csv` for each image of `distances`.
 
     Args:
-        folder: to write to.
-        outcome: predictions on the test split.
-        classes: names in the order of the columns.
-        unfamiliar: kind, name, distance, and whether that lies beyond the limit.
+        folder: output folder.
+        predictions: on the test split.
+        classes: names, in the order of the columns.
+        images: a row for each test image with `path`, `sha256`, `group`, `distance` and
+            `out_of_distribution`.
+        distances: a row for each image, also for those that are no CT, with `kind`, `name`,
+            `distance` and `out_of_distribution`.
     """
-    is_positive, score = (
-        outcome.labels == outcome.positive,
-        outcome.probabilities[:, outcome.positive],
-    )
+    is_positive = predictions.labels == predictions.positive
+    score = predictions.probabilities[:, predictions.positive]
     fpr, tpr, thresholds = metrics.roc_curve(is_positive, score)
     thresholds = np.minimum(thresholds, 1.0)  # scikit-learn's first one is infinite
-    write_csv(
-        folder / "roc.csv",
-        ("fpr", "tpr", "threshold"),
-        np.stack([fpr, tpr, thresholds], axis=1).tolist(),
-    )
     precision, recall, _ = metrics.precision_recall_curve(
         is_positive, score, drop_intermediate=True
     )
-    write_csv(
-        folder / "pr.csv",
-        ("recall", "precision"),
-        np.stack([recall, precision], axis=1)[::-1].tolist(),
-    )
-    write_csv(
-        folder / "confusion.csv",
-        ("actual", "predicted"),
-        ((classes[a], classes[p]) for a, p in zip(outcome.labels, outcome.called, strict=True)),
-    )
-    bins = [
-        {"confidence": row["confidence"], "ideal": row["confidence"]} | row
-        for row in reliability(outcome)
-    ]
-    write_csv(folder / "calibration.csv", tuple(bins[0]), (tuple(row.values()) for row in bins))
-    write_csv(
-        folder / "unfamiliar.csv",
-        ("kind", "name", "distance", "unfamiliar"),
-        ((kind, name, f"{distance:.4f}", found) for kind, name, distance, found in unfamiliar),
-    )
+    names = np.array(classes)
+    labels = {"actual": names[predictions.labels], "predicted": names[predictions.predicted]}
+    confusion = pd.DataFrame(labels, images.index)
+    probabilities = pd.DataFrame(predictions.probabilities.round(6), images.index, names)
+    ood_columns = ["distance", "out_of_distribution"]
+    # Concatenated, not a dict of columns: a class may have the name of another column.
+    columns = [images[["path", "sha256", "group"]], confusion, probabilities, images[ood_columns]]
+    calibration = calibration_curve(predictions)
+    calibration.insert(1, "ideal", calibration["confidence"])
+    tables = {
+        "predictions.csv": pd.concat(columns, axis=1),
+        "roc.csv": pd.DataFrame({"fpr": fpr, "tpr": tpr, "threshold": thresholds}),
+        "pr.csv": pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]}),
+        "confusion.csv": confusion,
+        "calibration.csv": calibration,
+        "out_of_distribution.csv": distances,
+    }
+    for name, table in tables.items():
+        table.to_csv(folder / name, index=False, lineterminator="\n")
 
 
-def write_pictures(
-    folder: Path, history_path: Path, scores: dict[str, Any], cases: Sequence[Case], note: str
+def write_plots(
+    folder: Path,
+    history_path: Path,
+    scores: dict[str, Any],
+    gallery: Sequence[GalleryImage],
+    note: str,
 ) -> None:
-    """Draw the tables in `folder` and the history as pictures, and the gallery where it isn't empty; a note on each."""
-    _draw_history(folder / "history.png", columns(history_path), note)
-    _draw_curves(folder, scores, note)
-    _draw_calibration(folder / "calibration.png", columns(folder / "calibration.csv"), scores, note)
-    _draw_unfamiliar(
-        folder / "unfamiliar.png", folder / "unfamiliar.csv", scores["unfamiliar"]["limit"], note
-    )
-    if cases:
-        _draw_gallery(folder / "errors.png", cases, note)
+    """Draw the tables in `folder`, the training history and the gallery as PNG files.
 
-
-def _draw_history(path: Path, history: dict[str, list[float]], note: str) -> None:
-    with _figure(path, "Training history", note) as axes:
-        axes.plot(history["epoch"], history["loss"], color=_ACCENT, label="training")
-        axes.plot(history["epoch"], history["val_loss"], color=_SECOND, label="validation")
-        axes.set(xlabel="epoch", ylabel="loss (cross-entropy)")
-        axes.set_ylim(bottom=0)
+    Args:
+        folder: with the tables of `write_tables`.
+        history_path: history.csv of the bundle.
+        scores: content of scores.json.
+        gallery: may be empty, then nothing is drawn.
+        note: printed below each plot.
+    """
+    roc, pr = pd.read_csv(folder / "roc.csv"), pd.read_csv(folder / "pr.csv")
+    positive, size = scores["positive_class"], f"{scores['n']} images, {scores['n_groups']} groups"
+    curves = scores
+    for row in scores["per_class"]:  # the headline metrics are means over the classes
+        if row["class"] == positive:
+            curves = row
+    with _axes(folder / "history.png", "Training history", note) as axes:
+        history = pd.read_csv(history_path)
+        axes.plot(history["epoch"], history["loss"], color=_PRIMARY, label="training")
+        axes.plot(history["epoch"], history["val_loss"], color=_SECONDARY, label="validation")
+        axes.set(xlabel="epoch", ylabel="loss (cross-entropy)", ylim=(0, None))
         axes.legend(frameon=False)
-
-
-def _draw_curves(folder: Path, scores: dict[str, Any], note: str) -> None:
-    roc, pr = columns(folder / "roc.csv"), columns(folder / "pr.csv")
-    of = f"{scores['n']} images, {scores['n_groups']} groups"
-    # With more than two classes the figures in scores.json are means over the classes; the curves are of one.
-    own = next(
-        (row for row in scores["per_class"] if row["class"] == scores["positive_class"]), scores
-    )
-    with _figure(folder / "roc.png", f"ROC: AUC {own['roc_auc']:.3f}; {of}", note) as axes:
-        axes.plot([0, 1], [0, 1], color=_RULE, linewidth=1, linestyle=":")
-        axes.plot(roc["fpr"], roc["tpr"], color=_ACCENT)
-        _square(axes, "1 − specificity", f"sensitivity ({scores['positive_class']})")
-    with _figure(
-        folder / "pr.png", f"Precision and recall: AUC {own['pr_auc']:.3f}; {of}", note
-    ) as axes:
-        share = (
-            sum(scores["confusion_matrix"][scores["classes"].index(scores["positive_class"])])
-            / scores["n"]
-        )
-        axes.axhline(share, color=_RULE, linewidth=1, linestyle=":")
-        axes.step(pr["recall"], pr["precision"], where="pre", color=_ACCENT)
-        _square(axes, f"recall ({scores['positive_class']})", "precision")
-    with _figure(folder / "confusion_matrix.png", f"Confusion matrix; {of}", note) as axes:
-        display = metrics.ConfusionMatrixDisplay(
-            np.array(scores["confusion_matrix"]), display_labels=scores["classes"]
-        )
+    with _axes(folder / "roc.png", f"ROC: AUC {curves['roc_auc']:.3f}; {size}", note) as axes:
+        axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle=":")
+        axes.plot(roc["fpr"], roc["tpr"], color=_PRIMARY)
+        axes.set(xlabel="1 − specificity", ylabel=f"sensitivity ({positive})", **_UNIT_SQUARE)
+    title = f"Precision-recall: AUC {curves['pr_auc']:.3f}; {size}"
+    matrix = np.array(scores["confusion_matrix"])
+    prevalence = matrix[scores["classes"].index(positive)].sum() / matrix.sum()
+    with _axes(folder / "pr.png", title, note) as axes:
+        axes.axhline(prevalence, color=_LINE, linewidth=1, linestyle=":")
+        axes.step(pr["recall"], pr["precision"], where="pre", color=_PRIMARY)
+        axes.set(xlabel=f"recall ({positive})", ylabel="precision", **_UNIT_SQUARE)
+    with _axes(folder / "confusion_matrix.png", f"Confusion matrix; {size}", note) as axes:
+        display = metrics.ConfusionMatrixDisplay(matrix, display_labels=scores["classes"])
         display.plot(ax=axes, cmap="BuGn", colorbar=False)
+        axes.set(xlabel="predicted", ylabel="actual")
         axes.spines[:].set_visible(False)
+    _plot_calibration(folder, scores, note)
+    _plot_distances(folder, scores["out_of_distribution"]["limit"], note)
+    if gallery:
+        _plot_gallery(folder / "errors.png", gallery, note)
 
 
-def _draw_calibration(
-    path: Path, bins: dict[str, list[float]], scores: dict[str, Any], note: str
-) -> None:
-    """Draw the reliability diagram, with the share of images in each bin as bars at the bottom."""
-    with _figure(path, f"Calibration: ECE {scores['ece']:.3f}; {scores['n']} images", note) as axes:
-        confidence, accuracy, counts = (
-            np.array(bins[name]) for name in ("confidence", "accuracy", "n")
-        )
-        edges = np.minimum((confidence * 10).astype(int), 9) / 10
-        axes.bar(
-            edges,
-            0.25 * counts / counts.max(),
-            0.1,
-            align="edge",
-            color="#dce4e5",
-            edgecolor="white",
-        )
-        axes.plot([0, 1], [0, 1], color=_RULE, linewidth=1, linestyle=":")
-        reach = np.abs(np.array([bins["low"], bins["high"]]) - accuracy)
-        axes.errorbar(
-            confidence, accuracy, yerr=reach, color=_ACCENT, marker="o", markersize=5, capsize=3
-        )
-        for edge, count in zip(edges, counts, strict=True):
-            axes.annotate(
-                f"{count:.0f}", (edge + 0.05, 0.01), ha="center", fontsize=7, color=_FAINT
-            )
-        _square(axes, "probability of the called class", "how often it is right")
+def _plot_calibration(folder: Path, scores: dict[str, Any], note: str) -> None:
+    """Draw the reliability diagram, with the number of images in each bin as bars at the bottom."""
+    bins = pd.read_csv(folder / "calibration.csv")
+    x, y, counts = bins["confidence"], bins["accuracy"], bins["n"]
+    left, height = np.minimum((x * 10).astype(int), 9) / 10, 0.25 * counts / counts.max()
+    error = np.abs(bins[["low", "high"]].T - y)
+    title = f"Calibration: ECE {scores['ece']:.3f}; {scores['n']} images"
+    with _axes(folder / "calibration.png", title, note) as axes:
+        bars = axes.bar(left, height, 0.1, align="edge", color="#dce4e5", edgecolor="white")
+        axes.bar_label(bars, counts, fontsize=7, color=_MUTED)
+        axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle=":")
+        axes.errorbar(x, y, error, color=_PRIMARY, marker="o", markersize=5, capsize=3)
+        xlabel = "probability of the predicted class"
+        axes.set(xlabel=xlabel, ylabel="accuracy", **_UNIT_SQUARE)
 
 
-def _draw_unfamiliar(path: Path, table: Path, limit: float, note: str) -> None:
-    """Draw each picture's distance, a row for each kind; the jitter is a fixed wave: equal data give equal bytes."""
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))[::-1]
-    with _figure(path, f"Distance from the training images; limit {limit:.2f}", note) as axes:
-        for place, kind in enumerate(kinds):
-            distances = np.array([float(row["distance"]) for row in rows if row["kind"] == kind])
-            heights = place + 0.22 * np.sin(2.4 * np.arange(len(distances)))
-            colours = np.where(distances > limit, _SECOND, _ACCENT)
-            axes.scatter(
-                np.maximum(distances, 1e-3), heights, s=14, c=colours, alpha=0.7, linewidths=0
-            )
-        axes.axvline(limit, color=_INK, linewidth=1, linestyle="--")
+def _plot_distances(folder: Path, limit: float, note: str) -> None:
+    """Draw the distance of each image, a row for each kind.
+
+    The jitter is a fixed wave, so the same data give the same bytes.
+    """
+    table = pd.read_csv(folder / "out_of_distribution.csv")
+    kinds = table["kind"].unique()[::-1]
+    title = f"Distance from the training images; limit {limit:.2f}"
+    with _axes(folder / "out_of_distribution.png", title, note) as axes:
+        for row, kind in enumerate(kinds):
+            distances = table.loc[table["kind"] == kind, "distance"].to_numpy()
+            heights = row + 0.22 * np.sin(2.4 * np.arange(len(distances)))
+            colors = np.where(distances > limit, _SECONDARY, _PRIMARY)
+            x = np.maximum(distances, 1e-3)
+            axes.scatter(x, heights, s=14, c=colors, alpha=0.7, linewidths=0)
+        axes.axvline(limit, color=_TEXT, linewidth=1, linestyle="--")
         axes.set_xscale("log")
         axes.set_yticks(range(len(kinds)), kinds)
         axes.set_xlabel("distance (log scale); right of the line: unfamiliar")
 
 
-def _draw_gallery(path: Path, cases: Sequence[Case], note: str) -> None:
-    """Draw image and overlay of each case side by side, two cases a row."""
+def _plot_gallery(path: Path, gallery: Sequence[GalleryImage], note: str) -> None:
+    """Draw two gallery images in a row, each with its overlay on the right."""
     from matplotlib.figure import Figure
 
-    rows = -(-len(cases) // 2)
+    rows = -(-len(gallery) // 2)
     figure = Figure(figsize=(9.2, 2.75 * rows + 0.4), dpi=80, layout="constrained")
     grid = figure.subplots(rows, 4, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for case, pair in zip(cases, grid.reshape(-1, 2), strict=False):
-        for axes, pixels in zip(pair, (case.image, case.overlay), strict=True):
-            axes.imshow(pixels)
-        colour = _INK if case.right else _SECOND
-        pair[0].set_title(f"{case.true}\n{case.path[-36:]}", fontsize=7, color=_INK, loc="left")
-        pair[1].set_title(
-            f"called {case.called}, {case.probability:.2f}\n{'right' if case.right else 'wrong'}",
-            fontsize=7,
-            color=colour,
-            loc="left",
-        )
-    figure.supxlabel(note, fontsize=7, color=_FAINT, x=0.02, ha="left")
+    for image, (left, right) in zip(gallery, grid.reshape(-1, 2), strict=False):
+        left.imshow(image.pixels)
+        right.imshow(image.overlay)
+        color = _TEXT if image.correct else _SECONDARY
+        verdict = "right" if image.correct else "wrong"
+        prediction = f"{verdict}: {image.predicted}, {image.probability:.2f}"
+        left.set_title(f"actual: {image.actual}\n{image.path[-36:]}", fontsize=7, loc="left")
+        right.set_title(f"predicted\n{prediction}", fontsize=7, color=color, loc="left")
+    figure.supxlabel(note, fontsize=7, color=_MUTED, x=0.02, ha="left")
     figure.savefig(path, metadata={"Software": None})
 
 
-def _square(axes: "Axes", xlabel: str, ylabel: str) -> None:
-    axes.set(xlabel=xlabel, ylabel=ylabel, aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-
-
-def columns(path: Path) -> dict[str, list[float]]:
-    """Read a table of numbers by column."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in rows[0]}
-
-
 @contextmanager
-def _figure(path: Path, title: str, note: str) -> Iterator["Axes"]:
-    """Draw on one pair of axes in the house's style, and save without a date."""
+def _axes(path: Path, title: str, note: str) -> Iterator["Axes"]:
+    """Yield axes in the style of all plots, and save them without a date."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 4.6), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, loc="left", color=_INK, fontsize=12, pad=12)
+    axes.set_title(title, loc="left", color=_TEXT, fontsize=12, pad=12)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK)
+    axes.tick_params(colors=_TEXT)
     yield axes
-    figure.supxlabel(note, fontsize=7, color=_FAINT, x=0.02, ha="left")
+    figure.supxlabel(note, fontsize=7, color=_MUTED, x=0.02, ha="left")
     figure.savefig(path, metadata={"Software": None})

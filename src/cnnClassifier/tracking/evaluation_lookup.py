@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +136,7 @@ def _of_run(what: str, run_id: str, tracking: TrackingConfig, temp_dir: Path) ->
     configs = [tracking] if is_remote(tracking.uri) else []
     database = local_database(tracking)
     if database is None or database.is_file():
-        configs.insert(0, replace(tracking, uri=local_uri(tracking)))
+        configs.insert(0, tracking.model_copy(update={"uri": local_uri(tracking)}))
     for config in configs:
         with connect(config) as store:
             run = store.get_run(run_id) if run_id else store.find_by_name(what)

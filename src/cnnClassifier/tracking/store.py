@@ -197,8 +197,8 @@ def _mark_interrupted(store: Store, database: Path) -> None:
     for path in database.parent.glob(f"{database.name}.run-*.lock"):
         run_id = path.name.removeprefix(f"{database.name}.run-").removesuffix(".lock")
         with suppress(Timeout), FileLock(path, timeout=0):
-            for run in [store.client.get_run(run_id), *store.children(run_id)]:
-                if run.info.status == "RUNNING":
+            for run in [store.get_run(run_id), *store.children(run_id)]:
+                if run and run.info.status == "RUNNING":
                     store.client.set_terminated(run.info.run_id, "KILLED")
                     logger.info("MLflow run %s was interrupted: KILLED", run.info.run_id)
             path.unlink()

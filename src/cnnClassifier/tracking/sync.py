@@ -164,6 +164,11 @@ class ServerThread:
         run = self._local.client.get_run(self._run_id)
         copy = server.find({LOCAL_RUN_ID: self._run_id}) or _create(server, run)
         server.client.update_run(copy.info.run_id, "RUNNING")
+        interrupted = f"tags.{SYNCED} = 'False' and attributes.status = 'KILLED'"
+        for killed in self._local.search(interrupted):
+            killed_copy = server.find({LOCAL_RUN_ID: killed.info.run_id})
+            if killed_copy and killed_copy.info.status == "RUNNING":
+                _set_status(server, killed, killed_copy)
         copies = {self._run_id: copy.info.run_id}
         while (item := self._queue.get()) and not self._ended.is_set():  # else with the rest
             run_id, metrics = item

@@ -25,6 +25,7 @@ from cnnClassifier.tracking.connection import TrackingError, credentials
 from cnnClassifier.tracking.evaluation_lookup import find_evaluation
 from cnnClassifier.tracking.model_poller import ModelPoller
 from cnnClassifier.tracking.runs import start_run
+from cnnClassifier.tracking.store import open_local
 from cnnClassifier.tracking.sync import sync
 from tests.mlflow_server import LACKING, runs_of, without
 from tests.waiting import PATIENCE_S, reserved_port, until, wait_for
@@ -164,6 +165,14 @@ def test_epochs_reach_the_server_while_the_run_goes_on(server, log_in):
     assert [point.step for point in client.get_metric_history(live.info.run_id, "loss")] == [1, 2]
     assert len(client.get_metric_history(child.info.run_id, "roc_auc")) == 1
     assert (run.info.status, child.info.status) == ("FINISHED", "FINISHED")
+
+    with open_local(config) as local:  # as if the process had been killed
+        local.client.set_terminated(run.data.tags["local_run_id"], "KILLED")
+        local.client.set_tag(run.data.tags["local_run_id"], "synced", "False")
+    client.update_run(run.info.run_id, "RUNNING")
+    with start_run(config, "next", {}):
+        pass
+    assert client.get_run(run.info.run_id).info.status == "KILLED"
 
 
 def test_a_wrong_password_costs_one_line(project, server, log_in, tiny_bundle, terminal):
