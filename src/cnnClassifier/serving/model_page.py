@@ -26,20 +26,6 @@ _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; sandbox"
 )
-# Key, name, meaning and lowest value of each metric on the page.
-_METRICS = (
-    ("roc_auc", "ROC AUC", "ranking of the images by probability; 0.5 is chance", 0),
-    ("pr_auc", "PR AUC", "average precision over all recalls", 0),
-    ("sensitivity", "Sensitivity", "fraction of the positive class that is detected", 0),
-    ("specificity", "Specificity", "fraction of the other classes that is recognized", 0),
-    ("precision", "Precision", "fraction of positive predictions that are correct", 0),
-    ("balanced_accuracy", "Balanced accuracy", "mean over the classes", 0),
-    ("accuracy", "Accuracy", "fraction of correct predictions", 0),
-    ("f1", "F1", "harmonic mean of precision and recall", 0),
-    ("mcc", "MCC", "correlation of predicted and true classes", -1),
-    ("brier", "Brier score", "mean squared error of the probabilities; 0 is best", 0),
-    ("ece", "ECE", "expected calibration error; 0 is best", 0),
-)
 
 
 def make_blueprint(manager: ModelManager, config: ServingConfig) -> Blueprint:
@@ -76,7 +62,7 @@ def make_blueprint(manager: ModelManager, config: ServingConfig) -> Blueprint:
             engine=predictor.engine,
             labels=list(map(bundle.label, bundle.classes)),
             scores=scores,
-            metrics=_metric_rows(scores) if scores else [],
+            metrics=model_info(bundle, scores)["metrics"],
             history=_history(config.bundle_dir),
             has_model_card=find_report("model-card", bundle) is not None,
             has_data_report=find_report("data-report", bundle) is not None,
@@ -139,15 +125,6 @@ def _metric(scores: dict[str, Any], name: str) -> dict[str, Any]:
     images, groups = scores["counts"][name]
     interval = scores["intervals"].get(name)
     return {"value": scores[name], "interval": interval, "images": images, "groups": groups}
-
-
-def _metric_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for name, label, meaning, low in _METRICS:
-        if name in scores:
-            row = _metric(scores, name)
-            rows.append({"name": name, "label": label, "meaning": meaning, "low": low, **row})
-    return rows
 
 
 def _history(bundle_dir: Path) -> dict[str, Any] | None:

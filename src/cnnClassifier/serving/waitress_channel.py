@@ -110,7 +110,9 @@ class Channel(HTTPChannel):
     def buffered_bytes(self) -> int:
         """Return how many bytes of bodies are in memory."""
         requests = [*self.requests, self.request]
-        return sum(request.body_bytes_received for request in requests if request and not request.error)
+        return sum(
+            request.body_bytes_received for request in requests if request and not request.error
+        )
 
     @property
     def is_busy(self) -> bool:
