@@ -1,12 +1,12 @@
-"""Compare app.py with the usual app (usual_app.py) on one trained bundle: latency, throughput, memory, start.
+"""Compare app.py with a typical app (usual_app.py): latency, throughput, memory, start-up.
 
-app.py runs twice, as it is and in int8 (whatever evaluation says of that), each time with the machine's own limit
-beside its latency: what the forward pass would take at the rate of a large float32 matrix product.
+app.py runs twice, in float32 and in int8 (whatever evaluation decided). Its latency is compared
+with the machine's limit: the forward pass at the speed of a large float32 matrix product.
 
     python benchmarks/serving.py [bundle folder, default artifacts/training]
 
-Half of the requests are sent one after the other, then half eight at once. The servers run one after the other, so
-that neither slows the other down.
+Half of the requests are sent one after the other, then half with eight at once. The servers run
+one after the other, so that neither slows the other down.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from cnnClassifier.entity.bundle import INT8_AGREEMENT_FILE, ModelBundle
 from cnnClassifier.utils.common import save_json
 
 ROOT = Path(__file__).resolve().parents[1]
-AT_ONCE = 8
+CONCURRENCY = 8
 OURS_REQUESTS, USUAL_REQUESTS = 200, 33
 # os.wait4 counts in kB on Linux and in bytes on macOS.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -46,13 +46,13 @@ def main():
     )
     parser.add_argument("bundle", nargs="?", type=Path, default=Path("artifacts/training"))
     parser.add_argument(
-        "--image", type=Path, help="picture to send; default: a generated 512x512 PNG"
+        "--image", type=Path, help="image to send; default: a generated 512x512 PNG"
     )
     chosen = parser.parse_args()
     bundle = chosen.bundle.resolve()
     if not (bundle / "model.keras").is_file():
         parser.error(f"{bundle / 'model.keras'} is missing: train a model or name another folder")
-    picture = chosen.image.read_bytes() if chosen.image else generated()
+    image = chosen.image.read_bytes() if chosen.image else generated()
     with tempfile.TemporaryDirectory() as folder:
         forms = {}
         for form, int8 in (("app.py", False), ("int8", True)):
@@ -69,14 +69,14 @@ def main():
                 "--port",
                 port,
             ]
-            forms[form] = measure(command, port, "readyz", OURS_REQUESTS, picture, folder)
+            forms[form] = measure(command, port, "readyz", OURS_REQUESTS, image, folder)
         port = str(free_port())
         command = [ROOT / "benchmarks/usual_app.py", bundle / "model.keras", port]
-        usual = measure(command, port, "", USUAL_REQUESTS, picture, folder)
+        usual = measure(command, port, "", USUAL_REQUESTS, image, folder)
     rows = [
         ("median latency, ms", "median", 1000),
         ("95th percentile of latency, ms", "p95", 1000),
-        (f"requests/s, {AT_ONCE} at once", "rate", 1),
+        (f"requests/s, {CONCURRENCY} at once", "rate", 1),
         (f"peak memory, MB, after {OURS_REQUESTS} / {USUAL_REQUESTS} requests", "rss", 1e-6),
         ("time until ready, s", "ready", 1),
     ]
@@ -91,11 +91,12 @@ def main():
 
 
 def print_limit(bundle, medians):
-    """Say how long the forward pass would take if all of it were as fast as a matrix product in float32."""
+    """Print how long the forward pass would take at the speed of a float32 matrix product."""
     work, rate = operations(bundle), matrix_rate()
     limit = work / rate
     print(
-        f"forward pass: {work / 1e9:.1f} GFLOP; float32 matrix product: {rate / 1e9:.0f} GFLOP/s; limit {limit:.3f} s"
+        f"forward pass: {work / 1e9:.1f} GFLOP; "
+        f"float32 matrix product: {rate / 1e9:.0f} GFLOP/s; limit {limit:.3f} s"
     )
     for form, median in medians.items():
         print(f"a request to {form} takes {median / limit:.2f} times that")
@@ -108,15 +109,13 @@ def operations(bundle):
 
     total = 0
     for layer in keras.models.load_model(bundle / "model.keras", compile=False).layers:
-        if hasattr(
-            layer, "kernel"
-        ):  # each of its weights is used once for each place of the output
+        if hasattr(layer, "kernel"):  # each weight is used once for each position of the output
             total += 2 * int(np.prod(layer.kernel.shape)) * int(np.prod(layer.output.shape[1:-1]))
     return total
 
 
 def matrix_rate():
-    """Measure a float32 product of two 2048x2048 matrices, in operations per second: the best of ten."""
+    """Return the operations per second of a 2048x2048 float32 matrix product, best of ten."""
     size = 2048
     left, right = (np.random.default_rng(seed).random((size, size), np.float32) for seed in (0, 1))
     spent = []
@@ -159,7 +158,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def measure(command, port, ready_path, count, picture, folder):
+def measure(command, port, ready_path, count, image, folder):
     environment = {**os.environ, "HOST": "127.0.0.1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     started = time.perf_counter()
     server = subprocess.Popen(
@@ -173,7 +172,7 @@ def measure(command, port, ready_path, count, picture, folder):
     try:
         wait_until_ready(f"{url}/{ready_path}", server)
         ready = time.perf_counter() - started
-        body = json.dumps({"image": base64.b64encode(picture).decode()}).encode()
+        body = json.dumps({"image": base64.b64encode(image).decode()}).encode()
 
         def ask(_):
             begun = time.perf_counter()
@@ -187,7 +186,7 @@ def measure(command, port, ready_path, count, picture, folder):
         alone = count // 2
         spent = [ask(None) for _ in range(alone)]
         begun = time.perf_counter()
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
             list(pool.map(ask, range(count - alone)))
         rate = (count - alone) / (time.perf_counter() - begun)
     finally:

@@ -25,8 +25,8 @@ const status = new ModelStatus(() => {
     if (status.model.model !== examplesModel) showExamples(status.model.model);
   } else {
     queue.pause();
-    for (const item of items) if (item.waiting) item.card.showProgress(waitingText(), null, true);
   }
+  for (const item of items) if (item.waiting) item.card.showProgress(waitingText(), null, true);
 });
 
 function waitingText() {

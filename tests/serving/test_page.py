@@ -356,7 +356,7 @@ def test_two_requests_at_a_time_and_one_can_be_cancelled(site, open_page, pictur
     for name in "ab":
         wait_for_card(page, f"{name}.png", "working")
     until(lambda: page.wait_for_timeout(20) or len(held) == 2)
-    assert "Waiting in the queue." in wait_for_card(page, "c.png", "waiting").inner_text()
+    wait_for_card(page, "c.png", "waiting").get_by_text("Waiting in the queue.").wait_for()
     card(page, "a.png").get_by_role("button", name="Cancel").click()
     cancelled = wait_for_card(page, "a.png", "failed")
     wait_for_card(page, "c.png", "working")

@@ -7,7 +7,7 @@ from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.dicom_options import DicomInfo, DicomOptions
 from cnnClassifier.imaging.decode import decode
 from cnnClassifier.serving.predictor import Predictor
-from cnnClassifier.utils.errors import BundleError, ImageError
+from cnnClassifier.utils.errors import ImageError
 from tests.dicoms import dicom, lungs
 
 
@@ -33,9 +33,8 @@ def test_an_image_is_classified(tiny_bundle, picture, level, label):
     ],
 )
 def test_auto_is_the_window_of_the_training_data(write_bundle, tmp_path, trained, options, info):
-    predictor = Predictor(
-        ModelBundle.read(write_bundle(tmp_path, dicom_window=trained)), max_pixels=10_000
-    )
+    bundle = ModelBundle.read(write_bundle(tmp_path, dicom_window=trained))
+    predictor = Predictor(bundle, max_pixels=10_000)
     data = dicom(np.stack([lungs(), lungs(1)]), NumberOfFrames=2)
     prediction = predictor.predict(data, options)
     assert prediction.dicom == DicomInfo(*info)
@@ -44,10 +43,7 @@ def test_auto_is_the_window_of_the_training_data(write_bundle, tmp_path, trained
     assert np.array_equal(prediction.pixels, expected.pixels)
 
 
-def test_unusable_images_and_bundles_are_refused(tiny_bundle, write_bundle, picture, tmp_path):
+def test_an_image_beyond_the_limit_is_refused(tiny_bundle, picture):
+    predictor = Predictor(ModelBundle.read(tiny_bundle), max_pixels=100)
     with pytest.raises(ImageError, match="at most 100"):
-        Predictor(ModelBundle.read(tiny_bundle), max_pixels=100).predict(picture())
-    with pytest.raises(BundleError, match="no trained model"):
-        Predictor(ModelBundle.read(tmp_path), max_pixels=100)
-    with pytest.raises(BundleError, match="window: expected auto, lung"):
-        Predictor(ModelBundle.read(write_bundle(tmp_path, dicom_window="brain")), max_pixels=100)
+        predictor.predict(picture())

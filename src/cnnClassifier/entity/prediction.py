@@ -40,7 +40,7 @@ class Prediction:
         ood_threshold: above this distance the image is out of distribution.
         activation_map: of the predicted class, float32 (h, w), 0 to 1.
         dicom: window and frame of a DICOM file; None for other files.
-        pixels: the decoded image, uint8 (height, width, 3), at most 512 on the longest side.
+        pixels: the decoded image, uint8 (height, width, 3).
     """
 
     label: str

@@ -120,9 +120,8 @@ class ModelManager:
                 logger.warning("new model refused%s: %s", suffix, error)
 
     def _fingerprint(self) -> _Fingerprint:
-        paths = []
-        for name in (MODEL_FILE, METADATA_FILE, OOD_DETECTOR_FILE, INT8_FILE):
-            paths.append(self._bundle_dir / name)
+        names = (MODEL_FILE, METADATA_FILE, OOD_DETECTOR_FILE, INT8_FILE)
+        paths = [self._bundle_dir / name for name in names]
         if self._evaluation_dir:
             paths.append(self._evaluation_dir / INT8_AGREEMENT_FILE)
         fingerprint = []

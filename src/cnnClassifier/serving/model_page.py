@@ -26,20 +26,6 @@ _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; sandbox"
 )
-# Key, name, meaning and lowest value of each metric on the page.
-_METRICS = (
-    ("roc_auc", "ROC AUC", "ranking of the images by probability; 0.5 is chance", 0),
-    ("pr_auc", "PR AUC", "average precision over all recalls", 0),
-    ("sensitivity", "Sensitivity", "fraction of the positive class that is detected", 0),
-    ("specificity", "Specificity", "fraction of the other classes that is recognized", 0),
-    ("precision", "Precision", "fraction of positive predictions that are correct", 0),
-    ("balanced_accuracy", "Balanced accuracy", "mean over the classes", 0),
-    ("accuracy", "Accuracy", "fraction of correct predictions", 0),
-    ("f1", "F1", "harmonic mean of precision and recall", 0),
-    ("mcc", "MCC", "correlation of predicted and true classes", -1),
-    ("brier", "Brier score", "mean squared error of the probabilities; 0 is best", 0),
-    ("ece", "ECE", "expected calibration error; 0 is best", 0),
-)
 
 
 def make_blueprint(manager: ModelManager, config: ServingConfig) -> Blueprint:
@@ -76,7 +62,7 @@ def make_blueprint(manager: ModelManager, config: ServingConfig) -> Blueprint:
             engine=predictor.engine,
             labels=list(map(bundle.label, bundle.classes)),
             scores=scores,
-            metrics=_metric_rows(scores) if scores else [],
+            metrics=model_info(bundle, scores)["metrics"],
             history=_history(config.bundle_dir),
             has_model_card=find_report("model-card", bundle) is not None,
             has_data_report=find_report("data-report", bundle) is not None,
@@ -112,15 +98,12 @@ def model_info(bundle: ModelBundle, scores: dict[str, Any] | None) -> dict[str, 
         bundle: the model.
         scores: content of its scores.json, if available.
     """
-    labels = {}
-    for name in bundle.classes:
-        labels[name] = bundle.label(name)
     return {
         "model": bundle.model_id,
         "model_sha256": bundle.model_sha256,
         "backbone": bundle.backbone,
         "classes": bundle.classes,
-        "labels": labels,
+        "labels": {name: bundle.label(name) for name in bundle.classes},
         "positive_class": bundle.positive_class,
         "threshold": bundle.threshold if len(bundle.classes) == 2 else None,
         "image_size": bundle.image_size,
@@ -144,25 +127,13 @@ def _metric(scores: dict[str, Any], name: str) -> dict[str, Any]:
     return {"value": scores[name], "interval": interval, "images": images, "groups": groups}
 
 
-def _metric_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for name, label, meaning, low in _METRICS:
-        if name in scores:
-            row = _metric(scores, name)
-            rows.append({"name": name, "label": label, "meaning": meaning, "low": low, **row})
-    return rows
-
-
 def _history(bundle_dir: Path) -> dict[str, Any] | None:
     """Return the loss curves of training as polylines, scaled to the largest loss."""
     try:
         columns = read_numeric_csv(bundle_dir / HISTORY_FILE)
     except (OSError, ValueError):
         return None
-    losses = {}
-    for name in ("loss", "val_loss"):
-        if columns.get(name):
-            losses[name] = columns[name]
+    losses = {name: columns[name] for name in ("loss", "val_loss") if columns.get(name)}
     if not losses:
         return None
     max_loss = max(map(max, losses.values())) or 1.0

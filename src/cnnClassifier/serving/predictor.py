@@ -1,4 +1,4 @@
-"""Predict the class of an image file."""
+"""From an image file's bytes to a prediction."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ class Predictor:
 
     Args:
         bundle: from `ModelBundle.read`.
-        max_pixels: refuse images with more.
-        evaluation_dir: the folder where evaluation accepted the int8 model; None: int8 isn't used.
+        max_pixels: limit for each image.
+        evaluation_dir: with the evaluation's decision on int8; None never uses int8.
 
     Raises:
         BundleError: the model can't be run.
@@ -31,7 +31,7 @@ class Predictor:
 
     @property
     def engine(self) -> str:
-        """The engine's name: `keras-openvino` or `int8`."""
+        """Return the engine's name: `keras-openvino` or `int8`."""
         return self._engine.name
 
     def predict(
@@ -41,8 +41,8 @@ class Predictor:
 
         Args:
             data: a PNG, JPEG, BMP, GIF, TIFF, WebP or DICOM file.
-            dicom_options: window and frame of a DICOM file; `auto` is the window that the model
-                was trained with.
+            dicom_options: window and frame of a DICOM file; `auto` is the window of the training
+                data.
 
         Raises:
             ImageError: the bytes can't be used as an image.

@@ -41,19 +41,18 @@ def read_upload(request: Request, config: ServingConfig) -> Upload:
         RequestError: 400, 413 or 415, with what was expected.
     """
     mimetype = request.mimetype
-    images: list[bytes | RequestError] = []
+    images: list[bytes | RequestError]
     if mimetype == "application/json" or mimetype.endswith("+json"):
         content = _parse_json(request.get_data(cache=False))
         options = parse_options(content, request.args)
-        for text in content["images"]:
-            images.append(_decode_base64(text))
+        images = [_decode_base64(text) for text in content["images"]]
     elif mimetype == "multipart/form-data":
         options = parse_options(request.form, request.args)
-        for part in request.files.getlist("file") + request.files.getlist("image"):
-            images.append(part.read())
+        parts = request.files.getlist("file") + request.files.getlist("image")
+        images = [part.read() for part in parts]
     elif mimetype.startswith("image/") or mimetype == "application/dicom":
         options = parse_options(request.args)
-        images.append(request.get_data(cache=False))
+        images = [request.get_data(cache=False)]
     else:
         found = f"Content-Type {mimetype!r:.80} isn't supported" if mimetype else "no Content-Type"
         raise RequestError(415, "unsupported_type", f"{found}; {_ACCEPTED}")

@@ -109,11 +109,10 @@ class Channel(HTTPChannel):
     @property
     def buffered_bytes(self) -> int:
         """Return how many bytes of bodies are in memory."""
-        total = 0
-        for request in [*self.requests, self.request]:
-            if request is not None and not request.error:
-                total += request.body_bytes_received
-        return total
+        requests = [*self.requests, self.request]
+        return sum(
+            request.body_bytes_received for request in requests if request and not request.error
+        )
 
     @property
     def is_busy(self) -> bool:
@@ -207,7 +206,5 @@ def _accept_waiting(server: Any) -> None:
 
 def _has_active(server: Any) -> bool:
     idle_since = time.time() - IDLE_S  # waitress notes activity on this clock
-    for channel in server.active_channels.values():
-        if channel.is_busy or channel.last_activity > idle_since:
-            return True
-    return False
+    channels = server.active_channels.values()
+    return any(channel.is_busy or channel.last_activity > idle_since for channel in channels)
