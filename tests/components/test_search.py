@@ -14,7 +14,7 @@ import yaml
 from cnnClassifier.components.crossvalidation import FoldRunner, grouped_folds
 from cnnClassifier.components.search import study_name
 from cnnClassifier.components.training_inputs import image_features, load_network
-from cnnClassifier.components.trial_evaluator import Judge, prepared_as
+from cnnClassifier.components.trial_evaluator import TrialEvaluator, prepare_config
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.entity.config_entity import Choice
 from cnnClassifier.entity.manifest import Manifest
@@ -78,12 +78,12 @@ def test_a_trial_judges_what_training_fits_whatever_was_judged_before(place):
     manager = ConfigurationManager()
     config = manager.search()
     manifest = Manifest.read(config.crossvalidation.training.manifest_path)
-    judge = Judge(config, manifest)
+    evaluator = TrialEvaluator(config, manifest)
     as_it_is = {"LEARNING_RATE": 0.001, "HEAD": "conv_max", "VIEWS": 2}
-    first = list(judge.folds(as_it_is))
-    other = list(judge.folds({"LEARNING_RATE": 0.01, "HEAD": "conv_max", "VIEWS": 1}))
-    average = list(judge.folds({"LEARNING_RATE": 0.001, "HEAD": "average", "VIEWS": 2}))
-    assert list(judge.folds(as_it_is)) == first
+    first = list(evaluator.evaluate(as_it_is))
+    other = list(evaluator.evaluate({"LEARNING_RATE": 0.01, "HEAD": "conv_max", "VIEWS": 1}))
+    average = list(evaluator.evaluate({"LEARNING_RATE": 0.001, "HEAD": "average", "VIEWS": 2}))
+    assert list(evaluator.evaluate(as_it_is)) == first
     assert len({fold["loss"] for result in (first, other, average) for fold in result}) == 9
 
     # The same folds by hand, with the model that training takes.
@@ -109,23 +109,24 @@ def test_backbones_and_blocks_each_have_features_of_their_own(place):
     blocks = config.model_copy(
         update={"folds": 1, "space": {"FINE_TUNE_FROM": Choice((None, "block3"))}}
     )
-    judge = Judge(blocks, manifest)
+    evaluator = TrialEvaluator(blocks, manifest)
     values = [
-        next(judge.folds({"FINE_TUNE_FROM": block}))["loss"] for block in (None, "block3", None)
+        next(evaluator.evaluate({"FINE_TUNE_FROM": block}))["loss"]
+        for block in (None, "block3", None)
     ]
     assert values[0] == values[2] != values[1]
     backbones = config.model_copy(
         update={"folds": 1, "space": {"BACKBONE": Choice(("VGG16", "MobileNetV2"))}}
     )
-    judge = Judge(backbones, manifest)
-    assert next(judge.folds({"BACKBONE": "MobileNetV2"}))["loss"] != values[0]
-    assert next(judge.folds({"BACKBONE": "VGG16"}))["loss"] == values[0]
-    assert prepared_as(backbones, "MobileNetV2").feature_layer == "auto"
+    evaluator = TrialEvaluator(backbones, manifest)
+    assert next(evaluator.evaluate({"BACKBONE": "MobileNetV2"}))["loss"] != values[0]
+    assert next(evaluator.evaluate({"BACKBONE": "VGG16"}))["loss"] == values[0]
+    assert prepare_config(backbones, "MobileNetV2").feature_layer == "auto"
     wrong = config.model_copy(update={"space": {"FINE_TUNE_FROM": Choice((None, "block9"))}})
     with pytest.raises(
         ConfigError, match=r"search\.yaml: space, with block9 and VGG16: .* from block2, block3"
     ):
-        Judge(wrong, manifest)
+        TrialEvaluator(wrong, manifest)
 
 
 def test_other_data_or_settings_are_another_study_and_what_is_searched_is_not(place):

@@ -10,7 +10,7 @@ from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.entity.disclaimers import DISCLAIMER
 from cnnClassifier.tuning.report import build_report
 from cnnClassifier.tuning.report_page import render_page
-from cnnClassifier.tuning.search_space import distributions
+from cnnClassifier.tuning.search_space import to_distributions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,7 @@ def report_of(config, trials):
                 state=TrialState.PRUNED if early else TrialState.COMPLETE,
                 value=sum(values) / len(values),
                 params=params,
-                distributions=distributions(config.space),
+                distributions=to_distributions(config.space),
                 user_attrs={"folds": folds},
             )
         )
@@ -54,11 +54,11 @@ TRIALS = [
 
 def test_report_says_what_was_found(config):
     report = report_of(config, TRIALS)
-    assert (report["complete"], report["early"], report["asked"]) == (7, 1, 30)
+    assert (report["complete"], report["pruned"], report["requested"]) == (7, 1, 30)
     assert report["best"]["number"] == 1
     assert report["best"]["value"] == pytest.approx(0.25)
-    assert report["first"]["number"] == 0
-    assert report["first"]["wins"] == 2
+    assert report["initial"]["number"] == 0
+    assert report["initial"]["better_folds"] == 2
     assert sum(report["importance"].values()) == pytest.approx(1)
     assert next(iter(report["importance"])) in ("HEAD", "DROPOUT")
     best_auc = report_of(config.model_copy(update={"metric": "roc_auc"}), TRIALS)["best"]
@@ -70,15 +70,15 @@ def test_page_needs_nothing_else_and_says_all(config):
     page = render_page(report)
     assert page == render_page(report)
     assert DISCLAIMER in page
-    assert "Synthetic pictures" in page
+    assert "Synthetic images" in page
     assert not re.search(r"<script|https?://|src=|@import|url\(", page)
     assert "HEAD: average\nFINE_TUNE_FROM: null\n" in page
-    assert "beats it in 2 of 3 folds" in " ".join(page.split())
+    assert "better in 2 of 3 folds" in " ".join(page.split())
     assert page.count("<circle") == len(TRIALS) * (1 + len(config.space))
-    assert page.count('<circle class="early"') == 1 + len(config.space)
+    assert page.count('<circle class="pruned"') == 1 + len(config.space)
     assert len(re.findall(r'<tr class="\w*"><td>\d', page)) == len(TRIALS)
     assert re.findall(r'<tr class="(\w*)"><td>(\d)', page)[0] == ("best", "1")
-    assert re.findall(r'<tr class="(\w*)"><td>(\d)', page)[-1] == ("early", "2")
+    assert re.findall(r'<tr class="(\w*)"><td>(\d)', page)[-1] == ("pruned", "2")
     for key in config.space:
         assert f"<th>{key}</th>" in page
     real = config.crossvalidation.training.model_copy(update={"source_URL": "<data>.zip"})
@@ -100,9 +100,9 @@ def test_page_needs_nothing_else_and_says_all(config):
     ("trials", "said"),
     [
         ([], "0</b><span>trials of 30"),
-        ([({}, [0.5])], "1</b><span>given up early"),
-        ([({}, [0.5, 0.5, 0.5])], "Too few trials to tell"),
-        ([({"DROPOUT": n / 10}, [0.5, 0.5, 0.5]) for n in range(7)], "Too few trials to tell"),
+        ([({}, [0.5])], "1</b><span>pruned"),
+        ([({}, [0.5, 0.5, 0.5])], "too few trials to estimate"),
+        ([({"DROPOUT": n / 10}, [0.5, 0.5, 0.5]) for n in range(7)], "too few trials to estimate"),
     ],
 )
 def test_page_of_little(config, trials, said):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cnnClassifier.entity.config_entity import Between, Choice
-from cnnClassifier.tuning.search_space import size_of
+from cnnClassifier.tuning.search_space import grid_size
 from cnnClassifier.tuning.study import SearchError, SharedStudy
 from tests.waiting import PATIENCE_S
 
@@ -49,7 +49,7 @@ def loss(params):
 def work(study, most, seconds=PATIENCE_S):
     """Do trials until there are `most`, and return the parameters of all that are finished."""
     while True:
-        with study.begin(most, time.monotonic() + seconds) as trial:
+        with study.next_trial(most, time.monotonic() + seconds) as trial:
             if trial is None:
                 return [trial.params for trial in study.finished()]
             trial.report(loss(trial.params), 1)
@@ -60,7 +60,7 @@ def test_one_that_was_stopped_tries_the_same_as_one_that_was_not(opened):
     whole = work(opened("whole"), 16)
     assert work(opened("parts"), 3) == whole[:3]
     study = opened("parts")
-    with pytest.raises(KeyboardInterrupt), study.begin(16, time.monotonic() + 60):
+    with pytest.raises(KeyboardInterrupt), study.next_trial(16, time.monotonic() + 60):
         raise KeyboardInterrupt
     assert len(study.finished()) == 3
     assert work(opened("parts"), 16) == whole
@@ -72,15 +72,15 @@ def test_one_that_was_stopped_tries_the_same_as_one_that_was_not(opened):
 
 def test_a_small_space_is_tried_to_its_end_and_nothing_twice(opened):
     study = opened(space=FINITE)
-    assert (study.size, size_of(SPACE)) == (3 * 3 * 2, float("inf"))
+    assert (study.size, grid_size(SPACE)) == (3 * 3 * 2, float("inf"))
     tried = work(study, study.size)
     assert len({tuple(params.items()) for params in tried}) == len(tried) == study.size
 
 
 def test_what_comes_back_from_a_lost_process_is_counted_once(opened):
     slow, other = opened(stale_after_s=0.2), opened(stale_after_s=0.2)
-    slow._beat = lambda trial, stop: None  # as if it were dead, or the machine asleep
-    with slow.begin(2, time.monotonic() + 60) as trial:
+    slow._send_heartbeats = lambda trial, stop: None  # as if it were dead, or the machine asleep
+    with slow.next_trial(2, time.monotonic() + 60) as trial:
         params = trial.params
         assert params in work(other, 2)
         assert slow.finish(trial, 0.5) is False
@@ -91,10 +91,10 @@ def test_what_comes_back_from_a_lost_process_is_counted_once(opened):
 def test_what_ends_its_process_every_time_is_left_alone(opened):
     study = opened()
     for _ in range(3):
-        with pytest.raises(MemoryError), study.begin(1, time.monotonic() + 60) as trial:
+        with pytest.raises(MemoryError), study.next_trial(1, time.monotonic() + 60) as trial:
             assert trial.params == {name: FIRST[name] for name in SPACE}
             raise MemoryError
-    with study.begin(1, time.monotonic() + 60) as trial:
+    with study.next_trial(1, time.monotonic() + 60) as trial:
         study.finish(trial, 1.0)
     assert [trial.state.name for trial in study.study.trials] == [
         "FAIL",
@@ -115,7 +115,7 @@ study = SharedStudy(sys.argv[1], "a", True, SPACE, FIRST, 1, 3.0)
 print("open", flush=True)
 sys.stdin.readline()
 while True:
-    with study.begin(int(sys.argv[2]), time.monotonic() + 3600) as trial:
+    with study.next_trial(int(sys.argv[2]), time.monotonic() + 3600) as trial:
         if trial is None:
             break
         print(trial.number, flush=True)
@@ -170,11 +170,11 @@ def test_processes_at_once_do_nothing_twice_and_lose_nothing_when_one_is_killed(
         ("sqlite:///{folder}/study.db", "can't be opened: "),
         (
             "postgresql://me:secret@127.0.0.1:1/studies",
-            'wants a driver; pip install "psycopg[binary]"',
+            'needs a driver; pip install "psycopg[binary]"',
         ),
         (
             "postgresql+pg8000://me:secret@127.0.0.1:1/studies",
-            'wants a driver; pip install "pg8000"',
+            'needs a driver; pip install "pg8000"',
         ),
     ],
 )

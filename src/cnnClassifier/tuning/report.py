@@ -1,104 +1,96 @@
-"""What a study found, in plain numbers."""
+"""The result of a search as one dictionary."""
 
-from collections.abc import Sequence
-from statistics import mean, stdev
 from typing import Any
 
 import optuna
+import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from cnnClassifier.entity.config_entity import Between, Choice, SearchConfig
 from cnnClassifier.entity.disclaimers import is_synthetic
-from cnnClassifier.tuning.search_space import living
+from cnnClassifier.tuning.search_space import active_trials
 
-_FEW = 6  # finished trials, below which no importance is told
+_MIN_TRIALS_FOR_IMPORTANCE = 6
 
 
-def build_report(study: optuna.Study, config: SearchConfig, name: str, most: int) -> dict[str, Any]:
-    """Describe the trials, the best of them, and what mattered.
+def build_report(
+    study: optuna.Study, config: SearchConfig, name: str, max_trials: int
+) -> dict[str, Any]:
+    """Describe the trials, the best one, and the importance of the parameters.
 
     Args:
-        study: Optuna's.
-        config: what was to be tried, and how.
+        study: the Optuna study.
+        config: of the search.
         name: of the study.
-        most: how many trials were asked for.
+        max_trials: number of requested trials.
 
     Returns:
-        Among others `trials`, `importance` and, where a trial has been through all folds, `best` and `first`: the
-        parameters that the search began with.
+        Among others `trials`, `importance` and, if a trial completed all folds, `best`; `initial`
+        is the trial with the parameters of params.yaml, unless it is the best one.
     """
-    finished = [trial for trial in living(study) if trial.state.is_finished()]
-    complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
+    training = config.crossvalidation.training
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    trials = [trial for trial in active_trials(study) if trial.state in states]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    described = {trial.number: _describe(trial, config.metric) for trial in trials}
     report: dict[str, Any] = {
         "study": name,
-        "asked": most,
+        "requested": max_trials,
         "complete": len(complete),
-        "early": len(finished) - len(complete),
+        "pruned": len(trials) - len(complete),
         "metric": config.metric,
-        "minimise": config.metric == "loss",
+        "minimize": config.metric == "loss",
         "folds": config.folds,
-        "of_folds": config.crossvalidation.folds,
-        "epochs": min(config.epochs, config.crossvalidation.training.fit.epochs),
+        "total_folds": config.crossvalidation.folds,
+        "epochs": min(config.epochs, training.fit.epochs),
         "backbone": config.prepare.backbone,
-        "source": config.crossvalidation.training.source_URL,
-        "synthetic": is_synthetic(config.crossvalidation.training.source_URL),
+        "source": training.source_URL,
+        "synthetic": is_synthetic(training.source_URL),
         "params_file": config.params_path.name,
-        "space": {key: _words(span) for key, span in config.space.items()},
-        "log": sorted(
-            key for key, span in config.space.items() if isinstance(span, Between) and span.log
-        ),
-        "trials": [_describe(trial, config.metric) for trial in finished],
-        "importance": _importance(study, complete, config.crossvalidation.training.fit.seed),
+        "space": {key: _format_dimension(dimension) for key, dimension in config.space.items()},
+        "log_scale": [key for key, d in config.space.items() if isinstance(d, Between) and d.log],
+        "trials": list(described.values()),
+        "importance": _importance(study, complete, training.fit.seed),
     }
     if complete:
-        best = _describe(study.best_trial, config.metric)
-        report["best"] = best
-        first = next(
-            (t for t in report["trials"] if _is(t["params"], config.params) and not t["early"]),
-            None,
-        )
-        if first and first["number"] != best["number"]:
-            wins = _wins(best["folds"], first["folds"], report["minimise"])
-            report["first"] = {**first, "wins": wins}
+        best = report["best"] = described[study.best_trial.number]
+        for trial in complete:
+            is_initial = trial.params.items() <= config.params.items()
+            if is_initial and trial.number != best["number"]:
+                initial = described[trial.number]
+                gain = pd.Series(best["folds"]) - pd.Series(initial["folds"])
+                better_folds = int((gain < 0).sum() if report["minimize"] else (gain > 0).sum())
+                report["initial"] = initial | {"better_folds": better_folds}
     return report
 
 
 def _describe(trial: FrozenTrial, metric: str) -> dict[str, Any]:
-    folds: list[dict[str, float]] = trial.user_attrs["folds"]
-    values = [fold[metric] for fold in folds]
-    took = trial.duration
+    folds = pd.DataFrame(trial.user_attrs["folds"])
+    std = folds[metric].std() if len(folds) > 1 else 0.0
     return {
         "number": trial.number,
-        "early": trial.state == TrialState.PRUNED,
-        "value": mean(values),
-        "spread": stdev(values) if len(values) > 1 else 0.0,
-        "folds": values,
-        "figures": {name: mean(fold[name] for fold in folds) for name in folds[0]},
+        "pruned": trial.state == TrialState.PRUNED,
+        "value": float(folds[metric].mean()),
+        "std": float(std),
+        "folds": folds[metric].tolist(),
+        "metrics": folds.mean().to_dict(),
         "params": trial.params,
-        "seconds": took.total_seconds() if took else 0.0,
+        "seconds": trial.duration.total_seconds() if trial.duration else 0.0,
     }
 
 
-def _importance(
-    study: optuna.Study, complete: Sequence[FrozenTrial], seed: int
-) -> dict[str, float]:
-    """Return each parameter's share of what the trials' values differ by (fANOVA, Hutter et al. 2014)."""
-    if len(complete) < _FEW or len({trial.value for trial in complete}) == 1:
+def _importance(study: optuna.Study, complete: list[FrozenTrial], seed: int) -> dict[str, float]:
+    """Return the fraction of the variance by parameter (fANOVA, Hutter et al. 2014)."""
+    if len(complete) < _MIN_TRIALS_FOR_IMPORTANCE or len({trial.value for trial in complete}) == 1:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
     return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-def _wins(best: Sequence[float], first: Sequence[float], minimise: bool) -> int:
-    return sum(b < f if minimise else b > f for b, f in zip(best, first, strict=True))
-
-
-def _is(params: dict[str, Any], known: dict[str, Any]) -> bool:
-    return all(known[key] == value for key, value in params.items())
-
-
-def _words(span: Choice | Between) -> str:
-    if isinstance(span, Choice):
-        return ", ".join("null" if value is None else str(value) for value in span.values)
-    how = ", logarithmic" if span.log else f", in steps of {span.step:g}" if span.step else ""
-    return f"{span.low:g} to {span.high:g}{how}"
+def _format_dimension(dimension: Choice | Between) -> str:
+    if isinstance(dimension, Choice):
+        return ", ".join("null" if value is None else str(value) for value in dimension.values)
+    text = f"{dimension.low:g} to {dimension.high:g}"
+    if dimension.log:
+        return f"{text}, logarithmic"
+    return f"{text}, in steps of {dimension.step:g}" if dimension.step else text

@@ -1,97 +1,88 @@
-"""What a search found as one page that needs nothing else: no script, no network, no other file."""
+"""The result of a search as an HTML page without scripts and without other files."""
 
-import math
-from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
-from cnnClassifier.entity.disclaimers import DISCLAIMER
-from cnnClassifier.utils.page import render_template_file
+import numpy as np
 
-_NAMES = {"loss": "log loss", "roc_auc": "ROC AUC", "balanced_accuracy": "balanced accuracy"}
-_WORST = 3.0  # as many times as far from the best as the median: what is worse is drawn at the edge
+from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
+from cnnClassifier.utils.page import render_template_file
+from cnnClassifier.utils.svg import polyline_points
+
+_LABELS = {"loss": "log loss", "roc_auc": "ROC AUC", "balanced_accuracy": "balanced accuracy"}
+_MAX_DISTANCE = 3.0  # in medians of the distance to the best value; worse trials are at the edge
 
 
 def render_page(report: dict[str, Any]) -> str:
     """Return `report.html`.
 
     Args:
-        report: from `build_report`, with `changes` where there is a best trial.
+        report: from `build_report`; with `changes` if there is a best trial.
     """
-    heights = _heights([trial["value"] for trial in report["trials"]], report["minimise"])
-    points = [
-        {**trial, "y": y, "is_best": trial["number"] == report.get("best", {}).get("number")}
-        for trial, y in zip(report["trials"], heights, strict=True)
-    ]
+    trials = report["trials"]
+    sign = 1 if report["minimize"] else -1
+    losses = np.array([sign * trial["value"] for trial in trials])
+    y = _heights(losses)
+    x = (np.arange(len(trials)) + 0.5) / max(len(trials), 1)
+    slices = []
+    for key in report["space"] if trials else []:
+        values = [trial["params"][key] for trial in trials]
+        slices.append({"key": key, **_slice(values, key in report["log_scale"])})
     return render_template_file(
         "cnnClassifier.tuning",
         "report_page.html",
         report=report,
-        names=_NAMES,
+        labels=_LABELS,
         disclaimer=DISCLAIMER,
-        history=_history(points),
-        slices=[_slice(key, points, key in report["log"]) for key in report["space"]]
-        if points
-        else [],
-        ranked=sorted(
-            report["trials"],
-            key=lambda t: (t["early"], t["value"] * (1 if report["minimise"] else -1)),
-        ),
-        shown=_shown,
+        synthetic_notice=SYNTHETIC,
+        x=x.tolist(),
+        y=y.tolist(),
+        best_line=_best_line(x, y, [trial["pruned"] for trial in trials]),
+        slices=slices,
+        ranked=sorted(trials, key=lambda trial: (trial["pruned"], sign * trial["value"])),
+        format_value=_format_value,
     )
 
 
-def _shown(value: Any) -> str:
-    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+def _format_value(value: Any) -> str:
+    if value is None:
+        return "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _heights(values: Sequence[float], minimise: bool) -> list[float]:
-    """Return each value's place from 0, the best, to 100."""
-    losses = [value if minimise else -value for value in values]
-    best = min(losses, default=0.0)
-    reach = min(max(losses, default=0.0) - best, _WORST * (median(losses or [0.0]) - best)) or 1.0
-    return [round(100 * min((loss - best) / reach, 1), 1) for loss in losses]
+def _heights(losses: np.ndarray) -> np.ndarray:
+    """Return the height of each trial in the charts, from 0, the best value, to 1."""
+    if not len(losses):
+        return losses
+    distance = losses - losses.min()
+    scale = min(distance.max(), _MAX_DISTANCE * np.median(distance)) or 1.0
+    return np.minimum(distance / scale, 1.0)
 
 
-def _history(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the trials from left to right, and the best so far as a line of steps."""
-    step = 300 / max(len(points), 1)
-    placed = [
-        {**point, "x": round((number + 0.5) * step, 1)} for number, point in enumerate(points)
-    ]
-    line, best = [], math.inf
-    for point in placed:
-        if not point["early"] and point["y"] < best:
-            line += [
-                f"{point['x']},{best if best < math.inf else point['y']}",
-                f"{point['x']},{point['y']}",
-            ]
-            best = point["y"]
-    return {"points": placed, "line": " ".join([*line, f"300,{best}"] if line else [])}
+def _best_line(x: np.ndarray, y: np.ndarray, pruned: list[bool]) -> str:
+    """Return the best value so far as an SVG polyline of steps."""
+    complete = ~np.array(pruned, bool)
+    if not complete.any():
+        return ""
+    best = np.minimum.accumulate(y[complete])
+    edges = np.append(x[complete], 1.0)
+    return polyline_points(np.repeat(edges, 2)[1:-1], np.repeat(best, 2))
 
 
-def _slice(key: str, points: Sequence[dict[str, Any]], log: bool) -> dict[str, Any]:
-    """Return the trials by the value of one parameter."""
-    values = [point["params"][key] for point in points]
+def _slice(values: list[Any], log: bool) -> dict[str, Any]:
+    """Return the horizontal position of each trial by the value of one parameter, and the ticks."""
+    ticks = []
     if all(isinstance(value, float) for value in values):
-        places = [math.log(value) if log else value for value in values]
-        low, high = min(places), max(places)
-        xs = [5 + 90 * (place - low) / ((high - low) or 1) for place in places]
-        ticks = [{"x": 5, "text": _shown(min(values)), "anchor": "start"}]
-        if high > low:
-            ticks.append({"x": 95, "text": _shown(max(values)), "anchor": "end"})
-    else:
-        known = sorted(
-            set(values), key=lambda value: (isinstance(value, str), value is None, value or 0)
-        )
-        width = 100 / len(known)
-        xs = [(known.index(value) + 0.5) * width for value in values]
-        ticks = [
-            {"x": round((place + 0.5) * width, 1), "text": _shown(value), "anchor": "middle"}
-            for place, value in enumerate(known)
-        ]
-    return {
-        "key": key,
-        "ticks": ticks,
-        "points": [{**p, "x": round(x, 1)} for p, x in zip(points, xs, strict=True)],
-    }
+        scaled = np.log(values) if log else np.array(values)
+        span = np.ptp(scaled) or 1.0
+        x = 0.05 + 0.9 * (scaled - scaled.min()) / span
+        ticks.append({"x": 5, "text": _format_value(min(values)), "anchor": "start"})
+        if scaled.max() > scaled.min():
+            ticks.append({"x": 95, "text": _format_value(max(values)), "anchor": "end"})
+        return {"x": x.tolist(), "ticks": ticks}
+    # Numbers, then null, then strings.
+    categories = sorted(set(values), key=lambda v: (isinstance(v, str), v is None, v or 0))
+    centers = (np.arange(len(categories)) + 0.5) / len(categories)
+    for category, center in zip(categories, centers, strict=True):
+        x_tick = round(100 * float(center), 1)
+        ticks.append({"x": x_tick, "text": _format_value(category), "anchor": "middle"})
+    return {"x": [centers[categories.index(value)] for value in values], "ticks": ticks}

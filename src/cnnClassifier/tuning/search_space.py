@@ -1,9 +1,9 @@
-"""What to try next: never the same twice, and the same again for the same seed and history."""
+"""The search space, and a sampler that never tries the same parameters twice."""
 
 import math
 from collections.abc import Mapping
 from itertools import product
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from optuna import Study
@@ -14,122 +14,104 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cnnClassifier.entity.config_entity import Between, Choice
 
 Space = Mapping[str, Choice | Between]
-_TRIES = 20  # that meet what was tried already, until one of what is left is drawn
-_DIGITS = 3  # of numbers between two others: what a person would write
+_MAX_ATTEMPTS = (
+    20  # to draw untried parameters, before the first untried ones of the grid are taken
+)
+_SIGNIFICANT_DIGITS = 3  # of sampled real numbers
 
 
-def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Return the space in Optuna's words."""
-    return {name: _distribution(span) for name, span in space.items()}
+def to_distributions(space: Space) -> dict[str, BaseDistribution]:
+    """Convert the search space to Optuna's distributions."""
+    distributions: dict[str, BaseDistribution] = {}
+    for name, dimension in space.items():
+        if isinstance(dimension, Choice):
+            distributions[name] = CategoricalDistribution(dimension.values)
+        elif dimension.whole:
+            low, high, step = int(dimension.low), int(dimension.high), int(dimension.step or 1)
+            distributions[name] = IntDistribution(low, high, dimension.log, step)
+        else:
+            low, high = dimension.low, dimension.high
+            distributions[name] = FloatDistribution(low, high, dimension.log, dimension.step)
+    return distributions
 
 
-def _distribution(span: Choice | Between) -> BaseDistribution:
-    if isinstance(span, Choice):
-        return CategoricalDistribution(span.values)
-    if span.whole:
-        return IntDistribution(
-            int(span.low), int(span.high), log=span.log, step=int(span.step or 1)
-        )
-    return FloatDistribution(span.low, span.high, log=span.log, step=span.step)
+def grid_size(space: Space) -> float:
+    """Return the number of different trials; infinity if a parameter is continuous."""
+    grid = _grid(to_distributions(space))
+    return math.inf if grid is None else math.prod(map(len, grid.values()))
 
 
-def size_of(space: Space) -> float:
-    """Return how many different trials a space has; infinity where a number may be any between two others."""
-    return math.prod(
-        math.inf if values is None else len(values) for values in map(_values, space.values())
-    )
-
-
-def _values(span: Choice | Between) -> tuple[Any, ...] | None:
-    if isinstance(span, Choice):
-        return span.values
-    if span.step is None and not span.whole:
-        return None
-    step = span.step or 1
-    return tuple(
-        _tidy(span.low + number * step)
-        for number in range(int((span.high - span.low) / step + 1e-9) + 1)
-    )
-
-
-def _tidy(value: float) -> float:
-    return round(value, 12)
-
-
-def living(study: Study) -> list[FrozenTrial]:
-    """Return the trials that count, in order: all but those that were given back or withdrawn."""
+def active_trials(study: Study) -> list[FrozenTrial]:
+    """Return the trials in their order, without those that failed or were handed back."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
 
 
-class Sampler(BaseSampler):
-    """Try first what there is, then at random, then by TPE (Bergstra et al. 2011).
+class UniqueSampler(BaseSampler):
+    """Sample initial parameters first, then at random, then by TPE (Bergstra et al. 2011).
 
-    What a trial gets depends on the seed and on how many come before it, not on the process: one that was stopped
-    and goes on tries the same as one that wasn't, and two at once never draw alike.
+    The parameters of a trial depend on the seed and on the earlier trials, not on the process: a
+    search that was interrupted continues with the same trials, and two processes draw different
+    ones.
 
     Args:
-        space: of the parameters.
-        first: what the first trial gets, where it lies within the space.
-        seed: equal seeds and histories give equal trials.
+        space: the search space.
+        initial: parameters of the first trial, used if they are within the space.
+        seed: the same seed and history give the same trials.
     """
 
-    def __init__(self, space: Space, first: Mapping[str, Any], seed: int) -> None:
-        self._space = space
-        found = distributions(space)
-        self._drawn = {
-            name: distribution for name, distribution in found.items() if not distribution.single()
-        }
-        self._alone = {name: span.values[0] for name, span in space.items() if _is_alone(span)}
-        self._first = {name: first[name] for name in space}
+    def __init__(self, space: Space, initial: Mapping[str, Any], seed: int) -> None:
         self._seed = seed
+        self._distributions = to_distributions(space)
+        self._grid = _grid(self._distributions)
+        self._constants, self._sampled = {}, {}
+        for name, distribution in self._distributions.items():
+            if distribution.single():
+                self._constants[name] = space[name].values[0]  # type: ignore[union-attr]
+            else:
+                self._sampled[name] = distribution
+        self._initial: dict[str, Any] | None = {name: initial[name] for name in space}
+        try:
+            create_trial(value=0.0, params=self._initial, distributions=self._distributions)
+        except ValueError:
+            self._initial = None  # not within the space
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Return all that there is a choice of."""
-        return self._drawn
+        """Return the parameters that have more than one value."""
+        return self._sampled
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draw all parameters of a trial."""
-        others = [other for other in living(study) if other.number != trial.number]
-        before = sum(other.number < trial.number for other in others)
-        taken = [other.params for other in others]
-        if (
-            before == 0
-            and self._first not in taken
-            and all(map(_holds, self._space.values(), self._first.values()))
-        ):
-            return self._first
-        params: dict[str, Any] = {}
-        for attempt in range(_TRIES):
-            seed = int(np.random.SeedSequence([self._seed, before, attempt]).generate_state(1)[0])
-            params = TPESampler(seed=seed).sample_relative(study, trial, search_space)
-            random = RandomSampler(seed=seed)
-            params = params or {
-                name: random.sample_independent(study, trial, name, distribution)
-                for name, distribution in search_space.items()
-            }
-            params = self._alone | {
-                name: _round(self._space[name], value) for name, value in params.items()
-            }
-            if params not in taken:
+        """Sample all parameters of a trial."""
+        others = [other for other in active_trials(study) if other.number != trial.number]
+        position = sum(other.number < trial.number for other in others)
+        tried = [other.params for other in others]
+        if position == 0 and self._initial and self._initial not in tried:
+            return self._initial
+        for attempt in range(_MAX_ATTEMPTS):
+            sequence = np.random.SeedSequence([self._seed, position, attempt])
+            seed = int(sequence.generate_state(1)[0])
+            sampler = TPESampler(seed=seed)  # random for the first trials of a study
+            params = sampler.sample_relative(study, trial, search_space)
+            for name, distribution in search_space.items():
+                if name not in params:
+                    params[name] = sampler.sample_independent(study, trial, name, distribution)
+                params[name] = _round(distribution, params[name])
+            params = self._constants | params
+            if params not in tried:
                 return params
-        values = [_values(span) for span in self._space.values()]
-        if None in values:
-            return params
-        left = [
-            p
-            for p in (dict(zip(self._space, v, strict=True)) for v in product(*values))
-            if p not in taken
-        ]  # type: ignore[arg-type]
-        return left[int(np.random.default_rng(seed).integers(len(left)))] if left else params
+        for values in product(*self._grid.values()) if self._grid else ():
+            candidate = dict(zip(self._distributions, values, strict=True))
+            if candidate not in tried:
+                return candidate
+        return params
 
     def sample_independent(
         self,
@@ -138,26 +120,31 @@ class Sampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Draw one parameter, as Optuna asks of a sampler; here all are drawn at once."""
-        return RandomSampler(seed=self._seed).sample_independent(
-            study, trial, param_name, param_distribution
-        )
+        """Sample one parameter; Optuna requires this method, but all are sampled together."""
+        sampler = RandomSampler(seed=self._seed)
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
-def _is_alone(span: Choice | Between) -> TypeGuard[Choice]:
-    return isinstance(span, Choice) and len(span.values) == 1
+def _grid(distributions: Mapping[str, Any]) -> dict[str, tuple[Any, ...]] | None:
+    """Return all values of each parameter; None if one is continuous."""
+    grid = {}
+    for name, distribution in distributions.items():
+        if isinstance(distribution, CategoricalDistribution):
+            grid[name] = distribution.choices
+        elif distribution.step is None:
+            return None
+        else:
+            low, step = distribution.low, distribution.step
+            count = int((distribution.high - low) / step + 1e-9) + 1
+            grid[name] = tuple(round(low + i * step, 12) for i in range(count))
+    return grid
 
 
-def _round(span: Choice | Between, value: Any) -> Any:
-    if isinstance(span, Choice) or span.whole:
+def _round(distribution: BaseDistribution, value: Any) -> Any:
+    """Round real numbers to what a person would write."""
+    if not isinstance(distribution, FloatDistribution):
         return value
-    if span.step is not None:
-        return _tidy(value)
-    return min(max(float(f"{value:.{_DIGITS}g}"), span.low), span.high)
-
-
-def _holds(span: Choice | Between, value: Any) -> bool:
-    values = _values(span)
-    if values is not None:
-        return value in values
-    return isinstance(span, Between) and span.low <= value <= span.high
+    if distribution.step is not None:
+        return round(value, 12)
+    rounded = float(f"{value:.{_SIGNIFICANT_DIGITS}g}")
+    return min(max(rounded, distribution.low), distribution.high)
