@@ -1,4 +1,4 @@
-# The one vocabulary: by hand, in CI, in hooks. Plain commands for systems without make stand in README.md.
+# The same commands for developers, CI and hooks. README.md lists plain commands for systems without make.
 PYTHON ?= python3
 VENV := .venv
 BASE ?= origin/main
@@ -8,9 +8,9 @@ SHELL_SCRIPTS = $(shell grep -l 'env bash' scripts/*)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline serve test test-fast lint small compare bundle audit bench pins clean
+.PHONY: help setup pipeline serve test test-fast test-full lint small compare bundle audit bench pins docs-config clean
 
-help:            ## Show what there is to type
+help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 $(VENV)/pipeline.stamp: requirements.txt setup.py
@@ -23,20 +23,23 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/pipeline.stamp
 	python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-setup: $(VENV)/pipeline.stamp    ## Make .venv and install what the pipeline needs
+setup: $(VENV)/pipeline.stamp    ## Create .venv and install the pipeline's packages
 
-pipeline: $(VENV)/pipeline.stamp ## Data to trained, evaluated, tracked model; prints the scores
+pipeline: $(VENV)/pipeline.stamp ## Run all stages and print the scores
 	dvc repro
 	@python main.py scores
 
 serve: $(VENV)/pipeline.stamp    ## The page, at http://localhost:8080
 	python app.py
 
-test: $(VENV)/dev.stamp          ## All tests, the fast ones first
-	python -m pytest
+test: $(VENV)/dev.stamp          ## The fast and the slow tests, the fast ones first
+	python -m pytest -m "not full"
 
-test-fast: $(VENV)/dev.stamp     ## The tests that take seconds
-	python -m pytest -m "not slow"
+test-fast: $(VENV)/dev.stamp     ## The fast tests alone
+	python -m pytest -m "not slow and not full"
+
+test-full: $(VENV)/dev.stamp     ## All tests, with those that take many minutes
+	python -m pytest
 
 lint: $(VENV)/dev.stamp          ## Style, types, workflow, Dockerfile, scripts, CloudFormation
 	ruff check .
@@ -47,28 +50,31 @@ lint: $(VENV)/dev.stamp          ## Style, types, workflow, Dockerfile, scripts,
 	shellcheck -x scripts/lib.sh $(SHELL_SCRIPTS)
 	cfn-lint infra/aws.yaml
 
-small: $(VENV)/pipeline.stamp    ## All stages on a small phantom, in build/small: does it work?
+small: $(VENV)/pipeline.stamp    ## Run all stages on a small phantom, in build/small
 	scripts/small-pipeline build/small
 
-compare:                         ## After `make small`: its scores beside those of BASE's code (origin/main)
+compare:                         ## After `make small`: compare its scores with those of BASE (origin/main)
 	scripts/small-pipeline build/base $(BASE)
 	python main.py compare build/base/$(EVALUATION) build/small/$(EVALUATION) --names main here --markdown > build/comparison.md
 	@cat build/comparison.md
 
-bundle: $(VENV)/pipeline.stamp   ## A bundle for the image: from the DVC remote where there is one, else trained
+bundle: $(VENV)/pipeline.stamp   ## The bundle for the image: from the DVC remote if there is one, else trained
 	scripts/fetch-bundle
 
-audit: $(VENV)/dev.stamp         ## Known vulnerabilities of the pinned packages
+audit: $(VENV)/dev.stamp         ## List known vulnerabilities of the pinned packages
 	pip-audit --disable-pip --require-hashes -r requirements.txt
 
-bench: $(VENV)/dev.stamp         ## Measure what the README's figures come from
+bench: $(VENV)/dev.stamp         ## Measure the README's numbers
 	python -m benchmarks
 
-pins: $(VENV)/dev.stamp          ## Pin requirements*.txt anew from requirements*.in
+pins: $(VENV)/dev.stamp          ## Update requirements*.txt from requirements*.in
 	python -m pip install --quiet uv
 	$(PIN) --upgrade requirements-dev.in -o requirements-dev.txt
 	$(PIN) requirements.in -c requirements-dev.txt -o requirements.txt
 	$(PIN) requirements-serve.in -c requirements-dev.txt -o requirements-serve.txt
 
-clean:           ## Remove what the pipeline made; .venv, data/ and the feature cache stay
+docs-config: $(VENV)/pipeline.stamp ## Update docs/configuration.md from the entities
+	python -m cnnClassifier.config.reference > docs/configuration.md
+
+clean:           ## Remove the outputs of the pipeline; .venv, data/ and the feature cache stay
 	rm -rf artifacts logs

@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 setup(
     name="cnnClassifier",
     version="0.1.0",
-    description="Train, assess and serve image classifiers: chest CT slices to start with",
+    description="Train, evaluate and serve image classifiers, such as one for chest CT slices",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
@@ -15,8 +15,9 @@ setup(
     packages=find_packages("src"),
     package_data={
         "cnnClassifier.evaluation": ["*.j2", "*.html"],
-        "cnnClassifier.dataset": ["report_page.html"],
+        "cnnClassifier.dataset": ["report.html"],
         "cnnClassifier.tuning": ["report_page.html"],
+        "cnnClassifier.serving": ["openapi.yaml"],
         "cnnClassifier.utils": ["page.html"],
     },
     python_requires=">=3.11",

@@ -3,7 +3,7 @@
     python -m benchmarks.audit_growth --sizes 1000 3000 10000 50000
 
 Makes that many synthetic pictures once (chest-like outlines, twenty slices to a patient, each twentieth file a
-re-encoded near-copy), then runs the whole stage on the first 1,000, 3,000, … of them, each in a process of its own.
+re-encoded near-duplicate), then runs the whole stage on the first 1,000, 3,000, … of them, each in a process of its own.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
             flush=True,
         )
         print(
-            f"{'files':>8} {'reading':>10} {'near-copies':>12} {'shortcuts':>10} {'stage':>8} {'memory':>9}  growth"
+            f"{'files':>8} {'reading':>10} {'duplicates':>12} {'shortcuts':>10} {'stage':>8} {'memory':>9}  growth"
         )
         last = None
         for size in sizes:
@@ -113,15 +113,15 @@ def measure(folder: Path, count: int) -> None:
     def timed(name: str) -> None:
         work: Callable[..., Any] = getattr(data_validation, name)
 
-        def run(*args: Any) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
             begun = time.perf_counter()
-            result = work(*args)
+            result = work(*args, **options)
             times[name] = time.perf_counter() - begun
             return result
 
         setattr(data_validation, name, run)
 
-    for name in ("read_files", "near_copies", "shortcuts"):
+    for name in ("read_file_table", "link_duplicates", "measure_shortcuts"):
         timed(name)
     data_validation.image_files = lambda data_dir: [
         (path.relative_to(data_dir).as_posix(), path.parent.name)
@@ -135,8 +135,7 @@ def measure(folder: Path, count: int) -> None:
             manifest_path=Path(out) / "manifest.csv",
             report_path=Path(out) / "data_report.json",
             group_pattern=r"^(?P<group>patient\d+)_",
-            near_copy_bits=8,
-            near_copy_correlation=0.991,
+            near_duplicate_correlation=0.9,
             conflicts="leave_out",
             split="grouped",
             shortcut_warning_auc=0.75,
@@ -157,7 +156,8 @@ def measure(folder: Path, count: int) -> None:
 def line(row: dict[str, Any], last: dict[str, Any] | None) -> str:
     """Return a row of the table; growth is the power of the number of files that a time or the memory grows by."""
     text = (
-        f"{row['files']:>8,} {row['read_files']:>8.1f} s {row['near_copies']:>10.1f} s {row['shortcuts']:>8.1f} s "
+        f"{row['files']:>8,} {row['read_file_table']:>8.1f} s {row['link_duplicates']:>10.1f} s "
+        f"{row['measure_shortcuts']:>8.1f} s "
         f"{row['stage']:>6.0f} s {row['memory']:>6.0f} MB"
     )
     if last:
@@ -165,8 +165,8 @@ def line(row: dict[str, Any], last: dict[str, Any] | None) -> str:
         text += "  " + ", ".join(
             f"{name} {math.log(row[key] / last[key]) / ratio:.2f}"
             for name, key in (
-                ("reading", "read_files"),
-                ("near-copies", "near_copies"),
+                ("reading", "read_file_table"),
+                ("duplicates", "link_duplicates"),
                 ("memory", "memory"),
             )
         )

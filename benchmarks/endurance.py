@@ -27,8 +27,8 @@ import yaml
 
 from benchmarks.serving import ROOT, free_port, wait_until_ready
 from cnnClassifier.entity.bundle import MODEL_FILE, ModelBundle
-from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
 from cnnClassifier.utils.common import atomic_write, sha256_of
+from ct_phantom import parse_phantom, write_phantom
 
 RUBBISH = [
     b"",
@@ -119,8 +119,8 @@ def make_pictures(folder: Path) -> list[bytes]:
 def alone(model: Path, pictures: Path) -> list[dict[str, float]]:
     """Return what a model says of each picture, asked in a process of its own."""
     code = (
-        "import json, sys; from pathlib import Path; from cnnClassifier.serving.predictor import Predictor\n"
-        "p = Predictor(Path(sys.argv[1]), 10**8)\n"
+        "import json, sys; from pathlib import Path; from cnnClassifier.serving.predictor import ModelBundle, Predictor\n"
+        "p = Predictor(ModelBundle.read(Path(sys.argv[1])), 10**8)\n"
         "print(json.dumps([p.predict(f.read_bytes()).probabilities for f in sorted(Path(sys.argv[2]).rglob('*.png'))]))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

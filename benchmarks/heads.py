@@ -55,7 +55,7 @@ def main() -> None:
             found = crossvalidate(Path(name), CASES[case] | {"FOLD_SEEDS": arguments.seeds})
             seconds = time.perf_counter() - start
         figures = [
-            f"{found[key]['mean']:.3f} ± {found[key]['spread']:.3f}"
+            f"{found[key]['mean']:.3f} ± {found[key]['std']:.3f}"
             for key in ("balanced_accuracy", "roc_auc")
         ]
         rows.append((case, *figures, f"{found['loss']['mean']:.3f}", f"{seconds:.0f}"))

@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from benchmarks.serving import free_port, wait_until_ready
-from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
+from ct_phantom import parse_phantom, write_phantom
 
 DOCS = Path("docs")
 

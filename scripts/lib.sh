@@ -41,7 +41,7 @@ die() {
 need() {
   local tool
   for tool in "$@"; do
-    command -v "$tool" >/dev/null || die "$tool is not installed; docs/aws.md says what a machine needs"
+    command -v "$tool" >/dev/null || die "$tool is not installed; docs/deployment.md says what a machine needs"
   done
 }
 
@@ -56,7 +56,7 @@ image_of() {
   [ -n "${ECR_REPOSITORY_NAME:-}" ] || die "ECR_REPOSITORY_NAME is not set: the ECR repository's name, such as chest-ct"
   local account
   account=$(aws sts get-caller-identity --query Account --output text) ||
-    die "AWS doesn't know who is asking: on EC2 attach the instance role, elsewhere set credentials (docs/aws.md)"
+    die "AWS doesn't know who is asking: on EC2 attach the instance role, elsewhere set credentials (docs/deployment.md)"
   echo "$account.dkr.ecr.$AWS_REGION.amazonaws.com/$ECR_REPOSITORY_NAME:$1"
 }
 
@@ -67,7 +67,7 @@ ecr_login() {
   region=${registry#*.dkr.ecr.}
   aws ecr get-login-password --region "${region%.amazonaws.com}" |
     docker login --username AWS --password-stdin "$registry" >/dev/null ||
-    die "no login to $registry; the role needs ecr:GetAuthorizationToken (docs/aws.md)"
+    die "no login to $registry; the role needs ecr:GetAuthorizationToken (docs/deployment.md)"
 }
 
 # true: it runs; false: it is there and doesn't; nothing: there is none.

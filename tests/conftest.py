@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnClassifier.entity.bundle import INT8_FILE, ModelBundle
-from cnnClassifier.network.cam import OUTPUT_LAYER, POOL_LAYER
-from cnnClassifier.network.heads import MAP_LAYER
-from cnnClassifier.network.out_of_distribution import Reference
-from cnnClassifier.network.quantization import quantize, save_graph, to_openvino
-from cnnClassifier.utils.common import sha256_of
+from cnnClassifier.entity.bundle import FORMAT_VERSION, INT8_FILE, METADATA_FILE
+from cnnClassifier.network.heads import MAP_LAYER, OUTPUT_LAYER, POOL_LAYER
+from cnnClassifier.network.openvino_export import export_openvino, save_openvino
+from cnnClassifier.network.out_of_distribution import OutOfDistributionDetector
+from cnnClassifier.network.quantization import quantize
+from cnnClassifier.utils.common import save_json, sha256_of
 from tests.mlflow_server import mlflow_server
 
 
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def dvc_repo(monkeypatch):
-    """DVC's Repo class; its log, set up when it was imported, would go to a stream of that moment's test."""
+    """DVC's Repo class, without the log handlers that it set up when it was imported."""
     from dvc.repo import Repo
 
     monkeypatch.setattr(logging.getLogger("dvc"), "handlers", [])
@@ -31,7 +31,7 @@ def dvc_repo(monkeypatch):
 
 @pytest.fixture(scope="session")
 def keras():
-    """Keras on TensorFlow, as the pipeline has it: a process has one backend. OpenVINO gets processes of its own."""
+    """Keras on TensorFlow, as in the pipeline; a process has one backend."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
 
@@ -41,9 +41,9 @@ def keras():
 
 @pytest.fixture(scope="session")
 def write_bundle(keras):
-    """Write a bundle whose model calls an image with any bright spot adenocarcinoma, and any other normal."""
+    """Write a bundle whose model predicts adenocarcinoma for any bright spot, else normal."""
 
-    def write(folder, *, outputs=2, slope=2.0, int8=False, **card):
+    def write(folder, *, outputs=2, slope=2.0, int8=False, **changes):
         layers = keras.layers
         image = keras.Input((32, 32, 3))
         x = layers.Rescaling(1 / 255)(image)
@@ -53,19 +53,20 @@ def write_bundle(keras):
         x = layers.GlobalMaxPooling2D(name=POOL_LAYER)(x)
         dense = layers.Dense(outputs, activation="softmax", name=OUTPUT_LAYER)
         model = keras.Model(image, dense(x))
-        turn = np.array([1.0, -1.0, *[0.0] * (outputs - 2)], np.float32)
-        dense.set_weights([np.tile(slope * turn, (4, 1)), -2 * slope * turn])
+        sign = np.array([1.0, -1.0, *[0.0] * (outputs - 2)], np.float32)
+        dense.set_weights([np.tile(slope * sign, (4, 1)), -2 * slope * sign])
         folder.mkdir(parents=True, exist_ok=True)
         model.save(folder / "model.keras")
-        # Familiar is a picture whose brightness lies anywhere from black to white.
-        Reference(
+        # In distribution is any brightness, from black to white.
+        OutOfDistributionDetector(
             np.full(4, 0.5, np.float32), np.eye(1, 4, dtype=np.float32), np.ones(1, np.float32), 1.0
-        ).save(folder / "reference.npz")
+        ).save(folder / "ood_detector.npz")
         if int8:
-            graph, activation = to_openvino(model, MAP_LAYER)
+            graph, activation = export_openvino(model, MAP_LAYER)
             images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-            save_graph(folder / INT8_FILE, quantize(graph, images), activation)
+            save_openvino(folder / INT8_FILE, quantize(graph, images), activation)
         content = {
+            "format_version": FORMAT_VERSION,
             "classes": ("adenocarcinoma", "normal"),
             "positive_class": "adenocarcinoma",
             "image_size": (32, 32, 3),
@@ -74,17 +75,17 @@ def write_bundle(keras):
             "operating_points": {"default": 0.5},
             "validation": {"n": 10, "loss": 0.5, "loss_calibrated": 0.5},
             "feature_layer": MAP_LAYER,
-            "unfamiliar_limit": 2.0,
+            "ood_threshold": 2.0,
             "backbone": "tiny",
             "data_source": "phantom:",
             "synthetic": True,
             "model_sha256": sha256_of(folder / "model.keras"),
-            "reference_sha256": sha256_of(folder / "reference.npz"),
+            "ood_detector_sha256": sha256_of(folder / "ood_detector.npz"),
             "manifest_sha256": "0" * 64,
             "int8_sha256": sha256_of(folder / INT8_FILE) if int8 else None,
             "versions": {"keras": keras.__version__},
         }
-        ModelBundle(**(content | card)).write(folder)
+        save_json(folder / METADATA_FILE, content | changes)
         return folder
 
     return write

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that can misbehave."""
+"""An HTTP server on loopback that supports ranges, and that can misbehave."""
 
 import re
 import threading
@@ -11,63 +11,66 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Site:
-    """What the server gives; tests change it between requests."""
+    """Behaviour of the server; tests change it between requests."""
 
     content: bytes
     version: dict[str, str] = field(default_factory=lambda: {"ETag": '"one"'})
-    statuses: list[int] = field(default_factory=list)  # answered first, one each
-    cuts: list[int] = field(
-        default_factory=list
-    )  # bytes after which each of the first connections breaks
+    statuses: list[int] = field(default_factory=list)  # of the first responses
+    cuts: list[int] = field(default_factory=list)  # bytes until the first connections break
     ranges: bool = True
-    heeds_if_range: bool = True
-    stall_at: int | None = None  # bytes after which it goes silent
+    if_range: bool = True
+    stall_at: int | None = None  # bytes until the server stalls
     pause_s: float = 0.0  # between blocks of 16 kB
     url: str = ""
-    asked: list[str] = field(default_factory=list)  # the Range of each request
-    sent: int = 0  # bytes of bodies
+    requested: list[str] = field(default_factory=list)  # Range of each request
+    authorization: list[str | None] = field(default_factory=list)  # of each request
+    redirect_to: str = ""
+    sent: int = 0  # bytes of all bodies
 
 
 @contextmanager
 def serving(site: Site) -> Iterator[Site]:
-    done = threading.Event()
+    stopped = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            site.asked.append(self.headers.get("Range", ""))
+            site.requested.append(self.headers.get("Range", ""))
+            site.authorization.append(self.headers.get("Authorization"))
             if site.statuses:
                 self.send_error(site.statuses.pop(0))
                 return
-            start = self.start()
-            if start and start >= len(site.content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(site.content)}")
-                self.end_headers()
+            if site.redirect_to:
+                self.reply(302, Location=site.redirect_to)
                 return
-            self.send_response(206 if start else 200)
-            for name, value in site.version.items():
-                self.send_header(name, value)
+            start, size = self.start(), len(site.content)
+            if start and start >= size:
+                self.reply(416, **{"Content-Range": f"bytes */{size}"})
+                return
+            headers = site.version | {"Content-Length": str(size - start)}
             if start:
-                self.send_header(
-                    "Content-Range", f"bytes {start}-{len(site.content) - 1}/{len(site.content)}"
-                )
-            self.send_header("Content-Length", str(len(site.content) - start))
-            self.end_headers()
+                headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+            self.reply(206 if start else 200, **headers)
             self.send_body(site.content[start:])
 
+        def reply(self, status, **headers):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
         def start(self):
-            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
             known = self.headers.get("If-Range")
-            fresh = known in (None, *site.version.values()) or not site.heeds_if_range
-            return int(wanted[1]) if wanted and site.ranges and fresh else 0
+            same = known in (None, *site.version.values()) or not site.if_range
+            return int(match[1]) if match and site.ranges and same else 0
 
         def send_body(self, body):
             end = min(len(body), site.cuts.pop(0)) if site.cuts else len(body)
-            for at in range(0, end, 16384):
-                if site.stall_at is not None and at >= site.stall_at:
-                    done.wait()
+            for start in range(0, end, 16384):
+                if site.stall_at is not None and start >= site.stall_at:
+                    stopped.wait()
                     return
-                block = body[at : min(at + 16384, end)]
+                block = body[start : min(start + 16384, end)]
                 self.wfile.write(block)
                 site.sent += len(block)
                 time.sleep(site.pause_s)
@@ -88,7 +91,7 @@ def serving(site: Site) -> Iterator[Site]:
     try:
         yield site
     finally:
-        done.set()
+        stopped.set()
         server.shutdown()
         thread.join()
         server.server_close()

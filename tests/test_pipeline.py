@@ -90,7 +90,13 @@ def test_leaves_scores_bundle_and_run(clone):
         "specificity",
     } < scores.keys()
     bundle = {path.name for path in (clone / "artifacts/training").iterdir()}
-    assert bundle == {"model.keras", "model.json", "model_int8.zip", "reference.npz", "history.csv"}
+    assert bundle == {
+        "model.keras",
+        "model.json",
+        "model_int8.zip",
+        "ood_detector.npz",
+        "history.csv",
+    }
     assert (clone / "mlflow.db").exists()
     (stored,) = (clone / "mlruns").rglob("artifacts/model/model.keras")
     assert stored.read_bytes() == (clone / "artifacts/training/model.keras").read_bytes()
@@ -223,8 +229,8 @@ def serving(folder):
 
 def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
     from cnnClassifier.entity.manifest import Entry, Manifest
-    from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
     from cnnClassifier.utils.common import save_json, sha256_of
+    from ct_phantom import parse_phantom, write_phantom
 
     folder = tmp_path / "clone"
     shutil.copytree(
@@ -234,7 +240,7 @@ def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
         folder / "config/config.yaml",
         data_dir="pictures",
         manifest_path="data/manifest.csv",
-        gallery="0",
+        error_gallery_size="0",
     )
     edit(folder / "config/config.yaml", report_path="data/report.json")
     write_phantom(
@@ -242,16 +248,11 @@ def test_a_hundred_images_are_answered_as_they_were_evaluated(clone, tmp_path):
     )
     entries = [
         Entry(
-            f"{path.parent.name}/{path.name}",
-            path.parent.name,
-            sha256_of(path),
-            "",
-            "",
-            1,
-            "L",
-            path.name,
-            "test",
-            "",
+            path=f"{path.parent.name}/{path.name}",
+            label=path.parent.name,
+            sha256=sha256_of(path),
+            group=path.name,
+            split="test",
         )
         for path in sorted((folder / "pictures").rglob("*.png"))
     ]

@@ -1,3 +1,3 @@
-"""Train, assess and serve image classifiers: chest CT slices to start with, any folder of classes after that."""
+"""Train, evaluate and serve image classifiers: chest CT slices, or any folder of classes."""
 
 __version__ = "0.1.0"

@@ -1,57 +1,59 @@
-// The upload page: pictures in, cards out.
+// The upload page: images in, results out.
 
+import { ApiError, fetchJson, predict } from "./api.js";
 import { Card } from "./card.js";
-import { save, tableOf } from "./csv.js";
+import { download, toCsv } from "./csv.js";
+import { fileSize, percent, plural } from "./format.js";
 import { Queue } from "./queue.js";
-import { Problem, ask, predict } from "./server.js";
-import { Status } from "./status.js";
-import { percent, plural, sizeOf } from "./words.js";
+import { ModelStatus } from "./status.js";
 
-const AT_ONCE = 2;
-const MOST = 100; // pictures on the page
-const TRIES = 6;
+const CONCURRENCY = 2;
+const MAX_ITEMS = 100;
+const MAX_ATTEMPTS = 6;
 const el = (id) => document.getElementById(id);
 const maxBytes = Number(document.body.dataset.maxUploadBytes);
 
 let items = []; // newest first
-const queue = new Queue(classify, AT_ONCE);
-const status = new Status(() => {
+let examplesModel = null;
+const queue = new Queue(classify, CONCURRENCY);
+const status = new ModelStatus(() => {
   if (status.model) {
     queue.resume();
     const labels = Object.values(status.model.labels);
     el("synthetic").hidden = !status.model.synthetic;
-    if (labels.length <= 4) el("subtitle").textContent = `Give it slices of a chest CT: it says ${labels.join(" or ")}, how sure it is, and where it looked.`;
+    if (labels.length <= 4) el("subtitle").textContent = `Upload chest CT slices. The result shows the class (${labels.join(" or ")}), its probability and a heat map.`;
+    if (status.model.model !== examplesModel) showExamples(status.model.model);
   } else {
     queue.pause();
-    for (const item of items) if (item.waits) item.card.work(waitingFor(), null, true);
+    for (const item of items) if (item.waiting) item.card.showProgress(waitingText(), null, true);
   }
 });
 
-function waitingFor() {
-  return queue.paused ? "Waits for the model; goes on by itself." : "Waits for its turn.";
+function waitingText() {
+  return queue.paused ? "Waiting for the model; continues automatically." : "Waiting in the queue.";
 }
 
-// Taking files in
+// Adding files
 
 function add(files) {
-  const room = MOST - items.length;
-  const taken = [...files].slice(0, room);
-  if (files.length > room) say(`${MOST} pictures at most are shown at once: ${plural(files.length - room, "file")} left out. Clear some first.`, true);
-  for (const file of taken) addOne(file);
+  const accepted = [...files].slice(0, MAX_ITEMS - items.length);
+  const skipped = files.length - accepted.length;
+  if (skipped) announce(`The page shows at most ${MAX_ITEMS} images: ${plural(skipped, "file")} skipped. Clear some results first.`, true);
+  for (const file of accepted) addOne(file);
 }
 
-function takeChosen() {
+function addChosen() {
   add(el("file").files);
   el("file").value = "";
 }
 
 function addOne(file) {
-  const item = { file, name: file.name || "Pasted picture", url: URL.createObjectURL(file), at: new Date(), waits: true, answer: null, fault: null, losses: 0 };
+  const item = { file, name: file.name || "Pasted image", url: URL.createObjectURL(file), at: new Date(), waiting: true, result: null, error: null, failures: 0 };
   item.card = new Card(item, {
     remove: () => remove(item),
     cancel: () => cancel(item),
-    again: () => enqueue(item),
-    ask: () => enqueue(item, true),
+    retry: () => enqueue(item),
+    update: () => enqueue(item, true),
   });
   items.unshift(item);
   el("cards").prepend(item.card.element);
@@ -60,106 +62,106 @@ function addOne(file) {
 }
 
 function enqueue(item, first = false) {
-  item.stop?.abort();
-  item.fault = null;
-  item.waits = true;
-  item.card.work(waitingFor(), null, true);
+  item.abortController?.abort();
+  item.error = null;
+  item.waiting = true;
+  item.card.showProgress(waitingText(), null, true);
   queue.add(item, first);
   refresh();
 }
 
 function cancel(item) {
   queue.remove(item);
-  item.stop?.abort();
-  settle(item, new Problem("cancelled", "Cancelled."));
+  item.abortController?.abort();
+  finish(item, new ApiError("cancelled", "Cancelled."));
 }
 
 function remove(item) {
-  const place = items.indexOf(item);
+  const index = items.indexOf(item);
   queue.remove(item);
-  item.stop?.abort();
+  item.abortController?.abort();
   items = items.filter((other) => other !== item);
   item.card.element.remove();
   URL.revokeObjectURL(item.url);
   refresh();
-  const next = items[Math.min(place, items.length - 1)];
-  (next?.card.element.querySelector(".cross") ?? el("file")).focus();
+  const next = items[Math.min(index, items.length - 1)];
+  (next?.card.element.querySelector(".remove") ?? el("file")).focus();
 }
 
-// Asking
+// Classification
 
 async function classify(item) {
-  item.stop = new AbortController();
-  const { signal } = item.stop;
-  item.waits = false;
+  item.abortController = new AbortController();
+  const { signal } = item.abortController;
+  item.waiting = false;
   try {
-    await check(item.file);
-    item.shows ??= await item.card.showFile();
-    const options = { map: "true", ...(item.shows ? {} : { preview: "true" }), ...item.card.options };
-    const started = performance.now();
-    const answer = await patiently(item, options, signal);
-    const spent = performance.now() - started;
-    if (answer.model !== status.model?.model) status.model = await ask("model");
-    if (!signal.aborted) settle(item, null, answer, spent);
-  } catch (problem) {
+    await checkFile(item.file);
+    item.hasPreview ??= await item.card.showFile();
+    const options = { map: "true", ...(item.hasPreview ? {} : { preview: "true" }), ...item.card.options };
+    const start = performance.now();
+    const result = await predictWithRetries(item, options, signal);
+    const milliseconds = performance.now() - start;
+    if (result.model !== status.model?.model) status.model = await fetchJson("model");
+    if (!signal.aborted) finish(item, null, result, milliseconds);
+  } catch (error) {
     if (signal.aborted) return;
-    if (!(problem instanceof Problem)) throw problem;
-    const lost = problem.code === "offline" || problem.code === "signed_out" || problem.lacksModel;
-    if (lost && ++item.losses < TRIES) {
-      status.lose();
+    if (!(error instanceof ApiError)) throw error;
+    const isUnavailable = error.code === "offline" || error.code === "signed_out" || error.hasNoModel;
+    if (isUnavailable && ++item.failures < MAX_ATTEMPTS) {
+      status.invalidate();
       enqueue(item, true);
     } else {
-      settle(item, problem);
+      finish(item, error);
     }
   }
 }
 
-async function check(file) {
-  if (file.size > maxBytes) throw new Problem("too_large", `It has ${sizeOf(file.size)}; at most ${sizeOf(maxBytes)} can be sent.`);
-  if (file.size === 0) throw new Problem("empty", "The file is empty.");
+async function checkFile(file) {
+  if (file.size > maxBytes) throw new ApiError("too_large", `The file has ${fileSize(file.size)}; the limit is ${fileSize(maxBytes)}.`);
+  if (file.size === 0) throw new ApiError("empty", "The file is empty.");
   try {
     await file.slice(0, 1).arrayBuffer();
   } catch {
-    throw new Problem("unreadable", "The browser can’t read it: is it a folder, or was it moved away?");
+    throw new ApiError("unreadable", "The browser can’t read the file. Is it a folder, or was it moved?");
   }
 }
 
-/** Send a picture; where the server has no time, wait as long as it asks for and send it again. */
-async function patiently(item, options, signal) {
+/** Send an image; if the server lacks capacity, wait as long as it requests and try again. */
+async function predictWithRetries(item, options, signal) {
   for (let attempt = 1; ; attempt++) {
-    item.card.work("Uploading…", 0);
-    const onSent = (share) => item.card.work(share < 1 ? `Uploading, ${Math.round(100 * share)} %` : "The model looks at it…", share < 1 ? share : null);
+    item.card.showProgress("Uploading…", 0);
+    const onProgress = (fraction) => item.card.showProgress(fraction < 1 ? `Uploading, ${Math.round(100 * fraction)} %` : "Classifying…", fraction < 1 ? fraction : null);
     try {
-      return await predict(item.file, options, onSent, signal);
-    } catch (problem) {
-      if (!problem.passes || attempt === TRIES) throw problem;
-      const reason = problem.status === 429 ? "So many pictures a minute are too many for this server" : "The server is busy";
-      for (let left = Math.ceil(problem.wait || attempt); left > 0; left--) {
-        item.card.work(`${reason}: tries again in ${left} s (${attempt} of ${TRIES - 1}).`);
-        await rest(1000, signal);
+      return await predict(item.file, options, onProgress, signal);
+    } catch (error) {
+      if (!error.isTemporary || attempt === MAX_ATTEMPTS) throw error;
+      const reason = error.status === 429 ? "Rate limit reached" : "The server is busy";
+      for (let seconds = Math.ceil(error.retryAfter || attempt); seconds > 0; seconds--) {
+        item.card.showProgress(`${reason}: next attempt in ${seconds} s (${attempt} of ${MAX_ATTEMPTS - 1}).`);
+        await delay(1000, signal);
       }
     }
   }
 }
 
-function rest(milliseconds, signal) {
+function delay(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, milliseconds);
     signal.addEventListener("abort", () => {
       clearTimeout(timer);
-      reject(new Problem("cancelled", "Cancelled."));
+      reject(new ApiError("cancelled", "Cancelled."));
     });
   });
 }
 
-function settle(item, fault, answer = null, spent = 0) {
-  Object.assign(item, { fault, answer, waits: false, losses: 0, at: new Date() });
-  if (fault) {
-    const mayPass = ["cancelled", "unreadable", "odd_answer", "offline"].includes(fault.code) || fault.status === 429 || fault.status >= 500;
-    item.card.fail(fault.message, mayPass);
+function finish(item, error, result = null, milliseconds = 0) {
+  Object.assign(item, { error, result, waiting: false, failures: 0, at: new Date() });
+  if (error) {
+    const canRetry = ["cancelled", "unreadable", "invalid_response", "offline"].includes(error.code) || error.status === 429 || error.status >= 500;
+    item.card.showError(error.message, canRetry);
   } else {
-    item.card.tell(answer, status.model, spent);
-    say(`${item.name}: ${answer.image}, ${percent(answer.probability)}.${answer.unfamiliar ? " Unfamiliar picture: this means nothing." : ""}${answer.uncertain ? " Uncertain." : ""} ${answer.disclaimer}`);
+    item.card.showResult(result, status.model, milliseconds);
+    announce(`${item.name}: ${result.image}, ${percent(result.probability)}.${result.unfamiliar ? " Unfamiliar image: don’t rely on this result." : ""}${result.uncertain ? " Uncertain." : ""} ${result.disclaimer}`);
   }
   refresh();
 }
@@ -167,38 +169,42 @@ function settle(item, fault, answer = null, spent = 0) {
 // The page around the cards
 
 function refresh() {
-  const settled = items.filter((item) => item.answer || item.fault).length;
+  const finished = items.filter((item) => item.result || item.error).length;
   el("results").hidden = items.length === 0;
   el("hints").hidden = items.length > 0;
-  document.body.classList.toggle("filled", items.length > 0);
-  el("export").disabled = settled === 0;
-  el("count").textContent = settled < items.length ? `${settled} of ${plural(items.length, "picture")}` : plural(items.length, "picture");
+  document.body.classList.toggle("has-results", items.length > 0);
+  el("export").disabled = finished === 0;
+  const total = plural(items.length, "image");
+  el("count").textContent = finished < items.length ? `${finished} of ${total}` : total;
 }
 
-function say(text, visibly = false) {
-  el("said").textContent = text;
-  el("said").classList.toggle("unseen", !visibly);
+function announce(text, visible = false) {
+  el("announcement").textContent = text;
+  el("announcement").classList.toggle("visually-hidden", !visible);
 }
 
-async function offerExamples() {
+// The server offers examples only if its model was trained on synthetic images.
+async function showExamples(model) {
+  examplesModel = model;
   let examples;
   try {
-    examples = await ask("examples");
+    examples = await fetchJson("examples");
   } catch {
-    return; // they are an offer, no more
+    examplesModel = null; // tried again with the next status check
+    return;
   }
-  const kinds = { mass: "with a mass", clear: "without" };
+  const captions = { mass: "With a mass", clear: "Without a mass" };
   const buttons = examples.map(({ name, url }) => {
     const item = document.createElement("li");
     const button = document.createElement("button");
-    const picture = document.createElement("img");
+    const image = document.createElement("img");
     const caption = document.createElement("span");
-    Object.assign(picture, { src: url, alt: "", width: 160, height: 160 });
-    caption.textContent = kinds[name.split("-")[0]] ?? name;
+    Object.assign(image, { src: url, alt: "", width: 160, height: 160 });
+    caption.textContent = captions[name.split("-")[0]] ?? name;
     button.type = "button";
-    button.setAttribute("aria-label", `Synthetic example ${name}, ${caption.textContent}`);
-    button.append(picture, caption);
-    button.addEventListener("click", () => takeExample(name, url));
+    button.setAttribute("aria-label", `Synthetic example ${name}, ${caption.textContent.toLowerCase()}`);
+    button.append(image, caption);
+    button.addEventListener("click", () => addExample(name, url));
     item.append(button);
     return item;
   });
@@ -206,20 +212,20 @@ async function offerExamples() {
   el("examples").hidden = buttons.length === 0;
 }
 
-async function takeExample(name, url) {
+async function addExample(name, url) {
   try {
     const response = await fetch(url);
-    if (!response.ok) throw new Problem("odd_answer", `The server says ${response.status}.`);
+    if (!response.ok) throw new ApiError("invalid_response", `The server returned ${response.status}.`);
     add([new File([await response.blob()], `synthetic-${name}.png`, { type: "image/png" })]);
   } catch {
     status.check();
   }
 }
 
-function exportTable() {
-  const settled = items.filter((item) => item.answer || item.fault);
-  const day = new Date().toISOString().slice(0, 19).replaceAll(":", "");
-  save(tableOf(settled, document.body.dataset.disclaimer), `predictions-${day}.csv`);
+function exportCsv() {
+  const finished = items.filter((item) => item.result || item.error);
+  const time = new Date().toISOString().slice(0, 19).replaceAll(":", "");
+  download(toCsv(finished, document.body.dataset.disclaimer), `predictions-${time}.csv`);
 }
 
 async function copyCommand() {
@@ -233,21 +239,20 @@ async function copyCommand() {
   setTimeout(() => (el("copy").textContent = "Copy"), 2000);
 }
 
-el("limit").textContent = `, up to ${sizeOf(maxBytes)} each`;
+el("limit").textContent = `, up to ${fileSize(maxBytes)} each`;
 el("origin").textContent = location.origin;
-el("file").addEventListener("change", takeChosen);
-el("export").addEventListener("click", exportTable);
+el("file").addEventListener("change", addChosen);
+el("export").addEventListener("click", exportCsv);
 el("clear").addEventListener("click", () => [...items].forEach(remove));
 el("copy").addEventListener("click", copyCommand);
 document.addEventListener("paste", (event) => event.clipboardData?.files.length && add(event.clipboardData.files));
-// The whole window takes pictures: one that misses the box mustn't make the browser leave the page.
-for (const kind of ["dragover", "drop", "dragleave"]) {
-  document.addEventListener(kind, (event) => {
+// The whole window accepts files: a drop beside the box would make the browser leave the page.
+for (const type of ["dragover", "drop", "dragleave"]) {
+  document.addEventListener(type, (event) => {
     event.preventDefault();
-    el("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop") add(event.dataTransfer?.files ?? []);
+    el("drop").classList.toggle("over", type === "dragover");
+    if (type === "drop") add(event.dataTransfer?.files ?? []);
   });
 }
-takeChosen(); // what was chosen before this script was there
+addChosen(); // files chosen before this script was loaded
 status.check();
-offerExamples();

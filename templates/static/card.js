@@ -1,185 +1,183 @@
-// One picture and what is said of it.
+// One image and its result.
 
-import { drawHeat } from "./heat.js";
-import { duration, percent, sentence } from "./words.js";
+import { duration, percent, sentence } from "./format.js";
+import { drawHeatmap } from "./heatmap.js";
 
-const SHOWN = 8; // classes
-const NAMES = { lung: "lung window", mediastinal: "mediastinal window", bone: "bone window", file: "the file’s own window" };
+const MAX_CLASSES = 8;
+const WINDOW_NAMES = { lung: "lung window", mediastinal: "mediastinal window", bone: "bone window", file: "the file’s own window" };
 
-let opacity = 65; // per cent, as the map's slider was left last
+let opacity = 65; // per cent, the latest value of any heat map slider
 
 export class Card {
-  #facts = null;
+  #model = null;
   #find;
 
   /**
    * @param {{name: string, file: Blob, url: string}} item
-   * @param {Record<string, () => void>} doing what `remove`, `cancel`, `again` and `ask` do
+   * @param {Record<string, () => void>} actions `remove`, `cancel`, `retry` and `update`
    */
-  constructor(item, doing) {
+  constructor(item, actions) {
     this.item = item;
     this.element = document.getElementById("card").content.firstElementChild.cloneNode(true);
     this.#find = (selector) => this.element.querySelector(selector);
     this.#find(".name").textContent = item.name;
-    this.#find(".cross").setAttribute("aria-label", `Remove ${item.name}`);
+    this.#find(".remove").setAttribute("aria-label", `Remove ${item.name}`);
     this.element.addEventListener("click", (event) => {
-      const button = event.target.closest("[data-do]");
-      if (button) doing[button.dataset.do]();
+      const button = event.target.closest("[data-action]");
+      if (button) actions[button.dataset.action]();
     });
-    this.#find(".look input").addEventListener("input", (event) => this.#fade(Number(event.target.value)));
-    this.#watchDicom(doing.ask);
+    this.#find(".heatmap-controls input").addEventListener("input", (event) => this.#setOpacity(Number(event.target.value)));
+    this.#watchDicomControls(actions.update);
   }
 
   /** Show the file itself; returns whether the browser can. */
   async showFile() {
-    const picture = this.#find(".picture");
-    picture.src = this.item.url;
+    const image = this.#find(".image");
+    image.src = this.item.url;
     try {
-      await picture.decode();
+      await image.decode();
     } catch {
-      picture.removeAttribute("src");
-      this.#find(".no-picture").hidden = false;
+      image.removeAttribute("src");
+      this.#find(".no-preview").hidden = false;
       return false;
     }
-    this.#showPicture();
+    this.#showImage();
     return true;
   }
 
-  #showPicture() {
-    const picture = this.#find(".picture");
-    picture.alt = this.item.name;
-    const aspect = picture.naturalWidth / picture.naturalHeight;
-    this.#find(".view").style.aspectRatio = Math.min(4 / 3, Math.max(1, aspect));
-    picture.hidden = false;
-    this.#find(".no-picture").hidden = true;
+  #showImage() {
+    const image = this.#find(".image");
+    image.alt = this.item.name;
+    const aspect = image.naturalWidth / image.naturalHeight;
+    this.#find(".viewer").style.aspectRatio = Math.min(4 / 3, Math.max(1, aspect));
+    image.hidden = false;
+    this.#find(".no-preview").hidden = true;
   }
 
   /**
    * @param {string} text such as `Uploading…`
-   * @param {?number} share of what is done; null where that isn't known
-   * @param {boolean} waits whether nothing is under way
+   * @param {?number} fraction that is done; null if unknown
+   * @param {boolean} waiting whether the request hasn't started
    */
-  work(text, share = null, waits = false) {
-    this.#state(waits ? "waiting" : "working");
-    const step = this.#find(".step");
-    if (step.textContent !== text) step.textContent = text;
+  showProgress(text, fraction = null, waiting = false) {
+    this.#setState(waiting ? "waiting" : "working");
+    const label = this.#find(".progress-text");
+    if (label.textContent !== text) label.textContent = text;
     const bar = this.#find("progress");
-    if (share === null) bar.removeAttribute("value");
-    else bar.value = share;
-    bar.hidden = waits;
+    if (fraction === null) bar.removeAttribute("value");
+    else bar.value = fraction;
+    bar.hidden = waiting;
   }
 
-  fail(message, again) {
-    this.#state("failed");
+  showError(message, canRetry) {
+    this.#setState("failed");
     this.#find(".error").textContent = sentence(message);
-    this.#find("[data-do=again]").hidden = !again;
-    this.#find(".no-picture").hidden = !this.#find(".picture").hidden;
-    this.#find(".no-picture").textContent = "No preview";
+    this.#find("[data-action=retry]").hidden = !canRetry;
+    this.#find(".no-preview").hidden = !this.#find(".image").hidden;
+    this.#find(".no-preview").textContent = "No preview";
   }
 
-  #state(state) {
+  #setState(state) {
     this.element.dataset.state = state;
-    this.#find(".inside").setAttribute("aria-busy", String(state === "working"));
-    this.#find(".working").hidden = !["waiting", "working"].includes(state);
-    this.#find(".fault").hidden = state !== "failed";
-    const answered = state === "done";
-    // While the same file is asked about again, what was said of it stays, faint.
-    const stays = answered || (Boolean(this.item.answer) && state !== "failed");
-    for (const part of [".answer", ".facts"]) this.#find(part).hidden = !stays;
-    this.#find(".heat").hidden = !stays || !this.item.answer?.map;
+    this.#find(".card-body").setAttribute("aria-busy", String(state === "working"));
+    this.#find(".busy").hidden = !["waiting", "working"].includes(state);
+    this.#find(".failure").hidden = state !== "failed";
+    // While the same file is classified again, its previous result stays visible, dimmed.
+    const hasResult = state === "done" || (Boolean(this.item.result) && state !== "failed");
+    for (const part of [".result", ".meta"]) this.#find(part).hidden = !hasResult;
+    this.#find(".heatmap").hidden = !hasResult || !this.item.result?.map;
   }
 
   /**
-   * @param {object} answer of /predict
-   * @param {object} model what /model says
-   * @param {number} milliseconds from the request to the answer
+   * @param {object} result of /predict
+   * @param {object} model response of /model
+   * @param {number} milliseconds from the request to the response
    */
-  async tell(answer, model, milliseconds) {
-    this.#facts = model;
-    this.#state("done");
-    this.element.classList.toggle("doubtful", answer.unfamiliar);
-    this.#find(".label").textContent = answer.image;
-    this.#find(".unfamiliar").hidden = !answer.unfamiliar;
-    this.#find(".uncertain").hidden = !answer.uncertain;
+  async showResult(result, model, milliseconds) {
+    this.#model = model;
+    this.#setState("done");
+    this.element.classList.toggle("unreliable", result.unfamiliar);
+    this.#find(".label").textContent = result.image;
+    this.#find(".unfamiliar").hidden = !result.unfamiliar;
+    this.#find(".uncertain").hidden = !result.uncertain;
     this.#find(".uncertain span").textContent =
-      answer.threshold === null ? "Two classes are almost equally probable." : "The probability lies close to the line between the classes.";
-    this.#bars(answer);
-    this.#find(".time").textContent = `${duration(milliseconds)} (${duration(answer.ms)} in the server)`;
-    this.#find(".model").textContent = `${model.backbone} · ${answer.model}`;
-    this.#find(".model").title = answer.model_sha256;
-    this.#dicom(answer.dicom);
-    if (answer.preview) {
-      const picture = this.#find(".picture");
-      picture.src = answer.preview;
-      await picture.decode();
-      this.#showPicture();
+      result.threshold === null ? "Two classes are almost equally probable." : "The probability is near the decision threshold.";
+    this.#showBars(result);
+    this.#find(".time").textContent = `${duration(milliseconds)} (${duration(result.ms)} on the server)`;
+    this.#find(".model").textContent = `${model.backbone} · ${result.model}`;
+    this.#find(".model").title = result.model_sha256;
+    this.#showDicom(result.dicom);
+    if (result.preview) {
+      const image = this.#find(".image");
+      image.src = result.preview;
+      await image.decode();
+      this.#showImage();
     }
-    this.#map(answer);
+    this.#showHeatmap(result);
   }
 
-  #bars(answer) {
-    const { labels, positive_class: positive } = this.#facts;
-    const sorted = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]);
-    sorted.unshift(...sorted.splice(sorted.findIndex(([name]) => name === answer.class), 1)); // the called one first
-    const bars = sorted.slice(0, SHOWN).map(([name, share]) => {
-      const line = name === positive ? (answer.threshold ?? null) : null;
-      return barOf(labels[name] ?? name, share, name === answer.class, line);
+  #showBars(result) {
+    const { labels, positive_class: positive } = this.#model;
+    const sorted = Object.entries(result.probabilities).sort((a, b) => b[1] - a[1]);
+    sorted.unshift(...sorted.splice(sorted.findIndex(([name]) => name === result.class), 1)); // the predicted class first
+    const bars = sorted.slice(0, MAX_CLASSES).map(([name, probability]) => {
+      const threshold = name === positive ? (result.threshold ?? null) : null;
+      return createBar(labels[name] ?? name, probability, name === result.class, threshold);
     });
     this.#find(".bars").replaceChildren(...bars);
-    const rules = [];
-    if (typeof answer.threshold === "number") rules.push(`${labels[positive]} is called from ${percent(answer.threshold)} on, where the line stands.`);
-    if (sorted.length > SHOWN) rules.push(`${sorted.length - SHOWN} less probable classes aren’t shown.`);
-    this.#find(".rule").textContent = rules.join(" ");
-    this.#find(".rule").hidden = !rules.length;
+    const notes = [];
+    if (typeof result.threshold === "number") notes.push(`Decision threshold for ${labels[positive]}: ${percent(result.threshold)}.`);
+    if (sorted.length > MAX_CLASSES) notes.push(`${sorted.length - MAX_CLASSES} less probable classes are hidden.`);
+    this.#find(".threshold-note").textContent = notes.join(" ");
+    this.#find(".threshold-note").hidden = !notes.length;
   }
 
-  #map(answer) {
-    const picture = this.#find(".picture");
-    const drawn = Boolean(answer.map?.length) && !picture.hidden;
-    this.#find(".look").hidden = !drawn;
-    this.#find(".heat").hidden = !drawn;
-    if (!drawn) return;
-    drawHeat(this.#find(".heat"), answer.map, picture.naturalWidth / picture.naturalHeight);
-    const any = answer.map.some((row) => row.some((value) => value > 0));
-    this.#find(".spoke").textContent = any ? "spoke for it" : "spoke for it: here nothing did";
-    this.#find(".look input").value = opacity;
-    this.#fade(opacity);
+  #showHeatmap(result) {
+    const image = this.#find(".image");
+    const visible = Boolean(result.map?.length) && !image.hidden;
+    this.#find(".heatmap-controls").hidden = !visible;
+    this.#find(".heatmap").hidden = !visible;
+    if (!visible) return;
+    drawHeatmap(this.#find(".heatmap"), result.map, image.naturalWidth / image.naturalHeight);
+    this.#find(".no-evidence").hidden = result.map.some((row) => row.some((value) => value > 0));
+    this.#find(".heatmap-controls input").value = opacity;
+    this.#setOpacity(opacity);
   }
 
-  #fade(value) {
+  #setOpacity(value) {
     opacity = value;
-    this.#find(".heat").style.opacity = value / 100;
-    this.#find(".look output").textContent = `${value} %`;
+    this.#find(".heatmap").style.opacity = value / 100;
+    this.#find(".heatmap-controls output").textContent = `${value} %`;
   }
 
-  // DICOM: which window, which slice
+  // DICOM: window and slice
 
-  #watchDicom(ask) {
+  #watchDicomControls(update) {
     const custom = this.#find(".custom");
     let timer = 0;
-    const soon = () => {
+    const updateSoon = () => {
       clearTimeout(timer);
-      timer = setTimeout(() => this.#validWindow() && ask(), 250);
+      timer = setTimeout(() => this.#isWindowValid() && update(), 250);
     };
     this.#find(".window").addEventListener("change", (event) => {
       custom.hidden = event.target.value !== "custom";
-      soon();
+      updateSoon();
     });
-    for (const selector of [".centre", ".width", ".frame"]) this.#find(selector).addEventListener("change", soon);
-    this.#find(".frame").addEventListener("input", () => this.#slice());
+    for (const selector of [".centre", ".width", ".frame"]) this.#find(selector).addEventListener("change", updateSoon);
+    this.#find(".frame").addEventListener("input", () => this.#showFrameNumber());
   }
 
-  #slice() {
+  #showFrameNumber() {
     const { value, max } = this.#find(".frame");
-    this.#find(".slices output").textContent = `${value} of ${max}`;
+    this.#find(".frame-control output").textContent = `${value} of ${max}`;
   }
 
-  #validWindow() {
+  #isWindowValid() {
     if (this.#find(".window").value !== "custom") return true;
     return [".centre", ".width"].every((selector) => this.#find(selector).value !== "" && this.#find(selector).reportValidity());
   }
 
-  /** Options of /predict, as they are chosen in this card. */
+  /** The options of /predict that are set in this card. */
   get options() {
     if (this.#find(".dicom").hidden) return {};
     const choice = this.#find(".window").value;
@@ -187,35 +185,37 @@ export class Card {
     return { window: window_, frame: this.#find(".frame").value };
   }
 
-  #dicom(facts) {
-    if (!facts) return;
+  #showDicom(dicom) {
+    if (!dicom) return;
     this.#find(".dicom").hidden = false;
-    const { window: kind, centre, width, frame, frames } = facts;
-    this.#find(".shown").textContent = `Shown: ${NAMES[kind] ?? "custom window"}, centre ${Math.round(centre)} HU, width ${Math.round(width)} HU.`;
+    const { window: name, centre, width, frame, frames } = dicom;
+    this.#find(".dicom-info").textContent = centre === null
+      ? "Color image: it has no window."
+      : `Current: ${WINDOW_NAMES[name] ?? "custom window"}, center ${Math.round(centre)} HU, width ${Math.round(width)} HU.`;
     if (this.#find(".custom").hidden) {
       this.#find(".centre").value = Math.round(centre);
       this.#find(".width").value = Math.round(width);
     }
-    this.#find(".slices").hidden = frames < 2;
+    this.#find(".frame-control").hidden = frames < 2;
     this.#find(".frame").max = frames;
     this.#find(".frame").value = frame;
-    this.#slice();
+    this.#showFrameNumber();
   }
 }
 
-function barOf(name, share, called, line) {
+function createBar(label, probability, isPredicted, threshold) {
   const item = document.createElement("li");
   item.innerHTML = '<span></span><b></b><span class="track"><span class="fill"></span></span>';
-  const [label, value, track] = item.children;
-  label.textContent = name;
-  value.textContent = percent(share);
-  track.firstElementChild.style.width = `${100 * share}%`;
-  if (line !== null) {
+  const [name, value, track] = item.children;
+  name.textContent = label;
+  value.textContent = percent(probability);
+  track.firstElementChild.style.width = `${100 * probability}%`;
+  if (threshold !== null) {
     const mark = document.createElement("span");
-    mark.className = "line";
-    mark.style.left = `${100 * line}%`;
+    mark.className = "threshold-mark";
+    mark.style.left = `${100 * threshold}%`;
     track.append(mark);
   }
-  item.classList.toggle("top1", called);
+  item.classList.toggle("predicted", isPredicted);
   return item;
 }

@@ -1,4 +1,4 @@
-// Answers as a table: RFC 4180, and no cell that a spreadsheet takes for a formula.
+// Export results as CSV (RFC 4180); no cell is interpreted as a formula by a spreadsheet.
 
 /** @param {string|number|boolean|null|undefined} value */
 function cell(value) {
@@ -9,39 +9,39 @@ function cell(value) {
 }
 
 /**
- * @param {{name: string, answer: ?object, fault: ?Error, at: Date}[]} items that have an answer or a fault
- * @returns {string} a line each under a header, with the disclaimer in each line
+ * @param {{name: string, result: ?object, error: ?Error, at: Date}[]} items that have a result or an error
+ * @returns {string} a header and one line for each item, each with the disclaimer
  */
-export function tableOf(items, disclaimer) {
-  const classes = [...new Set(items.flatMap((item) => Object.keys(item.answer?.probabilities ?? {})))];
+export function toCsv(items, disclaimer) {
+  const classes = [...new Set(items.flatMap((item) => Object.keys(item.result?.probabilities ?? {})))];
   const columns = {
     file: (item) => item.name,
-    class: (item) => item.answer?.class,
-    label: (item) => item.answer?.image,
-    probability: (item) => item.answer?.probability,
-    ...Object.fromEntries(classes.map((name) => [`p_${name}`, (item) => item.answer?.probabilities[name]])),
-    threshold: (item) => item.answer?.threshold,
-    uncertain: (item) => item.answer?.uncertain,
-    unfamiliar: (item) => item.answer?.unfamiliar,
-    distance: (item) => item.answer?.distance,
-    unfamiliar_limit: (item) => item.answer?.unfamiliar_limit,
-    window: (item) => item.answer?.dicom?.window,
-    window_centre: (item) => item.answer?.dicom?.centre,
-    window_width: (item) => item.answer?.dicom?.width,
-    frame: (item) => item.answer?.dicom?.frame,
-    frames: (item) => item.answer?.dicom?.frames,
-    error: (item) => item.fault?.message,
+    class: (item) => item.result?.class,
+    label: (item) => item.result?.image,
+    probability: (item) => item.result?.probability,
+    ...Object.fromEntries(classes.map((name) => [`p_${name}`, (item) => item.result?.probabilities[name]])),
+    threshold: (item) => item.result?.threshold,
+    uncertain: (item) => item.result?.uncertain,
+    unfamiliar: (item) => item.result?.unfamiliar,
+    distance: (item) => item.result?.distance,
+    unfamiliar_limit: (item) => item.result?.unfamiliar_limit,
+    window: (item) => item.result?.dicom?.window,
+    window_centre: (item) => item.result?.dicom?.centre,
+    window_width: (item) => item.result?.dicom?.width,
+    frame: (item) => item.result?.dicom?.frame,
+    frames: (item) => item.result?.dicom?.frames,
+    error: (item) => item.error?.message,
     answered_at: (item) => item.at.toISOString(),
-    server_ms: (item) => item.answer?.ms,
-    model_sha256: (item) => item.answer?.model_sha256,
-    trained_on_synthetic: (item) => item.answer?.synthetic,
-    disclaimer: (item) => item.answer?.disclaimer ?? disclaimer,
+    server_ms: (item) => item.result?.ms,
+    model_sha256: (item) => item.result?.model_sha256,
+    trained_on_synthetic: (item) => item.result?.synthetic,
+    disclaimer: (item) => item.result?.disclaimer ?? disclaimer,
   };
   const lines = [Object.keys(columns), ...items.map((item) => Object.values(columns).map((value) => value(item)))];
   return lines.map((line) => `${line.map(cell).join(",")}\r\n`).join("");
 }
 
-export function save(text, name) {
+export function download(text, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob(["\ufeff", text], { type: "text/csv;charset=utf-8" }));
   link.download = name;

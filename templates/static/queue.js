@@ -1,16 +1,16 @@
-// Two pictures at a time; the others wait, and all of them while there is no model.
+// Process items with limited concurrency; pause while there is no model.
 
 export class Queue {
   #waiting = [];
   #running = 0;
   #paused = true;
-  #work;
-  #atOnce;
+  #process;
+  #concurrency;
 
-  /** @param {(item: object) => Promise<void>} work never rejects */
-  constructor(work, atOnce) {
-    this.#work = work;
-    this.#atOnce = atOnce;
+  /** @param {(item: object) => Promise<void>} process never rejects */
+  constructor(process, concurrency) {
+    this.#process = process;
+    this.#concurrency = concurrency;
   }
 
   get paused() {
@@ -20,7 +20,7 @@ export class Queue {
   add(item, first = false) {
     this.remove(item);
     this.#waiting[first ? "unshift" : "push"](item);
-    this.#next();
+    this.#startNext();
   }
 
   remove(item) {
@@ -33,15 +33,15 @@ export class Queue {
 
   resume() {
     this.#paused = false;
-    this.#next();
+    this.#startNext();
   }
 
-  async #next() {
-    while (!this.#paused && this.#running < this.#atOnce && this.#waiting.length) {
+  #startNext() {
+    while (!this.#paused && this.#running < this.#concurrency && this.#waiting.length) {
       this.#running += 1;
-      this.#work(this.#waiting.shift()).finally(() => {
+      this.#process(this.#waiting.shift()).finally(() => {
         this.#running -= 1;
-        this.#next();
+        this.#startNext();
       });
     }
   }

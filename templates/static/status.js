@@ -1,65 +1,66 @@
-// Whether there is a server with a model; asked again and again.
+// Poll whether the server has a model, and show it.
 
-import { ask } from "./server.js";
-import { sentence } from "./words.js";
+import { fetchJson } from "./api.js";
+import { sentence } from "./format.js";
 
 const el = (id) => document.getElementById(id);
 const NOTICES = {
-  no_model: ["No model yet", "Train one first. With the project’s folder as the working folder, run:"],
+  no_model: ["No model yet", "Train one first. Run in the project’s folder:"],
   broken_model: ["The model can’t be used", ""],
-  offline: ["The server can’t be reached", "Is python app.py still running? This page tries again by itself, and goes on with what waits."],
-  signed_out: ["You are signed out", "Sign in again to go on. What is on this page goes with it: export it first."],
+  offline: ["The server can’t be reached", "Is python app.py still running? This page retries automatically and then continues."],
+  signed_out: ["You are signed out", "Sign in again to continue. The results on this page will be lost: export them first."],
 };
-const WORDS = {
+const LABELS = {
   loading: "Loading the model…",
   no_model: "No model yet",
   broken_model: "Model can’t be used",
   signed_out: "Signed out",
-  offline: "Server out of reach",
+  offline: "Server not reachable",
 };
 
-export class Status {
+export class ModelStatus {
   model = null;
   #timer = 0;
-  #changed;
+  #onChange;
 
-  /** @param {() => void} changed is called when a model is there, and when it is no longer */
-  constructor(changed) {
-    this.#changed = changed;
+  /** @param {() => void} onChange called after each check */
+  constructor(onChange) {
+    this.#onChange = onChange;
     document.addEventListener("visibilitychange", () => document.hidden || this.check());
   }
 
-  /** A request found no model, or nobody: look again. */
-  lose() {
+  /** A request found no model or no server: check again. */
+  invalidate() {
     this.model = null;
-    this.#changed();
+    this.#onChange();
     this.check();
   }
 
   async check() {
     clearTimeout(this.#timer);
-    let state = "ready", pause = 20_000;
+    let state = "ready";
+    let delay = 20_000;
     try {
-      const ready = await ask("readyz");
-      if (this.model?.model !== ready.model) this.model = await ask("model");
+      const ready = await fetchJson("readyz");
+      if (this.model?.model !== ready.model) this.model = await fetchJson("model");
       show(state, "Ready", `· ${this.model.backbone} · ${this.model.model}`);
       notify(state);
-    } catch (problem) {
+    } catch (error) {
       this.model = null;
-      state = problem.code in WORDS ? problem.code : "offline";
-      show(state, WORDS[state]);
-      notify(state, problem.message);
-      pause = { loading: 500, signed_out: 30_000 }[state] ?? 3000;
+      state = error.code in LABELS ? error.code : "offline";
+      show(state, LABELS[state]);
+      notify(state, error.message);
+      delay = { loading: 500, signed_out: 30_000 }[state] ?? 3000;
     }
-    this.#changed();
-    this.#timer = setTimeout(() => document.hidden || this.check(), pause);
+    this.#onChange();
+    this.#timer = setTimeout(() => document.hidden || this.check(), delay);
   }
 }
 
-function show(state, text, more = "") {
+function show(state, text, details = "") {
   el("status").dataset.state = state;
-  put("status-text", text);
-  put("status-more", more);
+  setText("status-text", text);
+  setText("status-more", details);
 }
 
 function notify(state, message = "") {
@@ -67,13 +68,13 @@ function notify(state, message = "") {
   el("notice").hidden = !title;
   if (!title) return;
   el("notice").dataset.state = state;
-  put("notice-title", title);
-  put("notice-text", text || sentence(message));
+  setText("notice-title", title);
+  setText("notice-text", text || sentence(message));
   el("notice-command").hidden = el("notice-more").hidden = state !== "no_model";
   el("notice-sign-in").hidden = state !== "signed_out";
 }
 
-// What stays the same isn't written again: a screen reader would say it again.
-function put(id, text) {
+// Unchanged text isn't written again: a screen reader would repeat it.
+function setText(id, text) {
   if (el(id).textContent !== text) el(id).textContent = text;
 }

@@ -1,199 +1,332 @@
 import json
+import shutil
+import struct
+import zlib
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from cnnClassifier.components.data_validation import DataValidation, check_disjoint
+from cnnClassifier.components.data_validation import DataValidation
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.manifest import SPLITS, Manifest
 from cnnClassifier.utils.errors import ManifestError
+from ct_phantom import parse_phantom, write_phantom
 from tests.dicoms import NAME, dicom, lungs
-from tests.pictures import COPIES, encoded, picture, save
+from tests.pictures import encoded, picture, save
+
+GOOD = 12  # images of each class without any error
+OUTPUTS = ("manifest.csv", "data_report.json", "data_report.html")
 
 
 @pytest.fixture
-def config(tmp_path):
-    return DataValidationConfig(
-        source_URL="data.zip",
-        data_dir=tmp_path / "data",
-        manifest_path=tmp_path / "out" / "manifest.csv",
-        report_path=tmp_path / "out" / "report.json",
-        group_pattern=r"^(?P<group>patient\d+)_",
-        near_copy_bits=4,
-        near_copy_correlation=0.965,
-        conflicts="stop",
-        split="grouped",
-        shortcut_warning_auc=0.75,
-        min_side=32,
-        max_pixels=100_000,
-        dicom_window="auto",
-        joblib_backend="threading",
-        shares=(0.6, 0.2, 0.2),
-        seed=1,
-    )
+def data_dir(tmp_path):
+    """Write two classes of different images."""
+    good = {f"ill/{n:02}.png": picture(n) for n in range(GOOD)}
+    good |= {f"well/{n:02}.png": picture(100 + n) for n in range(GOOD)}
+    save(tmp_path / "data", good)
+    return tmp_path / "data"
 
 
-def clean():
-    """Ten patients of two slices each, and twenty single images."""
-    patients = {f"ill/patient{n // 2}_{n}.png": picture(n) for n in range(20)}
-    return patients | {f"well/{n}.png": picture(n) for n in range(100, 120)}
+@pytest.fixture
+def validate(tmp_path):
+    """Return a function that runs the stage and returns entries by path, report and page."""
 
-
-def test_planted_faults_come_out_as_planned(config):
-    good = clean()
-    copies = {"well/100 (1).png": good["well/100.png"], "well/100 (2).png": good["well/100.png"]}
-    near = {
-        "ill/zz 0.jpg": COPIES["as JPEG"](picture(0)),
-        "ill/patient9_99.png": COPIES["smaller"](picture(2)),
-    }
-    faults = {
-        "ill/none.png": (b"", "empty"),
-        "well/none.png": (b"", "empty"),
-        "well/text.jpg": (b"text", "not_an_image"),
-        "well/half.png": (encoded(picture(1))[:900], "corrupt"),
-        "well/huge.png": (encoded(picture(3, (400, 300))), "too_large"),
-    }
-    save(config.data_dir, good | copies | near | {path: data for path, (data, _) in faults.items()})
-    manifest = DataValidation(config).run()
-    assert manifest == Manifest.read(config.manifest_path)
-    assert [e.path for e in manifest.entries] == sorted(good | copies | near | faults)
-    entries = {e.path: e for e in manifest.entries}
-    for path in copies:
-        assert entries[path].reason == "copy of well/100.png"
-        assert (entries[path].split, entries[path].group) == ("", entries["well/100.png"].group)
-    for path, (data, code) in faults.items():
-        assert entries[path].reason.startswith(f"{code}: ")
-        assert (entries[path].split, entries[path].group, entries[path].phash) == ("", "", "")
-        assert entries[path].bytes == len(data)
-    assert all(entries[path].split in SPLITS and not entries[path].reason for path in good | near)
-    # A re-encoded slice of patient 0 belongs to them; patients 1 and 9 turn out to be one.
-    for group, names in {
-        "ill/zz 0.jpg": ("zz 0.jpg", "patient0_0.png", "patient0_1.png"),
-        "patient1": ("patient9_99.png", "patient1_2.png", "patient9_19.png"),
-    }.items():
-        assert {entries[f"ill/{name}"].group for name in names} == {group}
-    check_disjoint(manifest)
-
-    report = json.loads(config.report_path.read_text())
-    assert (report["files"], report["used"], report["near_copies"]) == (
-        49,
-        42,
-        {"sets": 2, "files": 4},
-    )
-    assert report["left_out"] == {"copies": 2, "conflicts": 0, "given_split": 0, "other": 5}
-    assert report["faults"] == {path: entries[path].reason for path in faults}
-    assert report["images"] == {"ill": 22, "well": 20}
-    assert report["groups"] == {"ill": 9, "well": 20}
-    used = [e for e in manifest.entries if e.split]
-    for split, shown in report["splits"].items():
-        assert shown["images"] == Counter(e.label for e in used if e.split == split)
-        assert shown["wished_share"] == config.shares[SPLITS.index(split)]
-        assert shown["share"] == round(sum(shown["images"].values()) / 42, 4)
-        assert abs(shown["share"] - shown["wished_share"]) < 0.06
-        assert shown["groups"] == {
-            label: len({e.group for e in used if (e.split, e.label) == (split, label)})
-            for label in ("ill", "well")
+    def run(output="out", **changes):
+        values = {
+            "source_URL": "data.zip",
+            "data_dir": tmp_path / "data",
+            "manifest_path": tmp_path / output / "manifest.csv",
+            "report_path": tmp_path / output / "data_report.json",
+            "group_pattern": None,
+            "near_duplicate_correlation": 0.9,
+            "conflicts": "stop",
+            "split": "grouped",
+            "shortcut_warning_auc": 0.75,
+            "min_side": 32,
+            "max_pixels": 10_000_000,
+            "dicom_window": "auto",
+            "joblib_backend": "threading",
+            "shares": (0.6, 0.2, 0.2),
+            "seed": 3,
         }
+        config = DataValidationConfig(**(values | changes))
+        manifest = DataValidation(config).run()
+        assert manifest == Manifest.read(config.manifest_path)
+        report = json.loads(config.report_path.read_text(encoding="utf-8"))
+        page = config.report_path.with_suffix(".html").read_text(encoding="utf-8")
+        return {entry.path: entry for entry in manifest.entries}, report, page
+
+    return run
 
 
-def test_the_seed_decides_the_split_and_nothing_else(config):
-    save(config.data_dir, clean())
-    first = DataValidation(config).run()
-    written = config.manifest_path.read_bytes(), config.report_path.read_bytes()
-    assert DataValidation(config).run() == first
-    assert (config.manifest_path.read_bytes(), config.report_path.read_bytes()) == written
-    other = DataValidation(replace(config, seed=2)).run()
+def reasons_of(files):
+    return {path: entry.reason for path, entry in files.items() if entry.reason}
+
+
+def decompression_bomb():
+    """Make a PNG of a few hundred bytes whose header claims 20,000 × 20,000 pixels."""
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    png = b"\x89PNG\r\n\x1a\n"
+    for tag, data in chunks:
+        png += struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
+    return png
+
+
+def plant(data_dir):
+    """Plant each error, unusual property and kind of duplicate."""
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    transparent = picture(45).convert("RGBA")
+    transparent.putalpha(picture(46))
+    coarse = np.random.default_rng(0).integers(0, 256, (24, 24), np.uint8)
+    detailed = Image.fromarray(coarse).resize((192, 160))
+    frames = {"save_all": True, "append_images": [picture(42)]}
+    planted = {
+        "ill/empty.png": b"",
+        "ill/text.png": b"this is not an image",
+        "ill/cut.png": encoded(picture(40))[:900],
+        "ill/dot.png": Image.new("L", (1, 1), 9),
+        "ill/bomb.png": decompression_bomb(),
+        "ill/animated.gif": encoded(picture(41), "GIF", **frames),
+        "ill/deep.png": Image.fromarray(np.asarray(picture(43), np.uint16) * 200),
+        "ill/cmyk.jpg": encoded(picture(44).convert("CMYK"), "JPEG", quality=90),
+        "ill/transparent.png": transparent,
+        "ill/rotated.jpg": encoded(picture(47), "JPEG", exif=rotated),
+        "ill/really_jpeg.png": encoded(picture(48), "JPEG"),
+        "ill/palette.png": picture(49).convert("P", palette=Image.Palette.ADAPTIVE),
+        "ill/00 copy.png": picture(0),
+        "ill/patient1_a.png": picture(1).resize((150, 125)),
+        "ill/patient1_b.png": picture(50),
+        "ill/01 encoded.jpg": encoded(picture(1), "JPEG", quality=60),
+        "well/detailed.png": detailed,
+        "well/cropped.png": detailed.crop((10, 7, 180, 151)),
+    }
+    save(data_dir, planted)
+
+
+def test_errors_and_duplicates_are_found_and_counted(data_dir, validate):
+    plant(data_dir)
+    files, report, page = validate(group_pattern=r"^(?P<group>patient\d+)_")
+    assert list(files) == sorted(
+        path.relative_to(data_dir).as_posix() for path in data_dir.rglob("*.*")
+    )
+    assert {path: reason.partition(":")[0] for path, reason in reasons_of(files).items()} == {
+        "ill/empty.png": "empty",
+        "ill/text.png": "not_an_image",
+        "ill/cut.png": "corrupt",
+        "ill/dot.png": "too_small",
+        "ill/bomb.png": "too_large",
+        "ill/00 copy.png": "exact_duplicate",
+    }
+    assert files["ill/00 copy.png"].duplicate_of == "ill/00.png"
+    for entry in files.values():
+        assert bool(entry.split) == (not entry.reason)
+        assert entry.bytes == (data_dir / entry.path).stat().st_size
+    assert (files["ill/cut.png"].group, files["ill/cut.png"].width) == ("", 0)
+    assert report["errors"] == {
+        path: reason
+        for path, reason in reasons_of(files).items()
+        if not reason.startswith("exact_duplicate")
+    }
+    counts = {"exact_duplicate": 1, "conflict": 0, "leakage": 0, "error": 5}
+    assert (report["files"], report["used"], report["left_out"]) == (42, 36, counts)
+    assert {name: content["files"] for name, content in report["unusual"].items()} == {
+        "animated": 1,
+        "16-bit": 1,
+        "CMYK": 1,
+        "palette": 1,
+        "alpha": 1,
+        "rotated": 1,
+        "misnamed": 1,
+    }
+    assert report["near_duplicates"] == {"sets": 2, "files": 5}
+    joined = ("01.png", "01 encoded.jpg", "patient1_a.png", "patient1_b.png")
+    assert {files[f"ill/{name}"].group for name in joined} == {"ill/01 encoded.jpg"}
+    assert files["well/detailed.png"].group == files["well/cropped.png"].group
+    assert report["images"] == {"ill": 22, "well": 14}
+    assert report["groups"] == {"ill": 19, "well": 13}
+    for split, target in zip(SPLITS, (0.6, 0.2, 0.2), strict=True):
+        content = report["splits"][split]
+        labels = Counter(entry.label for entry in files.values() if entry.split == split)
+        assert content["images"] == labels
+        assert content["target"] == target
+        assert content["fraction"] == round(labels.total() / 36, 4)
+        assert abs(content["fraction"] - target) < 0.06
+    assert all(path in page for path in ("ill/bomb.png", "ill/patient1_a.png", "ill/00 copy.png"))
+    assert "Not a medical device" in page
+    assert "http" not in page.replace("http://www.w3.org", "")  # no network
+
+
+@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
+def test_equal_seeds_give_equal_bytes(data_dir, validate, tmp_path, backend):
+    plant(data_dir)
+    first, _, _ = validate()
+    validate(output="again", joblib_backend=backend)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(OUTPUTS)
+    for name in OUTPUTS:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    other, _, _ = validate(seed=4)
     assert other != first
-    assert [replace(e, split="") for e in other.entries] == [
-        replace(e, split="") for e in first.entries
-    ]
+    for path, entry in first.items():
+        assert other[path]._replace(split="") == entry._replace(split="")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("planted", "message"),
     [
         (
-            {"well/same.png": encoded(picture(4))},
-            "under two classes: ill/patient2_4.png and well/same.png; remove",
+            {"well/same.png": picture(5)},
+            r"two classes: ill/05\.png and well/same\.png; .*leave_out",
         ),
+        ({"rare/1.png": b"text"}, "class rare has no usable image: rare/1.png: not_an_image"),
+        ({"rare/1.png": picture(60)}, "class rare needs a group .* has 1 in all"),
         (
-            dict.fromkeys((path for path in clean() if path < "w"), b""),
-            "class ill has no usable image: ill/.*: empty",
+            {f"rare/{n}.png": picture(60 + n) for n in range(2)},
+            "class rare needs a group .* has 2 in all",
         ),
-        (dict.fromkeys(clean(), b"text"), "class ill has no usable image: ill/.*: not_an_image"),
-        ({f"few/{n}.png": picture(200 + n) for n in range(2)}, "class few has 2 groups"),
     ],
 )
-def test_data_that_cannot_be_used_writes_no_manifest(config, changes, said):
-    save(config.data_dir, clean() | changes)
-    with pytest.raises(ManifestError, match=said):
-        DataValidation(config).run()
-    assert not config.manifest_path.exists()
-    assert not config.report_path.exists()
+def test_an_error_keeps_the_last_good_outputs(data_dir, validate, tmp_path, planted, message):
+    validate()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    save(data_dir, planted)
+    with pytest.raises(ManifestError, match=message):
+        validate()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    with pytest.raises(ManifestError):
+        validate(output="new")
+    assert not any((tmp_path / "new").glob("*"))
 
 
-@pytest.mark.parametrize("name", ["sha256", "group"])
-def test_what_stands_in_two_splits_is_noticed(config, name):
-    save(config.data_dir, clean())
-    entries = list(DataValidation(config).run().entries)
-    train = next(e for e in entries if e.split == "train")
-    place = next(n for n, e in enumerate(entries) if e.split == "test")
-    entries[place] = replace(entries[place], **{name: getattr(train, name)})
-    with pytest.raises(ManifestError, match=f"{name} .* stands in two splits"):
-        check_disjoint(Manifest(tuple(entries)))
+def test_an_image_in_two_classes_is_left_out_on_request(data_dir, validate):
+    resized = {"well/same.png": (120, 100), "ill/05 third.png": (84, 70)}
+    save(data_dir, {path: picture(5).resize(size) for path, size in resized.items()})
+    with pytest.raises(ManifestError, match=r"ill/05 third\.png and well/same\.png"):
+        validate()
+    files, report, page = validate(conflicts="leave_out")
+    assert reasons_of(files) == {
+        "ill/05 third.png": "conflict: same image as well/same.png",
+        "ill/05.png": "conflict: same image as well/same.png",
+        "well/same.png": "conflict: same image as ill/05 third.png",
+    }
+    assert report["conflicts"] == {"sets": 1, "files": 3}
+    assert report["warnings"][0].startswith("More than one class for 1 image; all 3 files")
+    assert 'id="conflicts"' in page
 
 
-def test_dicom_files_are_audited_like_others_and_nothing_of_their_header_is_written(config, caplog):
+def test_findings_warn_of_what_distorts_scores(data_dir, validate):
+    large = {f"well/a&b{n}.png": picture(200 + n, (120, 120)) for n in range(30, 60)}
+    save(data_dir, large | {"ill/montage.png": picture(300, (400, 400))})
+    _, report, page = validate(group_pattern="^(?P<group>series[0-9]+)_")
+    warnings = " ".join(report["warnings"])
+    assert "group_pattern matches no file name" in warnings
+    assert "Width, height and aspect ratio alone: AUC" in warnings
+    assert "Few groups for evaluation: ill has 3 in validation" in warnings
+    assert report["sizes"]["outliers"] == {"ill/montage.png": "400×400"}
+    texts = " ".join(finding["text"] for finding in report["findings"])
+    assert "well has 3.2 times as many images as ill" in texts
+    assert "a&amp;b30.png" in page
+    assert "a&b30.png" not in page
+    assert "Synthetic" not in page
+    _, report, page = validate(source_URL="phantom:patients=9", shortcut_warning_auc=1.0)
+    assert report["synthetic"]
+    assert "Synthetic images" in page
+    assert not any("alone: AUC" in text for text in report["warnings"])
+
+
+@pytest.fixture
+def split_data_dir(data_dir):
+    """Divide the data as sources do, 6:2:4 of each class."""
+    for path in sorted(data_dir.rglob("*.png")):
+        number = int(path.stem)
+        split = "Train" if number < 6 else "valid" if number < 8 else "test"
+        target = data_dir / split / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    for label in ("ill", "well"):
+        (data_dir / label).rmdir()
+    return data_dir
+
+
+def test_a_given_split_is_kept_without_leakage(split_data_dir, validate):
+    duplicates = {
+        "Train/ill/leak.png": picture(9),  # of test/ill/09.png
+        "Train/ill/leak2.png": picture(10).resize((120, 100)),  # of test/ill/10.png
+        "valid/well/leak3.png": picture(111).resize((84, 70)),  # of test/well/11.png
+        "Train/well/spare.png": picture(106).resize((90, 75)),  # of valid/well/06.png
+    }
+    save(split_data_dir, duplicates)
+    files, report, _ = validate(split="as_given")
+    counts = Counter(entry.split for entry in files.values())
+    assert counts == {"train": 12, "validation": 4, "test": 8, "": 4}
+    assert reasons_of(files) == {
+        "Train/ill/leak.png": "exact_duplicate: same bytes as test/ill/09.png",
+        "Train/ill/leak2.png": "leakage: its group is in test",
+        "Train/well/spare.png": "leakage: its group is in validation",
+        "valid/well/leak3.png": "leakage: its group is in test",
+    }
+    assert report["given_split"] == {
+        "images": {"train": 15, "validation": 5, "test": 8},
+        "test_images_with_duplicate_in_train": 2,
+        "validation_taken_from_train": False,
+    }
+    assert "2 of 8 test images have a duplicate" in " ".join(report["warnings"])
+
+
+def test_a_given_split_without_validation_takes_it_from_train(split_data_dir, validate):
+    shutil.rmtree(split_data_dir / "valid")
+    files, report, _ = validate(split="as_given")
+    splits = Counter((path.split("/")[0], entry.split) for path, entry in files.items())
+    assert splits == {("test", "test"): 8, ("Train", "train"): 8, ("Train", "validation"): 4}
+    assert report["given_split"]["validation_taken_from_train"]
+
+
+def test_dicom_files_are_grouped_by_patient_without_revealing_it(validate, tmp_path, caplog):
     caplog.set_level("DEBUG")
     good = {
-        f"{label}/{n}.dcm": dicom(lungs(10 * n + at), PatientID=f"{NAME} {n // 2}{label}")
-        for at, label in enumerate(("ill", "well"))
+        f"{label}/{n}.dcm": dicom(lungs(10 * n + offset), PatientID=f"{NAME} {n // 2}{label}")
+        for offset, label in enumerate(("ill", "well"))
         for n in range(9)
     }
-    odd = {
+    special = {
         "ill/frames.DICOM": dicom(np.stack([lungs(98), lungs(99)]), NumberOfFrames=2),
         "ill/misnamed.png": dicom(lungs(97), PatientID="Anonymized"),
         "ill/patient3_1.dcm": dicom(lungs(96)),
         "well/half.dcm": good["well/0.dcm"][:5000],
         "well/copy.dcm": good["well/1.dcm"],
     }
-    save(config.data_dir, good | odd)
-    files, written = {}, {}
-    for window in ("auto", "mediastinal"):
-        manifest = DataValidation(replace(config, dicom_window=window)).run()
-        files[window] = {entry.path: entry for entry in manifest.entries}
-        written[window] = "".join(
-            path.read_text(encoding="utf-8") for path in config.manifest_path.parent.iterdir()
-        )
-    found = files["auto"]
-    assert sorted(found) == sorted(good | odd)
-    assert {path for path, entry in found.items() if not entry.split} == {
-        "well/half.dcm",
-        "well/copy.dcm",
-    }
-    assert {entry.mode for path, entry in found.items() if path != "well/half.dcm"} == {
-        "MONOCHROME2"
-    }
-    assert found["ill/frames.DICOM"].size == "64x64"
-    unusual = json.loads(config.report_path.read_text(encoding="utf-8"))["unusual"]
-    assert {name: entry["files"] for name, entry in unusual.items()} == {
-        "animated": 1,
-        "misnamed": 1,
-    }
-    assert (
-        files["mediastinal"]["ill/0.dcm"].phash != found["ill/0.dcm"].phash
-    )  # the window reaches the pixels
-    groups = {path: entry.group for path, entry in found.items() if entry.split}
+    save(tmp_path / "data", good | special)
+    pattern = r"^(?P<group>patient\d+)_"
+    _, mediastinal, _ = validate(output="mediastinal", dicom_window="mediastinal")
+    files, report, _ = validate(group_pattern=pattern, near_duplicate_correlation=0.999)
+    assert mediastinal["shortcuts"] != report["shortcuts"]  # the window changes the pixels
+    assert set(reasons_of(files)) == {"well/half.dcm", "well/copy.dcm"}
+    assert {entry.mode for entry in files.values()} == {"MONOCHROME2", ""}
+    assert (files["ill/frames.DICOM"].width, files["ill/frames.DICOM"].height) == (64, 64)
+    counts = {name: content["files"] for name, content in report["unusual"].items()}
+    assert counts == {"animated": 1, "misnamed": 1}
+    groups = {path: entry.group for path, entry in files.items() if entry.split}
     for label in ("ill", "well"):
-        for n in range(0, 8, 2):  # of one patient
+        for n in range(0, 8, 2):  # slices of one patient
             assert groups[f"{label}/{n}.dcm"] == groups[f"{label}/{n + 1}.dcm"]
-    assert groups["ill/patient3_1.dcm"] == "patient3"  # the name goes first
+    assert groups["ill/patient3_1.dcm"] == "patient3"  # the name overrides the header
     assert groups["ill/misnamed.png"] == "ill/misnamed.png"
     assert len(set(groups.values())) == 5 + 5 + 3
-    DataValidation(config).run()
-    report = json.loads(config.report_path.read_text(encoding="utf-8"))
-    assert report["near_copies"] == {"sets": 0, "files": 0}  # one patient isn't one picture
-    assert [f["text"] for f in report["findings"] if "20 DICOM files whose name" in f["text"]]
-    assert NAME.split("^")[1] not in "".join(written.values()) + caplog.text
+    assert any("DICOM header: 20 files" in finding["text"] for finding in report["findings"])
+    written = [path.read_text(encoding="utf-8") for path in tmp_path.glob("*/*.*")]
+    assert len(written) == 6
+    assert NAME.split("^")[1] not in "".join(written) + caplog.text
+
+
+@pytest.mark.slow
+def test_the_phantom_has_no_shortcut_and_no_patient_twice(validate, tmp_path):
+    write_phantom(tmp_path / "data", parse_phantom("phantom:patients=100"))
+    pattern = r"^(?P<group>patient\d+)_"
+    files, report, _ = validate(source_URL="phantom:", group_pattern=pattern, seed=42)
+    assert report["used"] == len(files) == 200
+    assert sum(report["groups"].values()) == 100  # near-duplicates join no two patients
+    high = {name for name, score in report["shortcuts"].items() if score["auc"] > 0.6}
+    assert high <= {"thumbnail"}

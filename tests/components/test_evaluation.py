@@ -1,7 +1,6 @@
 import csv
 import json
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,16 @@ CONTRACT = [
     "n_groups",
     "synthetic",
 ]
-EASY = GatesConfig(1, 1, True, 0.5, 0.0, 0.9, 1.0, True)
+EASY = GatesConfig(
+    min_images_per_class=1,
+    min_groups_per_class=1,
+    no_leakage=True,
+    min_roc_auc=0.5,
+    min_roc_auc_lower_bound=0.0,
+    max_shortcut_auc=0.9,
+    max_ece=1.0,
+    on_failure="stop",
+)
 PARAMS = {"SEED": 3, "WEIGHTS": None, "FINE_TUNE_FROM": None, "HEAD": "conv_max"}
 FILES = {
     *("scores.json", "predictions.csv", "MODEL_CARD.md", "MODEL_CARD.html"),
@@ -111,7 +119,7 @@ def prepared(tmp_path, write_bundle):
             group = f"{label} {name.split('_')[0]}"
             split = {"3": "train", "4": "validation"}.get(group[-1], "test")
             digest = sha256_of(tmp_path / "data" / path)
-            entries.append(Entry(path, label, digest, "", "40x40", 1, "L", group, split, ""))
+            entries.append(Entry(path, label, digest, group, split))
         manifest = Manifest(tuple(entries))
         manifest.write(tmp_path / "manifest.csv")
         tally = dict.fromkeys(classes, 2)
@@ -141,10 +149,12 @@ def prepared(tmp_path, write_bundle):
             root_dir=tmp_path / "out",
             max_pixels=10**6,
             bootstrap_samples=100,
-            gallery=4,
+            error_gallery_size=4,
             seed=3,
             gates=EASY,
-            tracking=TrackingConfig("unused", "unused", "chest", PARAMS),
+            tracking=TrackingConfig(
+                uri="unused", experiment="unused", registered_model="chest", params=PARAMS
+            ),
         )
 
     return make
@@ -170,7 +180,7 @@ def test_writes_everything_and_logs_it(prepared, logged, count):
     with (config.root_dir / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [
-        e.path for e in Manifest.read(config.manifest_path).of("test")
+        e.path for e in Manifest.read(config.manifest_path).in_split("test")
     ]
     (wrong,) = (row for row in rows if row["path"] == "normal/patient0_0.png")
     assert (wrong["called"], wrong["group"], wrong["unfamiliar"]) == (
@@ -223,7 +233,7 @@ def test_int8_is_compared_on_the_test_split(prepared, logged, write_bundle):
 def test_the_same_inputs_give_the_same_bytes(prepared, logged):
     config = prepared()
     Evaluation(config).run()
-    again = replace(config, root_dir=config.root_dir.with_name("again"))
+    again = config.model_copy(update={"root_dir": config.root_dir.with_name("again")})
     Evaluation(again).run()
     for path in config.root_dir.iterdir():
         assert path.read_bytes() == (again.root_dir / path.name).read_bytes(), path.name
@@ -231,9 +241,9 @@ def test_the_same_inputs_give_the_same_bytes(prepared, logged):
 
 def test_an_unmet_gate_stops_after_all_is_written(prepared, logged):
     config = prepared()
-    asked = replace(EASY, min_groups_per_class=9, max_shortcut_auc=0.55)
+    asked = EASY.model_copy(update={"min_groups_per_class": 9, "max_shortcut_auc": 0.55})
     with pytest.raises(GateError) as caught:
-        Evaluation(replace(config, gates=asked)).run()
+        Evaluation(config.model_copy(update={"gates": asked})).run()
     message = str(caught.value)
     assert message.startswith(
         "2 of 7 gates not met: Class adenocarcinoma has the fewest groups, 5; at least 9"
@@ -244,7 +254,9 @@ def test_an_unmet_gate_stops_after_all_is_written(prepared, logged):
     assert said(logged, "tags")["gates_not_met"] == "min_groups_per_class, max_shortcut_auc"
     assert "at least 9" in said(logged, "tags")["gate.min_groups_per_class"]
     assert "NOT MET" in (config.root_dir / "MODEL_CARD.md").read_text(encoding="utf-8")
-    warned = Evaluation(replace(config, gates=replace(asked, stops=False))).run()
+    warned = Evaluation(
+        config.model_copy(update={"gates": asked.model_copy(update={"stops": False})})
+    ).run()
     assert [gate["name"] for gate in warned["gates"] if not gate["met"]] == [
         "min_groups_per_class",
         "max_shortcut_auc",
@@ -252,7 +264,7 @@ def test_an_unmet_gate_stops_after_all_is_written(prepared, logged):
 
 
 def test_no_gallery_shows_no_picture_of_the_data(prepared, logged):
-    config = replace(prepared(), gallery=0)
+    config = prepared().model_copy(update={"error_gallery_size": 0})
     Evaluation(config).run()
     assert {path.name for path in config.root_dir.iterdir()} == FILES - {"errors.png"}
     assert "<img" not in (config.root_dir / "MODEL_CARD.html").read_text(encoding="utf-8")
@@ -278,9 +290,9 @@ def test_no_gallery_shows_no_picture_of_the_data(prepared, logged):
             "another manifest",
         ),
         (
-            lambda c: (c.bundle_dir / "reference.npz").unlink(),
+            lambda c: (c.bundle_dir / "ood_detector.npz").unlink(),
             BundleError,
-            "reference.npz is missing",
+            "ood_detector.npz is missing",
         ),
     ],
     ids=["no report", "damaged report", "other report", "other manifest", "no reference"],

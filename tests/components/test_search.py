@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import yaml
 
 from cnnClassifier.components.crossvalidation import FoldRunner, grouped_folds
 from cnnClassifier.components.search import study_name
-from cnnClassifier.components.training_inputs import image_features, open_model
+from cnnClassifier.components.training_inputs import image_features, load_network
 from cnnClassifier.components.trial_evaluator import Judge, prepared_as
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.entity.config_entity import Choice
@@ -91,10 +90,8 @@ def test_a_trial_judges_what_training_fits_whatever_was_judged_before(place):
     training = manager.training()
     entries = [entry for entry in manifest.entries if entry.split in ("train", "validation")]
     labels, groups = manifest.labels(entries), np.array([entry.group for entry in entries])
-    _, tail, _, cache = open_model(training)
-    items = [
-        (entry, view) for entry in entries for view in views_of(entry.sha256, training.augmentation)
-    ]
+    _, tail, _, cache = load_network(training)
+    items = [(entry, views_of(entry.sha256, training.augmentation)) for entry in entries]
     runner = FoldRunner(
         config.crossvalidation, tail, image_features(cache, items, training), labels, groups, 0
     )
@@ -109,18 +106,22 @@ def test_a_trial_judges_what_training_fits_whatever_was_judged_before(place):
 def test_backbones_and_blocks_each_have_features_of_their_own(place):
     config = ConfigurationManager().search()
     manifest = Manifest.read(config.crossvalidation.training.manifest_path)
-    blocks = replace(config, folds=1, space={"FINE_TUNE_FROM": Choice((None, "block3"))})
+    blocks = config.model_copy(
+        update={"folds": 1, "space": {"FINE_TUNE_FROM": Choice((None, "block3"))}}
+    )
     judge = Judge(blocks, manifest)
     values = [
         next(judge.folds({"FINE_TUNE_FROM": block}))["loss"] for block in (None, "block3", None)
     ]
     assert values[0] == values[2] != values[1]
-    backbones = replace(config, folds=1, space={"BACKBONE": Choice(("VGG16", "MobileNetV2"))})
+    backbones = config.model_copy(
+        update={"folds": 1, "space": {"BACKBONE": Choice(("VGG16", "MobileNetV2"))}}
+    )
     judge = Judge(backbones, manifest)
     assert next(judge.folds({"BACKBONE": "MobileNetV2"}))["loss"] != values[0]
     assert next(judge.folds({"BACKBONE": "VGG16"}))["loss"] == values[0]
     assert prepared_as(backbones, "MobileNetV2").feature_layer == "auto"
-    wrong = replace(config, space={"FINE_TUNE_FROM": Choice((None, "block9"))})
+    wrong = config.model_copy(update={"space": {"FINE_TUNE_FROM": Choice((None, "block9"))}})
     with pytest.raises(
         ConfigError, match=r"search\.yaml: space, with block9 and VGG16: .* from block2, block3"
     ):
@@ -131,14 +132,18 @@ def test_other_data_or_settings_are_another_study_and_what_is_searched_is_not(pl
     config = ConfigurationManager().search()
     name = study_name(config)
     assert (
-        study_name(replace(config, params=config.params | {"LEARNING_RATE": 1, "FOLD_SEEDS": [1]}))
+        study_name(
+            config.model_copy(
+                update={"params": config.params | {"LEARNING_RATE": 1, "FOLD_SEEDS": [1]}}
+            )
+        )
         == name
     )
     others = [
-        replace(config, params=config.params | {"DROPOUT": 0.5}),
-        replace(config, metric="roc_auc"),
-        replace(config, folds=2),
-        replace(config, space=config.space | {"HEAD": Choice(("flatten",))}),
+        config.model_copy(update={"params": config.params | {"DROPOUT": 0.5}}),
+        config.model_copy(update={"metric": "roc_auc"}),
+        config.model_copy(update={"folds": 2}),
+        config.model_copy(update={"space": config.space | {"HEAD": Choice(("flatten",))}}),
     ]
     assert len({name, *map(study_name, others)}) == 5
 

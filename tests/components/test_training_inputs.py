@@ -1,30 +1,55 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from cnnClassifier.components.training_inputs import image_features
-from cnnClassifier.imaging.augment import View
+from cnnClassifier.components import training_inputs
+from cnnClassifier.components.training_inputs import image_features, positive_class
+from cnnClassifier.imaging.augment import View, augment
+from cnnClassifier.utils.errors import ConfigError
 from tests.dicoms import dicom, lungs
 
 
-class Collected:
-    """Stands for the cache, which would need a network: keeps keys and pixels."""
+class FakeCache:
+    """Needs no network: returns the keys, and the pixels of the second view of each image."""
 
     def features(self, keys, load):
-        return keys, [load(number) for number in range(len(keys))]
+        return keys, [load(number, [1])[0] for number in range(len(keys))]
 
 
 def test_features_of_another_dicom_window_have_another_key(tmp_path):
     (tmp_path / "x.dcm").write_bytes(dicom(lungs()))
-    items = [(SimpleNamespace(path="x.dcm", sha256="abc"), View())]
-    found = {}
+    views = [View(), View(flip=True)]
+    keys, pixels = {}, {}
     for window in ("auto", "lung", "bone", "-600,1500"):
         config = SimpleNamespace(
             data_dir=tmp_path, image_size=(64, 64, 3), max_pixels=10_000, dicom_window=window
         )
-        keys, pixels = image_features(Collected(), items, config)
-        found[window] = keys[0], pixels[0]
-    assert len({key for key, _ in found.values()}) == 4
-    assert all("abc" in key for key, _ in found.values())
-    assert np.array_equal(found["lung"][1], found["-600,1500"][1])
-    assert not np.array_equal(found["lung"][1], found["bone"][1])
+        entry = SimpleNamespace(path="x.dcm", sha256="abc")
+        [keys[window]], [pixels[window]] = image_features(FakeCache(), [(entry, views)], config)
+    assert len(set(map(tuple, keys.values()))) == 4
+    assert keys["auto"] == [f"abc:{view.key}" for view in views]
+    assert keys["bone"] == [f"abc:{view.key}:bone" for view in views]
+    assert np.array_equal(pixels["lung"], pixels["-600,1500"])
+    assert not np.array_equal(pixels["lung"], pixels["bone"])
+    plain = training_inputs.load_image(entry, config)
+    assert np.array_equal(pixels["lung"], augment(plain, views[1]))
+
+
+@pytest.mark.parametrize(
+    ("requested", "classes", "expected"),
+    [
+        ("auto", ("Normal", "tumor"), "tumor"),
+        ("auto", ("benign", "healthy"), "benign"),
+        ("Normal", ("Normal", "tumor"), "Normal"),
+        ("other", ("Normal", "tumor"), None),
+    ],
+)
+def test_the_positive_class_is_the_requested_one_or_the_first_that_is_not_harmless(
+    requested, classes, expected
+):
+    if expected:
+        assert positive_class(requested, classes) == expected
+    else:
+        with pytest.raises(ConfigError, match="expected auto or one of Normal, tumor, found"):
+            positive_class(requested, classes)

@@ -1,63 +1,38 @@
 import hashlib
-import os
-from dataclasses import replace
+import sys
 from pathlib import Path
 
 import gdown
 import pytest
 import requests
-from gdown.download import GoogleDriveFileToDownload
 
-from cnnClassifier.dataset import download
-from cnnClassifier.dataset.sources import obtain, source_name
+from cnnClassifier.dataset.sources import fetch_images
 from cnnClassifier.entity.config_entity import DataIngestionConfig
-from cnnClassifier.utils.errors import SourceError
-from tests.archives import IMAGES, tar_of, zip_of
+from cnnClassifier.utils.errors import UserError
+from tests.archives import IMAGES, ingestion_options, read_files, tar_of, write_files, zip_of
 from tests.loopback import Site, serving
-from tests.waiting import PATIENCE_S
 
 FILE_LINK = "https://drive.google.com/file/d/1AbC-d_9/view?usp=sharing"
 FOLDER_LINK = "https://drive.google.com/drive/folders/1AbC-d_9"
-SHA = "0" * 64
+WRONG_SHA256 = "0" * 64
 
 
 @pytest.fixture
-def config(tmp_path):
-    return DataIngestionConfig(
-        source_URL="",
-        source_sha256=None,
-        class_patterns=None,
-        class_count=2,
-        download_dir=tmp_path / "downloads",
-        data_dir=tmp_path / "artifacts/data",
-        max_unpacked_bytes=10**8,
-        connect_timeout_s=2,
-        read_timeout_s=PATIENCE_S,
-        retries=0,
-    )
-
-
-@pytest.fixture
-def fetch(tmp_path, config):
-    """Obtain a source as the component does; returns what was received."""
+def fetch(tmp_path):
+    """Fetch a source and return its files."""
 
     def run(url: str, **changes) -> dict[str, bytes]:
-        scratch = tmp_path / "scratch"
-        received = obtain(replace(config, source_URL=url, **changes), scratch)
-        return {
-            p.relative_to(received).as_posix(): p.read_bytes()
-            for p in received.rglob("*")
-            if p.is_file()
-        }
+        config = DataIngestionConfig(**ingestion_options(tmp_path, url, retries=0, **changes))
+        return read_files(fetch_images(config, tmp_path / "temp"))
 
     return run
 
 
-def refusal(fetch, url: str, **changes) -> str:
-    with pytest.raises(SourceError) as caught:
+def error_of(fetch, url: str, **changes) -> str:
+    with pytest.raises(UserError) as raised:
         fetch(url, **changes)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", " {} "])
@@ -68,207 +43,149 @@ def test_a_path_of_an_archive(tmp_path, fetch, form):
     assert fetch(url, source_sha256=hashlib.sha256(path.read_bytes()).hexdigest().upper()) == IMAGES
 
 
-def test_a_folder_is_left_as_it_is(tmp_path, fetch):
-    (tmp_path / "mine/a").mkdir(parents=True)
-    (tmp_path / "mine/a/1.png").write_bytes(b"x")
+def test_a_local_folder_is_used_in_place(tmp_path, fetch):
+    write_files(tmp_path / "mine", {"a/1.png": b"x"})
     assert fetch(str(tmp_path / "mine")) == {"a/1.png": b"x"}
-    assert not (tmp_path / "scratch").exists()
+    assert not (tmp_path / "temp").exists()
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{}/absent.zip", "no such file or folder; correct data_ingestion.source_URL"),
-        ("{}/notes.txt", "is not an archive"),
+        ("{}/absent.zip", "absent.zip: No such file or directory"),
+        ("{}/notes.txt", "is not a complete archive"),
         ("{}/page.zip", "is a web page"),
-        ("{}/empty.zip", "is empty"),
-        ("{}/artifacts", "holds data_ingestion.data_dir"),
-        ("{}/artifacts/data/deeper", "or lies in it"),
-        ("{}/artifacts/data/kept.zip", "or lies in it"),
-        (
-            "s3://bucket/scans.zip",
-            "s3:// is not supported; data_ingestion.source_URL takes phantom:",
-        ),
-        ("http://[broken/scans.zip", "no valid address"),
-        ("https://drive.google.com/drive/my-drive", "no Google Drive link of a file or a folder"),
+        ("{}/artifacts", "contains data_ingestion.data_dir"),
+        ("{}/artifacts/data/deeper", "or is inside of it"),
+        ("{}/artifacts/data/kept.zip", "or is inside of it"),
+        ("s3://bucket/scans.zip", "unknown scheme; data_ingestion.source_URL takes phantom:"),
+        ("http://[broken/scans.zip", "Invalid IPv6 URL; check the URL"),
     ],
 )
-def test_refusals_name_cause_and_mend(tmp_path, fetch, source, message):
-    (tmp_path / "artifacts/data/deeper").mkdir(parents=True)
-    for name, text in {
-        "notes.txt": "x",
-        "page.zip": "<html>",
-        "empty.zip": "",
-        "artifacts/data/kept.zip": "x",
-    }.items():
-        (tmp_path / name).write_text(text)
-    assert message in refusal(fetch, source.format(tmp_path))
+def test_an_error_says_what_to_correct(tmp_path, fetch, source, message):
+    write_files(tmp_path / "artifacts/data", {"deeper/a.png": b"x", "kept.zip": b"x"})
+    write_files(tmp_path, {"notes.txt": b"x", "page.zip": b"<html>"})
+    assert message in error_of(fetch, source.format(tmp_path))
 
 
-def test_a_wrong_sha256_shows_both(tmp_path, fetch):
+def test_a_wrong_sha256_is_reported_with_the_actual_one(tmp_path, fetch):
     path = tmp_path / "scans.zip"
     path.write_bytes(zip_of(IMAGES))
-    message = refusal(fetch, str(path), source_sha256=SHA)
-    assert SHA in message
+    message = error_of(fetch, str(path), source_sha256=WRONG_SHA256)
+    assert WRONG_SHA256 in message
     assert hashlib.sha256(path.read_bytes()).hexdigest() in message
-    assert not (tmp_path / "scratch").exists()
+    assert not (tmp_path / "temp").exists()
 
 
-@pytest.mark.parametrize("source", ["{}", FOLDER_LINK, "phantom:"])
-def test_sha256_is_for_archives_only(tmp_path, fetch, source):
-    if source == "phantom:":
-        pytest.importorskip("cnnClassifier.imaging.phantom")
+@pytest.mark.parametrize("source", ["{}/mine", FOLDER_LINK, "phantom:"])
+def test_only_an_archive_has_a_sha256(tmp_path, fetch, source):
     (tmp_path / "mine").mkdir()
-    assert "only archives do" in refusal(fetch, source.format(tmp_path / "mine"), source_sha256=SHA)
+    message = error_of(fetch, source.format(tmp_path), source_sha256=WRONG_SHA256)
+    assert "only an archive has a sha256" in message
 
 
-def test_no_permission(tmp_path, fetch, monkeypatch):
-    path = tmp_path / "scans.zip"
-    path.write_bytes(zip_of(IMAGES))
+def test_the_phantom_is_generated(fetch, monkeypatch):
+    ct_phantom = pytest.importorskip("ct_phantom")
 
-    def refuse(*args, **kwargs):
-        raise PermissionError(13, "Permission denied", str(path))
+    def write_phantom(folder, options, on_patient):
+        (folder / "normal").mkdir(parents=True)
+        (folder / "normal/a.png").write_text(f"{options.patients} patients")
+        on_patient()
 
-    monkeypatch.setattr("cnnClassifier.dataset.sources.archive_trouble", refuse)
-    assert f"{path}: no permission" in refusal(fetch, str(path))
+    monkeypatch.setattr(ct_phantom, "write_phantom", write_phantom)
+    assert fetch(" phantom:patients=4") == {"normal/a.png": b"4 patients"}
+    assert "phantom: patients: expected a whole number" in error_of(fetch, "phantom:patients=1")
 
 
-def test_phantom(fetch):
-    pytest.importorskip("cnnClassifier.imaging.phantom")
-    files = fetch("phantom:patients=4,slices=1,size=64")
-    assert {Path(name).parts[0] for name in files} == {"adenocarcinoma", "normal"}
+def test_without_its_package_the_phantom_is_not_installed(fetch, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ct_phantom", None)
+    assert "phantom:: the phantom is not installed" in error_of(fetch, "phantom:")
 
 
 def test_a_second_run_downloads_nothing(fetch, tmp_path):
     with serving(Site(zip_of(IMAGES))) as site:
         assert fetch(site.url) == IMAGES
         assert fetch(site.url) == IMAGES
-        assert len(site.asked) == 1
+        assert len(site.requested) == 1
         fetch(site.url + "?other")
-        assert len(site.asked) == 2
-    kept = [path.name for path in (tmp_path / "downloads").glob("[!.]*")]
-    assert len(kept) == 2
-    assert all(name.endswith("-scans.zip") for name in kept)
+        assert len(site.requested) == 2
+    names = [path.name for path in (tmp_path / "downloads").glob("[!.]*")]
+    assert len(names) == 2
+    assert all(name.endswith("-scans.zip") for name in names)
 
 
-def test_a_kept_file_with_another_sha256_is_downloaded_again(fetch, tmp_path, caplog):
+def test_a_kept_file_with_another_sha256_is_downloaded_again(fetch, tmp_path):
     with serving(Site(zip_of({"old/a.png": b"x"}))) as site:
         fetch(site.url)
         site.content = zip_of(IMAGES)
-        (tmp_path / "scratch/old/a.png").unlink()
+        (tmp_path / "temp/old/a.png").unlink()
         assert fetch(site.url, source_sha256=hashlib.sha256(site.content).hexdigest()) == IMAGES
-        assert SHA in refusal(fetch, site.url, source_sha256=SHA)
-        assert len(site.asked) == 3
-        assert fetch(site.url) == IMAGES  # what the server gave is kept
-        assert len(site.asked) == 3
+        assert WRONG_SHA256 in error_of(fetch, site.url, source_sha256=WRONG_SHA256)
+        assert len(site.requested) == 3
+        assert fetch(site.url) == IMAGES
+        assert len(site.requested) == 3
 
 
-def test_downloads_do_not_go_where_the_output_is_replaced(fetch, config):
-    message = refusal(fetch, "http://127.0.0.1:9/x.zip", download_dir=config.data_dir / "downloads")
-    assert "download_dir lies in data_dir" in message
+def test_a_web_page_is_no_archive_and_is_not_kept(fetch):
+    with serving(Site(b"<!DOCTYPE html>log in first")) as site:
+        assert "is a web page, not an archive" in error_of(fetch, site.url)
+        site.content = zip_of(IMAGES)
+        assert fetch(site.url) == IMAGES
 
 
-def test_a_google_drive_file(fetch, monkeypatch, tmp_path):
-    asked = []
+def test_downloads_are_not_kept_where_the_output_is_replaced(fetch, tmp_path):
+    download_dir = tmp_path / "artifacts/data/downloads"
+    message = error_of(fetch, "http://127.0.0.1:9/x.zip", download_dir=download_dir)
+    assert "download_dir is inside of data_dir" in message
 
-    def give(id, output, progress, **options):
-        asked.append((id, options))
+
+def test_a_google_drive_file_is_downloaded_once(fetch, monkeypatch):
+    calls = []
+
+    def download(url, output, progress, **options):
+        calls.append((url, options))
         Path(output).write_bytes(zip_of(IMAGES))
         progress(10, 10)
-        return output
 
-    monkeypatch.setattr(gdown, "download", give)
-    assert fetch(FILE_LINK) == IMAGES
-    assert fetch("https://drive.google.com/uc?id=1AbC-d_9") == IMAGES
-    assert asked == [
-        ("1AbC-d_9", {"quiet": True, "resume": True, "timeout": (2, PATIENCE_S), "retries": 0})
-    ]
-    assert [path.name for path in (tmp_path / "downloads").glob("[!.]*")] == [
-        "google-drive-1AbC-d_9"
-    ]
-
-
-def test_a_google_drive_folder_goes_on_where_it_stopped(fetch, monkeypatch):
-    given = []
-
-    def listing(id, output, **options):
-        assert options["skip_download"]
-        return [
-            GoogleDriveFileToDownload(n, n, os.path.join(output, n))
-            for n in ("a/1.png", "b/2.png", "readme.txt")
-        ]
-
-    def give(id, output, resume, **options):
-        if len(given) == 1 and not resume_works:
-            raise gdown.exceptions.DownloadError(
-                "Download failed after 0 retries: x"
-            ) from requests.ConnectionError("x")
-        if not Path(output).exists():
-            given.append(id)
-            Path(output).write_text(id)
-
-    monkeypatch.setattr(gdown, "download_folder", listing)
-    monkeypatch.setattr(gdown, "download", give)
-    resume_works = False
-    assert "the connection broke" in refusal(fetch, FOLDER_LINK)
-    resume_works = True
+    monkeypatch.setattr(gdown, "download", download)
     for _ in range(2):
-        assert fetch(FOLDER_LINK) == {"a/1.png": b"a/1.png", "b/2.png": b"b/2.png"}
-    assert given == ["a/1.png", "b/2.png"]
+        assert fetch(FILE_LINK) == IMAGES
+    options = {"quiet": True, "resume": True, "timeout": (600, 600), "retries": 0}
+    assert calls == [(FILE_LINK, options)]
 
 
-RAISED = [
-    (
-        gdown.exceptions.FileURLRetrievalError("Failed:\n\n\tToo many users"),
-        "Failed: Too many users; share it with",
-    ),
-    (
-        gdown.exceptions.DownloadError("Server did not honor the requested byte range"),
-        "delete its .part folder",
-    ),
-    (requests.HTTPError("404 Client Error"), "404 Client Error; share it"),
-    (requests.ConnectTimeout("x"), "no connection within 2 s"),
-    (requests.ConnectionError("x"), "the connection broke"),
-    (OSError(28, "No space left on device"), "the disk is full"),
-]
-GIVEN = [
-    (b"<!DOCTYPE html>quota", "what came is a web page, not an archive; share it"),
-    (None, "what came is nothing; share it"),
-]
+def test_a_google_drive_folder_appears_when_it_is_complete(fetch, monkeypatch, tmp_path):
+    errors = [gdown.exceptions.DownloadError("Failed to download the following files:\n- a")]
+
+    def download_folder(url, output, resume, **options):
+        assert url == FOLDER_LINK and resume
+        path = Path(output, "a", f"{len(errors)}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(gdown, "download_folder", download_folder)
+    assert "Failed to download the following files: - a" in error_of(fetch, FOLDER_LINK)
+    assert [path.suffix for path in (tmp_path / "downloads").glob("[!.]*")] == [".part"]
+    for _ in range(2):
+        assert fetch(FOLDER_LINK) == {"a/0.png": b"x", "a/1.png": b"x"}
 
 
 @pytest.mark.parametrize(
-    ("link", "outcome", "message"),
-    [(FOLDER_LINK, *case) for case in RAISED] + [(FILE_LINK, *case) for case in RAISED + GIVEN],
+    ("error", "message"),
+    [
+        (gdown.exceptions.FileURLRetrievalError("Failed:\n\n\tToo many users"), "share it with"),
+        (requests.HTTPError("404 Client Error"), "404 Client Error; check the network, and share"),
+        (requests.ConnectTimeout("timed out"), "timed out; check the network"),
+        (OSError(28, "No space left on device"), "No space left on device; free some space"),
+    ],
 )
-def test_google_drive_refusals_name_cause_and_mend(
-    fetch, monkeypatch, tmp_path, link, outcome, message
-):
-    def give(output, **options):
-        if isinstance(outcome, Exception):
-            raise outcome
-        if outcome:
-            Path(output).write_bytes(outcome)
+@pytest.mark.parametrize("link", [FILE_LINK, FOLDER_LINK])
+def test_an_error_of_google_drive_says_what_to_do(fetch, monkeypatch, link, error, message):
+    def fail(**options):
+        raise error
 
-    monkeypatch.setattr(gdown, "download", give)
-    monkeypatch.setattr(gdown, "download_folder", give)
-    assert message in refusal(fetch, link)
-    assert not (tmp_path / "downloads/google-drive-1AbC-d_9").exists()
-
-
-def test_the_folder_list_is_retried(fetch, monkeypatch):
-    monkeypatch.setattr(download, "FIRST_PAUSE_S", 0.0)
-    troubles = [requests.ConnectionError("x"), requests.ReadTimeout("x")]
-
-    def listing(**options):
-        if troubles:
-            raise troubles.pop()
-        return []
-
-    monkeypatch.setattr(gdown, "download_folder", listing)
-    assert fetch(FOLDER_LINK, retries=2) == {}
-
-
-def test_source_names_hold_no_secrets():
-    assert source_name("https://me:word@host/x.zip?key=1") == "https://host/x.zip?…"
-    assert source_name("phantom:seed=3") == "phantom:seed=3"
+    monkeypatch.setattr(gdown, "download", fail)
+    monkeypatch.setattr(gdown, "download_folder", fail)
+    assert message in error_of(fetch, link)

@@ -1,121 +1,155 @@
-from collections import Counter
-
 import numpy as np
+import pandas as pd
 import pytest
 
-from cnnClassifier.dataset.split import split_groups
+from cnnClassifier.dataset.split import (
+    assign_splits,
+    check_leakage,
+    read_given_splits,
+    split_groups,
+)
 from cnnClassifier.entity.manifest import SPLITS
 from cnnClassifier.utils.errors import ManifestError
 
-SHARES = (0.6, 0.2, 0.2)
+FRACTIONS = (0.6, 0.2, 0.2)
 
 
-def images(rng, groups, largest, classes):
-    """Draw groups of images; now and then a group has images of several classes."""
-    found = []
+def random_images(rng, groups, largest, classes):
+    """Make groups of images; a few groups have images of several classes."""
+    rows = []
     for number in range(groups):
-        own = number % classes
         for _ in range(int(rng.integers(1, largest + 1))):
-            found.append(
-                (f"g{number}", f"c{own if rng.random() < 0.95 else rng.integers(classes)}")
-            )
-    return [group for group, _ in found], [label for _, label in found]
+            label = number % classes if rng.random() < 0.95 else rng.integers(classes)
+            rows.append((f"g{number}", f"c{label}"))
+    return pd.DataFrame(rows, columns=["group", "label"])
 
 
-def shares_of(groups, labels, splits):
-    """Return for each class and split its share of the class's images."""
-    count = Counter((label, splits[group]) for group, label in zip(groups, labels, strict=True))
-    total = Counter(labels)
-    return {label: [count[label, split] / total[label] for split in SPLITS] for label in total}
+def images_of(sizes):
+    """Make groups of the given sizes for each of two classes."""
+    rows = []
+    for label in "ab":
+        for number, size in enumerate(sizes):
+            rows += [(f"{label}{number}", label)] * size
+    return pd.DataFrame(rows, columns=["group", "label"])
+
+
+def split(table, fractions=FRACTIONS, seed=0):
+    return split_groups(table["group"], table["label"], fractions, seed)
+
+
+def class_fractions(table, splits):
+    return pd.crosstab(table["label"], splits, normalize="index")[list(SPLITS)].to_numpy()
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("shares", [SHARES, (0.8, 0.1, 0.1), (0.34, 0.33, 0.33)])
-def test_splits_are_whole_groups_stratified_and_near_the_shares(classes, shares):
+@pytest.mark.parametrize("fractions", [FRACTIONS, (0.8, 0.1, 0.1), (0.34, 0.33, 0.33)])
+def test_splits_keep_groups_whole_and_are_close_to_the_targets(classes, fractions):
     rng = np.random.default_rng(0)
     for seed in range(6):
-        groups, labels = images(rng, groups=40 * classes, largest=5, classes=classes)
-        splits = split_groups(groups, labels, shares, seed)
-        assert set(splits) == set(groups)  # a group has one split, so that none stands in two
-        assert set(splits.values()) == set(SPLITS)
-        for label, got in shares_of(groups, labels, splits).items():
-            assert np.abs(np.subtract(got, shares)).max() < 0.05, (label, got)
+        table = random_images(rng, groups=40 * classes, largest=5, classes=classes)
+        splits = split(table, fractions, seed)
+        assert splits.groupby(table["group"]).nunique().max() == 1
+        assert np.abs(class_fractions(table, splits) - fractions).max() < 0.05
 
 
-def test_single_images_come_as_near_as_whole_numbers_allow():
-    groups = [f"{number}" for number in range(300)]
-    labels = ["ill"] * 200 + ["well"] * 100
-    splits = split_groups(groups, labels, SHARES, 0)
-    assert shares_of(groups, labels, splits) == {"ill": [0.6, 0.2, 0.2], "well": [0.6, 0.2, 0.2]}
+def test_single_images_reach_the_targets_exactly():
+    table = pd.DataFrame({"group": range(300), "label": ["ill"] * 200 + ["well"] * 100})
+    assert class_fractions(table, split(table.astype(str))).tolist() == [[0.6, 0.2, 0.2]] * 2
 
 
 @pytest.mark.parametrize(
     "sizes", [[11, 7, 7, 5, 4, 3, 3, 2, 2, 1], [9, 8, 8, 7, 5, 5, 4, 4, 3, 2, 2, 1, 1]]
 )
-def test_of_several_tries_the_nearest_to_the_shares_is_taken(sizes):
-    """Every fifth image belongs to the other class, so that few groups must serve two classes at once."""
-    names = [
-        f"{label}{number}"
-        for label in "ab"
-        for number, size in enumerate(sizes)
-        for _ in range(size)
-    ]
-    labels = [name[0] if number % 5 else "ab"[name[0] == "a"] for number, name in enumerate(names)]
+def test_the_best_of_several_attempts_is_taken(sizes):
+    """Every fifth image has the other class, so that few groups must serve two classes at once."""
+    table = images_of(sizes)
+    table.loc[::5, "label"] = table["label"][::5].map({"a": "b", "b": "a"})
     for seed in range(5):
-        splits = split_groups(names, labels, SHARES, seed)
-        for label, got in shares_of(names, labels, splits).items():
-            assert np.abs(np.subtract(got, SHARES)).max() * labels.count(label) <= 1, (
-                "more than one image off"
-            )
+        gaps = np.abs(class_fractions(table, split(table, seed=seed)) - FRACTIONS).max(1)
+        counts = table["label"].value_counts().sort_index()
+        assert (gaps * counts <= 1).all(), "more than one image off"
 
 
 @pytest.mark.parametrize("sizes", [[1, 1, 1], [50, 1, 1], [9, 9, 9], [30, 2, 1, 1]])
 def test_few_groups_still_fill_every_split(sizes):
-    groups = [
-        f"{label}{number}"
-        for label in "ab"
-        for number, size in enumerate(sizes)
-        for _ in range(size)
-    ]
-    labels = [group[0] for group in groups]
-    splits = split_groups(groups, labels, SHARES, 0)
-    assert {(group[0], split) for group, split in splits.items()} == {
-        (c, s) for c in "ab" for s in SPLITS
-    }
+    table = images_of(sizes)
+    assert (class_fractions(table, split(table)) > 0).all()
 
 
 def test_the_seed_alone_decides():
-    groups, labels = images(np.random.default_rng(0), groups=60, largest=4, classes=2)
-    first = split_groups(groups, labels, SHARES, 1)
-    assert first == split_groups(groups, labels, SHARES, 1)
-    order = np.random.default_rng(1).permutation(len(groups))
-    assert first == split_groups([groups[i] for i in order], [labels[i] for i in order], SHARES, 1)
-    assert first != split_groups(groups, labels, SHARES, 2)
+    table = random_images(np.random.default_rng(0), groups=60, largest=4, classes=2)
+    first = split(table, seed=1)
+    pd.testing.assert_series_equal(first, split(table, seed=1))
+    pd.testing.assert_series_equal(
+        first, split(table.sample(frac=1, random_state=1), seed=1).sort_index()
+    )
+    assert not first.equals(split(table, seed=2))
 
 
 @pytest.mark.parametrize(
     ("groups", "labels", "message"),
     [
-        ("112233", "aabbbb", "class a has 1 group "),
-        ("1122345", "aabbaab", "class b has 2 groups "),
-        ("123123", "aaabbb", None),
-        ("1231456", "aaabbbb", None),
+        ("112233", "aabbbb", "class a needs a group .* has 1 in all"),
+        ("1122345", "aabbaab", "class b needs a group .* has 2 in all"),
+        # Three groups have each class, but 1 to 4 would have to be in different splits, and 5 too.
+        ("111222333444555555", "abcadebdfcefabcdef", r"can't be divided .*group_pattern"),
     ],
 )
-def test_a_class_needs_three_groups(groups, labels, message):
-    if message is None:
-        splits = split_groups(list(groups), list(labels), SHARES, 0)
-        assert {splits[g] for g, label in zip(groups, labels, strict=True) if label == "b"} == set(
-            SPLITS
-        )
-        return
+def test_groups_that_cannot_fill_every_split_are_an_error(groups, labels, message):
     with pytest.raises(ManifestError, match=message):
-        split_groups(list(groups), list(labels), SHARES, 0)
+        split(pd.DataFrame({"group": list(groups), "label": list(labels)}))
 
 
-def test_groups_that_cannot_fill_every_split_are_refused():
-    # Three groups hold each class, but 1 to 4 would have to be in different splits, and 5 in another yet.
-    tied = [("1", "abc"), ("2", "ade"), ("3", "bdf"), ("4", "cef"), ("5", "abcdef")]
-    pairs = [(group, label) for group, classes in tied for label in classes]
-    with pytest.raises(ManifestError, match=r"can't be divided .*group_pattern"):
-        split_groups([group for group, _ in pairs], [label for _, label in pairs], SHARES, 0)
+def files(rows):
+    columns = ["path", "label", "group", "reason", "given_split"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_a_given_split_that_loses_a_class_is_an_error():
+    rows = []
+    for given_split in SPLITS:
+        for label in "ab":
+            rows.append(
+                (f"{given_split}/{label}", label, f"{given_split} {label}", "", given_split)
+            )
+    rows[1] = (*rows[1][:2], "test b", *rows[1][3:])  # the only image of b in train is in test too
+    with pytest.raises(ManifestError, match="leaves no b in train once duplicates"):
+        assign_splits(files(rows), FRACTIONS, 0)
+
+
+def test_a_class_without_usable_images_is_an_error():
+    rows = [("a/1.png", "a", "1", "", ""), ("b/1.png", "b", "2", "empty: no bytes", "")]
+    with pytest.raises(ManifestError, match=r"class b has no usable image: b/1\.png: empty"):
+        assign_splits(files(rows), FRACTIONS, 0)
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["ill/1.png", "well/1.png"], r"name no splits; set data_validation\.split to grouped"),
+        (["train/1.png", "test/1.png"], "name no splits"),
+        (["train/a/1.png", "valid/a/1.png"], "no folder for test"),
+        (["valid/a/1.png", "test/a/1.png"], "no folder for train"),
+    ],
+)
+def test_folders_must_name_the_given_splits(paths, message):
+    with pytest.raises(ManifestError, match=message):
+        read_given_splits(pd.Series(paths))
+
+
+def test_given_splits_are_read_from_folders():
+    paths = pd.Series(["Train/a/1.png", "val/a/1.png", "TESTING/a/deep/1.png"])
+    assert read_given_splits(paths).tolist() == list(SPLITS)
+
+
+@pytest.mark.parametrize("column", ["sha256", "group"])
+def test_what_is_in_two_splits_is_an_error(column):
+    table = pd.DataFrame(
+        {"split": ["train", "test", ""], "sha256": list("abc"), "group": list("abc")}
+    )
+    check_leakage(table)
+    table.loc[2, column] = "a"  # not in use
+    check_leakage(table)
+    table.loc[1, column] = "a"
+    with pytest.raises(ManifestError, match=f"{column} a is in two splits"):
+        check_leakage(table)

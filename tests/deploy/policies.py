@@ -1,10 +1,10 @@
-"""The IAM policies that docs/aws.md prints: who may do what."""
+"""The IAM policies that docs/deployment.md prints: who may do what."""
 
 import json
 import re
 from pathlib import Path
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs/aws.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).resolve().parents[2] / "docs/deployment.md").read_text(encoding="utf-8")
 BLOCKS = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", TEXT, flags=re.DOTALL)]
 
 

@@ -1,4 +1,4 @@
-"""The scripts and the workflow's steps against a `docker` and an `aws` that keep state: what docs/aws.md promises."""
+"""The scripts and the workflow's steps against a `docker` and an `aws` that keep state: what docs/deployment.md promises."""
 
 import fcntl
 import http.client

@@ -1,28 +1,26 @@
-from dataclasses import replace
-
 import pytest
 
 from cnnClassifier.entity.config_entity import GatesConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.gates import check_gates
 
-NOTHING = GatesConfig(None, None, False, None, None, None, None, True)
+NOTHING = GatesConfig(
+    min_images_per_class=None,
+    min_groups_per_class=None,
+    no_leakage=False,
+    min_roc_auc=None,
+    min_roc_auc_lower_bound=None,
+    max_shortcut_auc=None,
+    max_ece=None,
+    on_failure="stop",
+)
 SCORES = {"roc_auc": 0.9, "ece": 0.08, "intervals": {"roc_auc": [0.8, 0.95]}}
 REPORT = {"shortcuts": {"grey": {"auc": 0.6}, "thumbnail": {"auc": 0.82}}}
 
 
 def entry(number, label="ill", split="train", sha256=None, group=None):
     return Entry(
-        f"{label}/{number}.png",
-        label,
-        sha256 or f"{number:064}",
-        "",
-        "9x9",
-        1,
-        "L",
-        group or f"g{number}",
-        split,
-        "",
+        f"{label}/{number}.png", label, sha256 or f"{number:064}", group or f"g{number}", split
     )
 
 
@@ -71,8 +69,8 @@ def test_what_is_not_asked_is_not_checked():
     ],
 )
 def test_each_gate_is_met_at_its_limit_and_not_beyond(name, met, unmet, said):
-    assert only(check_gates(replace(NOTHING, **{name: met}), CLEAN, REPORT, SCORES)).met
-    gate = only(check_gates(replace(NOTHING, **{name: unmet}), CLEAN, REPORT, SCORES))
+    assert only(check_gates(NOTHING.model_copy(update={name: met}), CLEAN, REPORT, SCORES)).met
+    gate = only(check_gates(NOTHING.model_copy(update={name: unmet}), CLEAN, REPORT, SCORES))
     assert (gate.name, gate.met) == (name, False)
     assert said in gate.sentence
     assert gate.sentence.endswith(".")
@@ -97,7 +95,10 @@ def test_each_gate_is_met_at_its_limit_and_not_beyond(name, met, unmet, said):
 def test_leakage_is_found(extra, said):
     gate = only(
         check_gates(
-            replace(NOTHING, no_leakage=True), Manifest(CLEAN.entries + tuple(extra)), {}, SCORES
+            NOTHING.model_copy(update={"no_leakage": True}),
+            Manifest(CLEAN.entries + tuple(extra)),
+            {},
+            SCORES,
         )
     )
     assert gate.met is (said is None)
@@ -105,6 +106,6 @@ def test_leakage_is_found(extra, said):
 
 
 def test_what_cannot_be_told_is_not_met():
-    asked = replace(NOTHING, min_roc_auc_lower_bound=0.1, max_shortcut_auc=1.0)
+    asked = NOTHING.model_copy(update={"min_roc_auc_lower_bound": 0.1, "max_shortcut_auc": 1.0})
     gates = check_gates(asked, CLEAN, {"shortcuts": {}}, SCORES | {"intervals": {}})
     assert [gate.met for gate in gates] == [False, False]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from cnnClassifier.entity.bundle import decide
+from cnnClassifier.entity.bundle import apply_threshold
 from cnnClassifier.evaluation.metrics import NAMES, Outcome, figures, reliability, scores, wilson
 from tests.outcomes import classes, outcome
 
@@ -135,9 +135,9 @@ def test_operating_points():
 def test_the_threshold_counts_for_two_classes_alone_and_includes_itself():
     ill = np.array([0.9, 0.5, 0.3])
     two = np.stack([ill, 1 - ill], 1)
-    assert decide(two, 0, 0.5).tolist() == [0, 0, 1]
-    assert decide(two, 1, 0.5).tolist() == [0, 1, 1]
-    assert decide(np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]), 1, 0.1).tolist() == [2, 0]
+    assert apply_threshold(two, 0, 0.5).tolist() == [0, 0, 1]
+    assert apply_threshold(two, 1, 0.5).tolist() == [0, 1, 1]
+    assert apply_threshold(np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]), 1, 0.1).tolist() == [2, 0]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ REPORT = {
     "splits": SPLITS,
 }
 AUDITED = REPORT | {
-    "near_copies": {"sets": 3, "files": 7},
+    "near_duplicates": {"sets": 3, "files": 7},
     "warnings": ["Grey alone tells the classes apart <b>."],
     "shortcuts": {"file_facts": {"auc": 0.512, "low": 0.4, "high": 0.6}},
 }
@@ -53,12 +53,12 @@ def bundle(count=2, synthetic=True):
         operating_points={"default": 0.4},
         validation={"n": 33, "loss": 0.51, "loss_calibrated": 0.47},
         feature_layer="block4_pool",
-        unfamiliar_limit=1.0,
+        ood_threshold=1.0,
         backbone="VGG16",
         data_source="phantom:" if synthetic else "https://example.org/<data>.zip",
         synthetic=synthetic,
         model_sha256="a1" * 32,
-        reference_sha256="b2" * 32,
+        ood_detector_sha256="b2" * 32,
         manifest_sha256="c3" * 32,
         versions={"keras": "3.1", "numpy": "2.4"},
     )
@@ -106,7 +106,7 @@ def test_both_cards_say_what_the_run_found(tmp_path, count):
             "100 resamples of the 40 groups",
             "75 files were found and 69 are used",
             "copies 4, other 2",
-            "7 images are near-copies",
+            "7 images are near-duplicates",
             "file facts",
             "0.400 to 0.600",
             "sensitivity>=0.95",

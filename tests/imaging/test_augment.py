@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -76,7 +74,12 @@ def test_what_comes_from_outside_repeats_the_border_however_far():
         View(rotation=45, shear=89, shift=(1, 1), zoom=(1.9, 1.9)),
         View(180, -89, (-1, 1), (1.9, 0.1), True),
     ]
-    for view in widest + views_of(SHA, AugmentationConfig(60, 180, 1, 89, 0.9, True, 7)):
+    for view in widest + views_of(
+        SHA,
+        AugmentationConfig(
+            views=60, rotation=180, shift=1, shear=89, zoom=0.9, horizontal_flip=True, seed=7
+        ),
+    ):
         assert augment(white, view).min() == 255, view
 
 
@@ -84,11 +87,14 @@ def test_views_are_drawn_from_seed_and_content_and_more_extend_the_list():
     views = views_of(SHA, CONFIG)
     assert views == views_of(SHA, CONFIG)
     assert views[0] == View()
-    assert views[:7] == views_of(SHA, replace(CONFIG, views=7))
+    assert views[:7] == views_of(SHA, CONFIG.model_copy(update={"views": 7}))
     keys = {view.key for view in views}
     assert views[0].key == "as-is"
     assert len(keys) == len(views) == 40
-    for others in (views_of(SHA, replace(CONFIG, seed=2)), views_of("cd" * 32, CONFIG)):
+    for others in (
+        views_of(SHA, CONFIG.model_copy(update={"seed": 2})),
+        views_of("cd" * 32, CONFIG),
+    ):
         assert others[0] == View()
         assert keys & {view.key for view in others} == {"as-is"}
 
@@ -105,4 +111,6 @@ def test_views_keep_within_their_ranges_and_use_them():
         assert high >= max(values) > high - 0.05 * (high - low)
         assert abs(np.mean(values) - (low + high) / 2) < 0.1 * (high - low)
     assert 0.4 < np.mean([view.flip for view in views]) < 0.6
-    assert not any(view.flip for view in views_of(SHA, replace(CONFIG, horizontal_flip=False)))
+    assert not any(
+        view.flip for view in views_of(SHA, CONFIG.model_copy(update={"horizontal_flip": False}))
+    )

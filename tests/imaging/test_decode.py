@@ -12,7 +12,7 @@ from cnnClassifier.utils.errors import ImageError
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 GREY = RGB[..., 0]
 HALF = np.dstack([RGB, np.where(np.arange(30) < 15, 0, 255)[None].repeat(20, 0)]).astype(np.uint8)
-MOST = 10_000
+MAX_PIXELS = 10_000
 
 
 def encoded(pixels, kind="PNG", mode=None, **options):
@@ -85,7 +85,7 @@ WEBP = encoded(RED, "WEBP", save_all=True, append_images=[BLUE], lossless=True)
     ],
 )
 def test_every_mode_becomes_rgb(data, expected, kind, mode, frames):
-    image = decode(data, MOST)
+    image = decode(data, MAX_PIXELS)
     assert (image.format, image.mode, image.frames) == (kind, mode, frames)
     assert image.pixels.dtype == np.uint8
     assert image.size == f"{image.pixels.shape[1]}x{image.pixels.shape[0]}"
@@ -100,7 +100,7 @@ def test_every_mode_becomes_rgb(data, expected, kind, mode, frames):
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpegs_keep_their_colours_whatever_the_file_is_called(mode):
     smooth = np.asarray(Image.fromarray(RGB[:2, :2]).resize((32, 32), Image.Resampling.BICUBIC))
-    image = decode(encoded(smooth, "JPEG", mode, quality=98, subsampling=0), MOST)
+    image = decode(encoded(smooth, "JPEG", mode, quality=98, subsampling=0), MAX_PIXELS)
     assert (image.format, image.mode) == ("JPEG", mode)
     wanted = np.asarray(Image.fromarray(smooth).convert(mode).convert("RGB")).astype(int)
     assert np.abs(image.pixels - wanted).max() < 12
@@ -122,7 +122,7 @@ def test_jpegs_keep_their_colours_whatever_the_file_is_called(mode):
 def test_exif_orientation_is_applied(orientation, upright):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = decode(encoded(RGB, exif=exif), MOST)
+    image = decode(encoded(RGB, exif=exif), MAX_PIXELS)
     assert np.array_equal(image.pixels, upright(RGB))
 
 
@@ -167,13 +167,13 @@ PNG, JPEG = encoded(RGB), encoded(RGB, "JPEG")
 )
 def test_what_is_no_image_says_why(data, code):
     with pytest.raises(ImageError) as caught:
-        decode(data, MOST)
+        decode(data, MAX_PIXELS)
     assert caught.value.code == code
     assert str(caught.value)
 
 
 def test_as_many_pixels_as_allowed_are_taken():
-    assert decode(encoded(np.zeros((100, 100), np.uint8)), MOST).size == "100x100"
+    assert decode(encoded(np.zeros((100, 100), np.uint8)), MAX_PIXELS).size == "100x100"
 
 
 @pytest.mark.parametrize("data", [PNG, JPEG, GIF, WEBP], ids=["png", "jpeg", "gif", "webp"])
@@ -184,6 +184,6 @@ def test_damage_of_any_kind_is_an_image_error_or_an_image(data):
         for place in rng.integers(0, len(damaged), 3):
             damaged[place] = rng.integers(256)
         try:
-            assert decode(bytes(damaged), MOST).pixels.shape[2] == 3
+            assert decode(bytes(damaged), MAX_PIXELS).pixels.shape[2] == 3
         except ImageError as error:
             assert error.code in {"not_an_image", "corrupt", "too_large"}

@@ -4,6 +4,7 @@ import logging
 import re
 import struct
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -20,13 +21,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cnnClassifier.entity.dicom_options import DicomInfo
-from cnnClassifier.imaging.decode import DicomOptions, decode
+from cnnClassifier.entity.dicom_options import DicomInfo, DicomOptions
+from cnnClassifier.imaging.decode import decode
 from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
 from cnnClassifier.utils.errors import ImageError
 from tests.dicoms import EMPTY_ITEM, ITEM, before_rows, dicom, element, lungs
 
-MOST = 1_000_000
+MAX_PIXELS = 1_000_000
 STORED = lungs()
 UNDEFINED = 0xFFFFFFFF
 
@@ -57,7 +58,7 @@ def windowed(values, centre, width):
     ],
 )
 def test_grey_is_what_pydicom_makes_of_it(name, facts):
-    image = decode(shipped(name), MOST)
+    image = decode(shipped(name), MAX_PIXELS)
     data = pydicom.dcmread(io.BytesIO(shipped(name)))
     assert (image.dicom.window, image.dicom.centre, image.dicom.width) == facts
     assert (image.format, image.mode, image.frames) == ("DICOM", data.PhotometricInterpretation, 1)
@@ -92,7 +93,7 @@ def test_grey_is_what_pydicom_makes_of_it(name, facts):
     ],
 )
 def test_colour_is_what_pydicom_makes_of_it(name, frame):
-    image = decode(shipped(name), MOST, DicomOptions(frame=frame))
+    image = decode(shipped(name), MAX_PIXELS, DicomOptions(frame=frame))
     expected = pixel_array(io.BytesIO(shipped(name)), index=frame - 1)
     assert np.array_equal(image.pixels, expected if expected.dtype == np.uint8 else expected >> 8)
     assert (image.dicom.window, image.dicom.centre, image.dicom.frame) == ("colour", None, frame)
@@ -116,7 +117,7 @@ def test_colour_is_what_pydicom_makes_of_it(name, frame):
 )
 def test_a_window_turns_hu_into_grey(window, elements, facts, syntax):
     pixels = STORED.astype(">u2") if syntax == ExplicitVRBigEndian else STORED
-    image = decode(dicom(pixels, syntax, **elements), MOST, DicomOptions(window))
+    image = decode(dicom(pixels, syntax, **elements), MAX_PIXELS, DicomOptions(window))
     assert image.dicom == DicomInfo(*facts, 1, 1)
     assert np.array_equal(
         image.pixels, windowed(STORED - 1024.0, *facts[1:])[..., np.newaxis].repeat(3, 2)
@@ -169,7 +170,7 @@ PADDED = np.where(np.arange(64) < 9, 5, STORED).astype(np.uint16)
     ],
 )
 def test_stored_values_are_understood(data, expected):
-    image = decode(data, MOST)
+    image = decode(data, MAX_PIXELS)
     assert image.dicom.window == ("lung" if expected is not None else "full")
     if expected is None:
         assert (image.pixels[:, :9].max(), image.pixels[:, 9:].min(), image.pixels.max()) == (
@@ -217,7 +218,7 @@ def test_the_chosen_frame_is_taken_with_its_own_window(compressed, frame):
 def test_a_frame_that_is_not_there_names_those_that_are(frame):
     data = dicom(np.stack([STORED] * 3), NumberOfFrames=3)
     with pytest.raises(ImageError, match=f"no frame {frame}; choose one from 1 to 3") as caught:
-        decode(data, MOST, DicomOptions(frame=frame))
+        decode(data, MAX_PIXELS, DicomOptions(frame=frame))
     assert caught.value.code == "no_such_frame"
 
 
@@ -283,7 +284,7 @@ NESTED = element(0x0008, 0x1140, b"SQ", b"", UNDEFINED)
         (
             before_rows(dicom(STORED), NESTED + b"\x10\x00\x10\x00PN\4\0abcd"),
             "corrupt",
-            "something else than items",
+            "something other than items",
         ),
     ],
 )
@@ -292,7 +293,7 @@ def test_what_can_not_be_used_says_why_and_nothing_else(data, code, said, caplog
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         with pytest.raises(ImageError) as caught:
-            decode(data, MOST)
+            decode(data, MAX_PIXELS)
     assert (caught.value.code, said in str(caught.value)) == (code, True), str(caught.value)
     assert caught.value.__cause__ is None
     assert not warned
@@ -316,7 +317,7 @@ def test_what_can_not_be_used_says_why_and_nothing_else(data, code, said, caplog
 )
 def test_what_is_not_needed_is_passed_over_and_tells_nothing(inserted, caplog):
     caplog.set_level(logging.DEBUG)
-    image = decode(before_rows(dicom(STORED), inserted), MOST)
+    image = decode(before_rows(dicom(STORED), inserted), MAX_PIXELS)
     assert np.array_equal(image.pixels[..., 0], LUNG)
     told = (
         json.dumps(vars(image.dicom))
@@ -352,37 +353,36 @@ def test_without_a_patient_the_study_and_then_the_series_are_taken(nobody):
 
 
 @pytest.mark.parametrize(
-    ("window", "frame", "reading"),
+    ("text", "window"),
     [
-        ("auto", 1, DicomOptions()),
-        (" Lung ", "3", DicomOptions("lung", 3)),
-        ("-600,1500", 1, DicomOptions((-600.0, 1500.0))),
-        ("40.5, 1e3", 1, DicomOptions((40.5, 1000.0))),
+        ("auto", "auto"),
+        (" Lung ", "lung"),
+        ("-600,1500", (-600.0, 1500.0)),
+        ("40.5, 1e3", (40.5, 1000.0)),
     ],
 )
-def test_a_reading_is_read_from_text(window, frame, reading):
-    assert DicomOptions.parse(window, frame) == reading
-    assert reading.or_window("bone") == (
-        DicomOptions("bone") if reading.window == "auto" else reading
+def test_options_are_parsed_and_auto_takes_the_default_window(text, window):
+    options = DicomOptions.parse(text)
+    assert options == DicomOptions(window)
+    frame = replace(options, frame=3)
+    assert frame.with_default_window("bone") == DicomOptions(
+        "bone" if window == "auto" else window, 3
     )
 
 
 @pytest.mark.parametrize(
-    ("window", "frame", "said"),
+    ("text", "message"),
     [
-        ("brain", 1, "window: expected auto, lung, mediastinal, bone, or centre and width in HU"),
-        ("40", 1, "window: expected"),
-        ("40,0", 1, "width from 1"),
-        ("nan,400", 1, "window: expected"),
-        ("40,inf", 1, "window: expected"),
-        ("1,2,3", 1, "window: expected"),
-        ("lung", 0, "frame: expected a whole number from 1, found '0'"),
-        ("lung", "1.5", "frame: expected"),
-        ("lung", "٣", "frame: expected"),
-        ("lung", "9" * 5000, "frame: expected"),
+        ("brain", "window: expected auto, lung, mediastinal, bone, or centre and width in HU"),
+        ("40", "window: expected"),
+        ("40,0", "width from 1"),
+        ("nan,400", "window: expected"),
+        ("40,inf", "window: expected"),
+        ("1,2,3", "window: expected"),
+        ("9" * 5000, "window: expected"),
     ],
 )
-def test_a_wrong_reading_says_what_was_expected(window, frame, said):
-    with pytest.raises(ValueError, match=said) as caught:
-        DicomOptions.parse(window, frame)
+def test_an_invalid_window_names_what_was_expected(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        DicomOptions.parse(text)
     assert len(str(caught.value)) < 200

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
-from cnnClassifier.imaging.decode import DicomOptions, decode
+from cnnClassifier.entity.dicom_options import DEFAULT_DICOM_OPTIONS, DicomOptions
+from cnnClassifier.imaging.decode import decode
 from cnnClassifier.imaging.prepare import prepare
 from cnnClassifier.utils.errors import ImageError
 from tests.dicoms import dicom, lungs
 from tests.pictures import encoded, picture
 
-MOST = 1_000_000
+MAX_PIXELS = 1_000_000
 CODES = {"empty", "not_an_image", "corrupt", "too_large", "unsupported", "no_such_frame"}
 STORED = lungs(side=32)
 FRAMES = np.stack([STORED, STORED])
@@ -62,10 +63,10 @@ VALID = {
 }
 
 
-def outcome(data, reading=DicomOptions()):  # noqa: B008
-    """Return a picture's shape, or the code of the one error that may come."""
+def outcome(data, dicom_options=DEFAULT_DICOM_OPTIONS):
+    """Return the image's shape, or the error's code."""
     try:
-        image = decode(data, MOST, reading)
+        image = decode(data, MAX_PIXELS, dicom_options)
     except ImageError as error:
         said = str(error)
         assert error.code in CODES
@@ -74,7 +75,7 @@ def outcome(data, reading=DicomOptions()):  # noqa: B008
         return error.code
     height, width, channels = image.pixels.shape
     assert (channels, image.pixels.dtype) == (3, np.uint8)
-    assert 0 < height * width <= MOST
+    assert 0 < height * width <= MAX_PIXELS
     return image.pixels.shape
 
 
@@ -168,11 +169,11 @@ def test_what_is_made_to_hurt_does_not(data, expected):
     found = outcome(data)
     assert found == expected or expected is None
     if isinstance(found, tuple):
-        assert prepare(data, (32, 32, 3), MOST).shape == (32, 32, 3)
+        assert prepare(data, (32, 32, 3), MAX_PIXELS).shape == (32, 32, 3)
 
 
 def test_the_frames_of_an_animation_are_not_counted():
-    assert decode(MOVING, MOST).frames == 2
+    assert decode(MOVING, MAX_PIXELS).frames == 2
 
 
 @pytest.mark.parametrize("name", VALID)
@@ -191,7 +192,7 @@ NUMBERS = [
 
 @st.composite
 def damaged(draw):
-    """Bytes of a valid file, changed by one to six bit flips, numbers, cuts, repeats and splices of another."""
+    """Draw a valid file with one to six bit flips, numbers, cuts, repeats and splices."""
     data = bytearray(draw(st.sampled_from(list(VALID.values()))))
     for _ in range(draw(st.integers(1, 6))):
         place = draw(

@@ -1,12 +1,14 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from cnnClassifier.config import schema
+from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
 from cnnClassifier.network.backbones import (
     BACKBONES,
     build_backbone,
-    feature_layer_of,
     freeze_boundary,
+    resolve_feature_layer,
 )
 from cnnClassifier.network.feature_cache import split_at
 from cnnClassifier.utils.errors import ConfigError
@@ -24,7 +26,8 @@ def vgg(keras):
 
 
 def test_what_can_be_configured_can_be_built():
-    assert set(schema.BACKBONES) == set(BACKBONES)
+    annotation = PrepareBaseModelConfig.model_fields["backbone"].annotation
+    assert set(get_args(annotation)) == set(BACKBONES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -32,7 +35,7 @@ def test_every_backbone_can_be_cut_where_its_table_says(keras, name):
     model = build_backbone(name, (64, 64, 3), 0)
     backbone = BACKBONES[name]
     assert model.input_shape == (None, 64, 64, 3)
-    assert model.get_layer(feature_layer_of(name, "auto", model)).output.shape[1:3] == (4, 4)
+    assert model.get_layer(resolve_feature_layer(name, "auto", model)).output.shape[1:3] == (4, 4)
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
     whole = np.asarray(model(images))
     order = [layer.name for layer in model.layers]
@@ -71,13 +74,13 @@ def test_normalisation_is_in_the_graph_and_the_seed_decides_the_weights(keras, v
 )
 def test_the_feature_layer_is_one_of_the_backbones(vgg, wanted, expected):
     if expected:
-        assert feature_layer_of("VGG16", wanted, vgg) == expected
+        assert resolve_feature_layer("VGG16", wanted, vgg) == expected
     else:
         with pytest.raises(
             ConfigError,
             match=rf"FEATURE_LAYER: VGG16 has no feature map {wanted}; .*block1_conv1, ",
         ):
-            feature_layer_of("VGG16", wanted, vgg)
+            resolve_feature_layer("VGG16", wanted, vgg)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from cnnClassifier.utils.common import save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
 from tests.waiting import PATIENCE_S
 
-# Serves predictions through the whole app and tells what it found; stdout: one JSON line.
+# Predict through the whole app; stdout: one JSON line.
 SERVE = """
 import sys
 for name in "dagshub dvc gdown imagehash joblib matplotlib mlflow onnx pandas requests sklearn tqdm".split():
@@ -25,7 +25,8 @@ from PIL import Image
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving.app import create_app
 
-config = ServingConfig(Path(sys.argv[1]), "", 0, 10**6, 10**6, request_timeout_s=600)  # of which loading may take most
+limits = {"max_upload_bytes": 10**6, "max_pixels": 10**6, "request_timeout_s": 600}
+config = ServingConfig(bundle_dir=Path(sys.argv[1]), host="127.0.0.1", port=0, **limits)
 client = create_app(config).test_client
 def ask(level):
     buffer = io.BytesIO()
@@ -61,32 +62,46 @@ def test_serves_on_openvino_from_many_threads_with_few_packages(tiny_bundle):
     # The pipeline's backend, in this process, says the same; OpenVINO may calculate in bfloat16.
     images = np.stack([np.full((32, 32, 3), level, np.uint8) for level in found["levels"]])
     np.testing.assert_allclose(
-        found["alone"], Engine(tiny_bundle).probabilities(images)[:, 0], atol=0.05
+        found["alone"], load(tiny_bundle).predict(images).probabilities[:, 0], atol=0.05
     )
 
 
-def test_batches_equal_single_images(tiny_bundle):
-    engine = Engine(tiny_bundle)
-    images = np.random.default_rng(0).integers(0, 256, (19, 32, 32, 3), dtype=np.uint8)
-    together = engine.probabilities(images)
-    assert (together.shape, together.dtype) == ((19, 2), np.float32)
-    np.testing.assert_allclose(
-        together, np.concatenate([engine.probabilities(one[None]) for one in images]), atol=1e-6
-    )
+def load(folder, int8=False):
+    return Engine(ModelBundle.read(folder), int8=int8)
+
+
+def test_the_result_is_the_decision(write_bundle, tmp_path):
+    """Bright pixels mean adenocarcinoma; gray 200 is beyond the distance of the training images."""
+    images = [np.full((32, 32, 3), level, np.uint8) for level in (0, 128, 130, 200)]
+    bright = load(write_bundle(tmp_path, ood_threshold=0.3)).predict(iter(images))
+    positive = bright.probabilities[:, 0]
+    assert (bright.probabilities.shape, bright.probabilities.dtype) == ((4, 2), np.float32)
+    assert np.allclose(bright.probabilities.sum(1), 1)
+    assert (np.diff(positive) > 0).all()
+    assert bright.predicted.tolist() == [1, 0, 0, 0]
+    assert bright.out_of_distribution.tolist() == (bright.distances > 0.3).tolist()
+    assert len(set(bright.out_of_distribution.tolist())) == 2
+    assert bright.activation_maps.shape == (4, 30, 30)
+    # The threshold of model.json decides, from that probability on, and about the map's class too.
+    strict = load(write_bundle(tmp_path, threshold=float(positive[2]))).predict(images)
+    assert strict.predicted.tolist() == [1, 1, 0, 0]
+    assert bright.activation_maps[1].max() == 1
+    assert strict.activation_maps[1].max() == 0
 
 
 INT8 = """
 import sys
-sys.modules["keras"] = sys.modules["scipy"] = sys.modules["nncf"] = None  # as if they weren't installed
+sys.modules |= dict.fromkeys(["keras", "scipy", "nncf"])  # as if they weren't installed
 
 import json
 from pathlib import Path
 import numpy as np
+from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.network.engine import Engine
 
 images = np.load(sys.argv[2])
-seen = Engine(Path(sys.argv[1]), int8=True).inspect(images)
-print(json.dumps([seen.probabilities.tolist(), seen.distances.tolist(), seen.maps.tolist()]))
+found = Engine(ModelBundle.read(Path(sys.argv[1])), int8=True).predict(images)
+print(json.dumps([array.tolist() for array in vars(found).values()]))
 """
 
 
@@ -104,10 +119,8 @@ def test_int8_says_much_the_same_without_keras(write_bundle, tmp_path):
         timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
-    plain = Engine(folder).inspect(images)
-    for found, expected in zip(
-        json.loads(done.stdout), (plain.probabilities, plain.distances, plain.maps), strict=True
-    ):
+    plain = vars(load(folder).predict(images)).values()
+    for found, expected in zip(json.loads(done.stdout), plain, strict=True):
         np.testing.assert_allclose(found, expected, atol=0.1)
 
 
@@ -115,11 +128,9 @@ def test_the_same_model_gives_the_same_int8_bytes(write_bundle, tmp_path):
     first, second = (write_bundle(tmp_path / name, int8=True) for name in ("first", "second"))
     assert ModelBundle.read(first).int8_sha256
     assert (first / INT8_FILE).stat().st_size < 100_000
-    weights = [
-        Engine(folder, int8=True).probabilities(np.full((1, 32, 32, 3), 99, np.uint8))
-        for folder in (first, second)
-    ]
-    np.testing.assert_array_equal(*weights)
+    image = np.full((32, 32, 3), 99, np.uint8)
+    results = [load(folder, int8=True).predict([image]) for folder in (first, second)]
+    np.testing.assert_array_equal(results[0].probabilities, results[1].probabilities)
 
 
 def test_int8_is_accepted_by_the_record_of_this_model_alone(write_bundle, tmp_path):
@@ -149,14 +160,15 @@ def _torn_int8(folder, write):
 
 def _torn_reference(folder, write):
     write(folder)
-    (folder / "reference.npz").write_bytes(b"PK")
+    (folder / "ood_detector.npz").write_bytes(b"PK")
 
 
 def _not_keras(folder, write):
     write(folder)
     (folder / "model.keras").write_bytes(b"PK\x03\x04 torn")
-    card = json.loads((folder / "model.json").read_text())
-    ModelBundle(**card | {"model_sha256": sha256_of(folder / "model.keras")}).write(folder)
+    content = json.loads((folder / "model.json").read_text())
+    content["model_sha256"] = sha256_of(folder / "model.keras")
+    save_json(folder / "model.json", content)
 
 
 @pytest.mark.parametrize(
@@ -170,9 +182,12 @@ def _not_keras(folder, write):
         ),
         (lambda folder, write: write(folder, image_size=(16, 48, 3)), "can't be run"),
         (lambda folder, write: write(folder, positive_class="other"), "positive_class"),
+        (lambda folder, write: write(folder, format_version=1), "made by version 1; run dvc repro"),
+        (lambda folder, write: write(folder, threshold="high"), r"\(threshold: Input should be"),
+        (lambda folder, write: write(folder, called="normal"), r"\(called: Extra inputs"),
         (_not_keras, "can't be run"),
         (_torn_int8, "model_int8.zip isn't the one"),
-        (_torn_reference, "reference.npz isn't the one"),
+        (_torn_reference, "ood_detector.npz isn't the one"),
     ],
     ids=[
         "other model",
@@ -180,6 +195,9 @@ def _not_keras(folder, write):
         "nan",
         "size",
         "positive",
+        "version 1",
+        "ill-typed",
+        "unknown key",
         "no archive",
         "torn int8",
         "torn reference",
@@ -188,5 +206,5 @@ def _not_keras(folder, write):
 def test_refuses_what_cannot_serve(make, message, write_bundle, tmp_path):
     make(tmp_path, write_bundle)
     with pytest.raises(BundleError, match=message) as caught:
-        Engine(tmp_path)
+        load(tmp_path)
     assert "\n" not in str(caught.value)

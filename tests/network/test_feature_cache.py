@@ -1,4 +1,5 @@
 import shutil
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -44,12 +45,13 @@ def cached(trunk, tmp_path):
     def ask(numbers, folder=tmp_path):
         loaded = []
 
-        def load(item):
-            loaded.append(numbers[item])
-            return IMAGES[numbers[item]]
+        def load(image, views):
+            assert views == [0]
+            loaded.append(numbers[image])
+            return [IMAGES[numbers[image]]]
 
         cache = FeatureCache(folder, trunk, "float32")
-        found = cache.features([f"image-{number}" for number in numbers], load)
+        found = cache.features([[f"image-{number}"] for number in numbers], load)
         return found.take(np.arange(len(numbers))), sorted(loaded)
 
     return ask
@@ -73,6 +75,28 @@ def test_maps_are_the_trunks_and_computed_once(cached, expected, tmp_path):
     keys = [key for path in files(tmp_path)["index"] for key in path.read_text().splitlines()]
     assert sorted(keys) == sorted(f"image-{number}" for number in range(11))
     assert sum(path.stat().st_size for path in files(tmp_path)["f16"]) == 11 * ROW_BYTES
+
+
+def test_an_image_is_loaded_once_for_all_its_missing_views(trunk, expected, tmp_path):
+    """The views of image n are images n, n + 10, n + 20, …; however many, few are in memory."""
+    calls, references, in_memory = [], [], []
+
+    def load(image, views):
+        calls.append((image, tuple(views)))
+        loaded = [IMAGES[image + 10 * view].copy() for view in views]
+        references.extend(map(weakref.ref, loaded))
+        in_memory.append(sum(reference() is not None for reference in references))
+        return loaded
+
+    cache = FeatureCache(tmp_path, trunk, "float32")
+    for views, missing in (([0, 1], (0, 1)), ([0, 1, 2, 3], (2, 3))):
+        calls.clear()
+        numbers = [image + 10 * view for image in range(10) for view in views]
+        keys = [[f"{image}:{view}" for view in views] for image in range(10)]
+        found = cache.features(keys, load)
+        assert np.allclose(found.take(np.arange(len(numbers))), expected[numbers], atol=1e-3)
+        assert sorted(calls) == [(image, missing) for image in range(10)]
+    assert max(in_memory) <= 20  # of 40: three batches, the one in use, and an image
 
 
 @pytest.mark.parametrize("kind", ["index", "f16", "both", "f16 gone"])
@@ -110,21 +134,22 @@ def test_two_runs_at_once_do_not_meet(cached, expected, tmp_path):
 
 
 def test_an_image_that_cannot_be_loaded_stops_the_run_and_keeps_the_rest(cached, trunk, tmp_path):
-    def load(item):
-        if item == 9:
+    def load(image, views):
+        if image == 9:
             raise OSError("gone")
-        return IMAGES[item]
+        return [IMAGES[image]]
 
     with pytest.raises(OSError, match="gone"):
         FeatureCache(tmp_path, trunk, "float32").features(
-            [f"image-{number}" for number in range(12)], load
+            [[f"image-{number}"] for number in range(12)], load
         )
     assert cached(list(range(12)))[1] == [8, 9, 10, 11]
 
 
 def test_what_is_too_large_for_float16_stays_finite(keras, tmp_path):
     cache = FeatureCache(tmp_path, build(keras, scale=1e8, activation=None), "float32")
-    found = cache.features(["a", "b"], lambda item: IMAGES[item]).take(np.arange(2))
+    keys = [["a", "b"]]
+    found = cache.features(keys, lambda image, views: IMAGES[views]).take(np.arange(2))
     assert np.isfinite(found).all()
     assert (found.min(), found.max()) == (-65504, 65504)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cnnClassifier.config import schema
-from cnnClassifier.network.heads import add_head, head_alone
+from cnnClassifier.network.heads import add_head, standalone_head
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_every_head_gives_probabilities_and_its_seed_decides(backbone, head, cla
 def test_a_head_alone_begins_as_one_on_a_backbone(keras, backbone, head):
     whole, alone = (
         add_head(backbone, "features", head, 0.4, 2, 3),
-        head_alone((8, 8, 3), head, 0.4, 2, 3),
+        standalone_head((8, 8, 3), head, 0.4, 2, 3),
     )
     maps = keras.Model(backbone.input, backbone.get_layer("features").output)(IMAGES)
     assert np.array_equal(whole(IMAGES), alone(maps))

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from cnnClassifier.network.cam import ActivationMap
+from cnnClassifier.network.cam import ClassActivationMap
 from cnnClassifier.network.heads import add_head
-from cnnClassifier.network.out_of_distribution import Reference, fit_reference
+from cnnClassifier.network.out_of_distribution import OutOfDistributionDetector, fit_detector
 from cnnClassifier.utils.errors import BundleError
 
 
@@ -16,7 +16,7 @@ def sample(count, shift=0.0, seed=0):
 def test_reference_knows_its_own_and_finds_strangers(tmp_path):
     everything = sample(500)
     train, fresh = everything[:300], everything[300:]
-    reference, limit = fit_reference(train, [str(n // 3) for n in range(300)], 0.95)
+    reference, limit = fit_detector(train, [str(n // 3) for n in range(300)], 0.95)
     distances = reference.distances(fresh)
     assert 0.6 < np.median(distances) < 1.4
     assert 0.01 < (distances > limit).mean() < 0.12
@@ -25,32 +25,32 @@ def test_reference_knows_its_own_and_finds_strangers(tmp_path):
         reference.distances(np.random.default_rng(1).permuted(fresh, axis=1)) > limit
     ).mean() > 0.95
 
-    reference.save(tmp_path / "reference.npz")
-    first = (tmp_path / "reference.npz").read_bytes()
-    again = Reference.load(tmp_path / "reference.npz")
+    reference.save(tmp_path / "ood_detector.npz")
+    first = (tmp_path / "ood_detector.npz").read_bytes()
+    again = OutOfDistributionDetector.load(tmp_path / "ood_detector.npz")
     assert np.array_equal(again.distances(fresh), distances)
-    again.save(tmp_path / "reference.npz")
-    assert (tmp_path / "reference.npz").read_bytes() == first
+    again.save(tmp_path / "ood_detector.npz")
+    assert (tmp_path / "ood_detector.npz").read_bytes() == first
 
 
 def test_a_larger_share_means_a_wider_limit():
     train, groups = sample(100), [str(n // 2) for n in range(100)]
-    limits = [fit_reference(train, groups, share)[1] for share in (0.5, 0.9, 1.0)]
+    limits = [fit_detector(train, groups, share)[1] for share in (0.5, 0.9, 1.0)]
     assert limits == sorted(set(limits))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not an archive"])
 def test_a_damaged_reference_is_refused(tmp_path, content):
-    path = tmp_path / "reference.npz"
+    path = tmp_path / "ood_detector.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(BundleError, match=r"reference\.npz"):
-        Reference.load(path)
+    with pytest.raises(BundleError, match=r"ood_detector\.npz"):
+        OutOfDistributionDetector.load(path)
 
 
 @pytest.mark.parametrize("head", ["conv_max", "average", "flatten"])
 def test_activation_map_is_the_gradient_of_the_score(keras, head):
-    """Where the map's weights are what TensorFlow's gradient says, each place's evidence is right."""
+    """Compare the map with TensorFlow's gradient of the score."""
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
@@ -62,7 +62,7 @@ def test_activation_map_is_the_gradient_of_the_score(keras, head):
         norm = model.get_layer("head_norm")
         norm.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in norm.get_weights()])
     model.get_layer("probabilities").activation = keras.activations.linear
-    activation = ActivationMap.of(model)
+    activation = ClassActivationMap.from_model(model)
     inner = keras.Model(image, [model.get_layer(activation.layer).output, model.output])
     tail = keras.Model(model.get_layer(activation.layer).output, model.output)
     maps, _ = inner(rng.random((4, 8, 8, 3), np.float32))
@@ -74,7 +74,7 @@ def test_activation_map_is_the_gradient_of_the_score(keras, head):
         contrast = tf.reduce_sum(scores * (picked - (1 - picked) / 2))
     gradient = tape.gradient(contrast, maps).numpy()
     values = maps.numpy()
-    shown = activation.maps(values, called)
+    shown = activation.compute(values, called)
     assert shown.shape == (4, 8, 8)
     assert shown.min() >= 0
     assert shown.max((1, 2)) == pytest.approx(1)

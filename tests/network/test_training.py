@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,14 @@ def test_it_learns_what_can_be_learnt(tail):
 
 def test_it_stops_early_and_keeps_the_best_epochs_weights(tail):
     features, labels = toy(30, 1)
-    history = fit(tail, *toy(60, 0), features, 1 - labels, replace(CONFIG, patience=3), verbose=0)
+    history = fit(
+        tail,
+        *toy(60, 0),
+        features,
+        1 - labels,
+        CONFIG.model_copy(update={"patience": 3}),
+        verbose=0,
+    )
     best = int(np.argmin(history["val_loss"]))
     assert len(history["val_loss"]) == best + 1 + 3 < 20
     assert loss(tail, features, 1 - labels) == pytest.approx(history["val_loss"][best], rel=1e-4)
@@ -75,12 +81,18 @@ def test_balanced_weights_and_seed_reach_the_fit_and_equal_fits_are_equal(tail):
     found = {}
     for name, config in {
         "first": CONFIG,
-        "unweighted": replace(CONFIG, class_weights=None),
-        "seed": replace(CONFIG, seed=2),
+        "unweighted": CONFIG.model_copy(update={"class_weights": None}),
+        "seed": CONFIG.model_copy(update={"seed": 2}),
         "again": CONFIG,
     }.items():
         restore()
-        fit(tail, *toy(60, 0, share=0.1), *toy(30, 1), replace(config, epochs=2), verbose=0)
+        fit(
+            tail,
+            *toy(60, 0, share=0.1),
+            *toy(30, 1),
+            config.model_copy(update={"epochs": 2}),
+            verbose=0,
+        )
         found[name] = np.concatenate([values.ravel() for values in tail.get_weights()])
     assert np.array_equal(found["first"], found["again"])
     assert not np.allclose(found["first"], found["unweighted"])
@@ -91,7 +103,7 @@ TWICE = """
 import hashlib, sys
 from pathlib import Path
 import numpy as np
-from tests.network.test_fit import CONFIG, toy
+from tests.network.test_training import CONFIG, toy
 from cnnClassifier.network.backbones import build_backbone
 from cnnClassifier.network.feature_cache import split_at, trunk_id
 from cnnClassifier.network.serialization import save_model

@@ -23,95 +23,81 @@ def app_command():
 
 
 @pytest.fixture(scope="session")
-def workplace(tmp_path_factory):
-    """Make a folder to start app.py in, with a configuration that names the given bundle."""
+def make_workdir(tmp_path_factory):
+    """Make a folder to start app.py in, with a configuration that names the bundle."""
 
     def make(bundle_dir):
-        folder = tmp_path_factory.mktemp("workplace")
+        workdir = tmp_path_factory.mktemp("workdir")
+        root = Path(bundle_dir).parent
         config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
         config["training"]["bundle_dir"] = str(bundle_dir)
-        config["evaluation"]["root_dir"] = str(Path(bundle_dir).parent / "evaluation")
-        config["data_validation"]["report_path"] = str(
-            Path(bundle_dir).parent / "data/data_report.json"
-        )
+        config["evaluation"]["root_dir"] = str(root / "evaluation")
+        config["data_validation"]["report_path"] = str(root / "data/data_report.json")
         config["serving"] |= {"max_upload_bytes": 200_000, "request_timeout_s": PATIENCE_S}
-        (folder / "config").mkdir()
-        (folder / "config/config.yaml").write_text(yaml.safe_dump(config))
-        (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-        return folder
+        (workdir / "config").mkdir()
+        (workdir / "config/config.yaml").write_text(yaml.safe_dump(config))
+        (workdir / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+        return workdir
 
     return make
 
 
 @pytest.fixture(scope="session")
-def running(app_command, workplace):
-    """Run app.py on a free port; yield its URL, first line and process."""
+def start_app(app_command, make_workdir):
+    """Run app.py on a free port; yield its URL and its process, which has its `workdir`."""
 
     @contextmanager
-    def run(bundle_dir, **environment):
-        command = [*app_command, "--port", "0"]
-        folder = workplace(bundle_dir)
+    def start(bundle_dir, *, ready=True, **environment):
+        workdir = make_workdir(bundle_dir)
         with subprocess.Popen(
-            command,
-            cwd=folder,
+            [*app_command, "--port", "0"],
+            cwd=workdir,
             env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         ) as process:
-            process.folder = folder
+            process.workdir = workdir
             try:
-                line = process.stdout.readline()
-                yield line.split()[1], line, process
+                url = process.stdout.readline().split()[1]
+                if ready:
+                    wait_for(f"{url}/readyz", process)
+                yield url, process
             finally:
                 process.terminate()
 
-    return run
+    return start
 
 
 @pytest.fixture(scope="session")
-def ready(running):
-    """Run app.py as `running` does; yield the same once it is ready."""
-
-    @contextmanager
-    def run(bundle_dir, **environment):
-        with running(bundle_dir, **environment) as (url, line, process):
-            wait_for(f"{url}/readyz", process)
-            yield url, line, process
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def server(ready, tiny_bundle):
+def server(start_app, tiny_bundle):
     """Return the URL of a server that is ready."""
-    with ready(tiny_bundle) as (url, _, _):
+    with start_app(tiny_bundle) as (url, _):
         yield url
 
 
 @pytest.fixture(scope="session")
 def evaluated(write_bundle, tmp_path_factory):
-    """Write a bundle that finds white pictures unfamiliar; beside it what evaluation and data validation leave."""
+    """Write a bundle for which white images are unfamiliar, its evaluation and its data report."""
     root = tmp_path_factory.mktemp("evaluated")
-    write_bundle(root / "bundle", unfamiliar_limit=0.4)
+    write_bundle(root / "bundle", ood_threshold=0.4)
     (root / "bundle/history.csv").write_text("epoch,loss,val_loss\n1,0.9,1.0\n2,0.5,0.625\n")
     bundle = ModelBundle.read(root / "bundle")
-    labels, sure = np.array([0, 0, 0, 1, 1, 1]), np.array([0.9, 0.8, 0.2, 0.1, 0.3, 0.2])
-    outcome = Outcome.of(labels, np.stack([sure, 1 - sure], 1), [*"aabccd"], 0, bundle.threshold)
-    found = {
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    positive = np.array([0.9, 0.8, 0.2, 0.1, 0.3, 0.2])
+    probabilities = np.stack([positive, 1 - positive], 1)
+    outcome = Outcome.of(labels, probabilities, [*"aabccd"], 0, bundle.threshold)
+    content = {
         "model_sha256": bundle.model_sha256,
         **scores(outcome, bundle.classes, bundle.operating_points, draws=20, seed=0),
         "unfamiliar": familiarity(np.zeros(6), ["noise"], np.ones(1), 0.4),
         "warnings": ["Mind the <gap>."],
         "gates": [{"name": "max_ece", "met": False, "sentence": "It is too large."}],
     }
-    for folder, name, content in (
-        ("evaluation", "MODEL_CARD", "the card"),
-        ("data", "data_report", "the data"),
-    ):
+    for folder, name in (("evaluation", "MODEL_CARD"), ("data", "data_report")):
         (root / folder).mkdir()
-        page = f"<!doctype html><html lang=en><title>{content}</title><style>p {{ color: red }}</style><p>{content}"
+        page = f"<!doctype html><html lang=en><title>{name}</title><p>content of {name}"
         (root / folder / f"{name}.html").write_text(page)
-    save_json(root / "evaluation/scores.json", found)
+    save_json(root / "evaluation/scores.json", content)
     save_json(root / "data/data_report.json", {"manifest_sha256": bundle.manifest_sha256})
     return root

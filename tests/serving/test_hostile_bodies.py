@@ -173,12 +173,12 @@ def hostile(rng):
 
 
 @pytest.mark.slow
-def test_none_of_two_thousand_hostile_bodies_gets_anywhere(ready, tiny_bundle, tmp_path):
+def test_hostile_bodies_are_refused_and_leave_nothing_behind(start_app, tiny_bundle, tmp_path):
     rng = random.Random(4)
     statuses = {}
-    with ready(tiny_bundle, TMPDIR=str(tmp_path)) as (url, _, process):
+    with start_app(tiny_bundle, TMPDIR=str(tmp_path)) as (url, process):
         host, port = url.removeprefix("http://").split(":")
-        before = {path for path in process.folder.rglob("*") if path.is_file()}
+        before = {path for path in process.workdir.rglob("*") if path.is_file()}
         connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
         for number in range(COUNT):
             kind, body = hostile(rng)
@@ -200,8 +200,8 @@ def test_none_of_two_thousand_hostile_bodies_gets_anywhere(ready, tiny_bundle, t
             statuses[answer.status] = statuses.get(answer.status, 0) + 1
         connection.close()
         urlopen(f"{url}/readyz").close()
-        log = (process.folder / "logs/running.log").read_text()
-        left = {path for path in process.folder.rglob("*") if path.is_file()} - before
+        log = (process.workdir / "logs/running.log").read_text()
+        left = {path for path in process.workdir.rglob("*") if path.is_file()} - before
     assert len(statuses) == 5, statuses
     assert "Traceback" not in log
     assert " ERROR " not in log

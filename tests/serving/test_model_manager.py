@@ -7,114 +7,120 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cnnClassifier.entity.bundle import INT8_AGREEMENT_FILE
-from cnnClassifier.serving.model_manager import ModelManager, ModelUnavailableError
+from cnnClassifier.entity.config_entity import ServingConfig
+from cnnClassifier.serving import model_manager
+from cnnClassifier.serving.errors import RequestError
+from cnnClassifier.serving.model_manager import ModelManager
 from cnnClassifier.utils.common import atomic_write, save_json
 from tests.waiting import until
 
 
 @pytest.fixture
-def place(write_bundle, tmp_path):
-    """Put a bundle where the server looks for it, the way training does."""
+def write_model(write_bundle, tmp_path):
+    """Write a bundle where the server looks for it, as training does."""
 
-    def put(**options):
-        with atomic_write(tmp_path / "training") as staged:
-            write_bundle(staged, **options)
+    def write(**options):
+        with atomic_write(tmp_path / "training") as temp_path:
+            write_bundle(temp_path, **options)
 
-    return put
+    return write
 
 
 @pytest.fixture
-def host(tmp_path):
-    host = ModelManager(tmp_path / "training", 10**6, tmp_path / "evaluation", poll_s=0.05)
-    yield host
-    host.stop()
+def manager(tmp_path):
+    config = ServingConfig(
+        bundle_dir=tmp_path / "training",
+        host="127.0.0.1",
+        port=0,
+        max_upload_bytes=10**6,
+        max_pixels=10**6,
+        evaluation_dir=tmp_path / "evaluation",
+    )
+    manager = ModelManager(config, poll_s=0.05)
+    yield manager
+    manager.stop()
     for thread in threading.enumerate():
-        if thread.name == "watch-model":  # what it still says is no other test's
+        if thread.name == "watch-model":  # its last messages belong to this test
             thread.join()
 
 
-def serving(host):
-    try:
-        return host.predictor(wait=True)
-    except ModelUnavailableError:
-        return None
+def current(manager):
+    return manager.predictor(wait=True)
 
 
-def test_takes_up_a_model_that_appears(host, place):
-    host.start()
-    assert serving(host) is None
-    place()
-    until(lambda: host._predictor)
-    assert host.predictor(wait=False).engine == "keras-openvino"
-    assert host.refused is None
+def test_a_model_that_appears_is_loaded(manager, write_model):
+    manager.start()
+    with pytest.raises(RequestError, match="no trained model"):
+        current(manager)
+    write_model()
+    until(lambda: manager._predictor)
+    assert current(manager).engine == "keras-openvino"
+    assert manager.refusal == {}
 
 
-def test_swaps_without_losing_a_request_or_keeping_the_old_model(host, place, picture):
-    place()
-    host.start()
-    old = weakref.ref(serving(host))
-    answers, done = [], threading.Event()
+def test_a_swap_loses_no_request_and_frees_the_old_model(manager, write_model, picture):
+    write_model()
+    manager.start()
+    old = weakref.ref(current(manager))
+    results, done = [], threading.Event()
 
-    def ask():
+    def send_requests():
         while not done.is_set():
-            answers.append(
-                host.predictor(wait=False).predict(picture(120)).probabilities["adenocarcinoma"]
-            )
+            prediction = manager.predictor(wait=False).predict(picture(120))
+            results.append(round(prediction.probabilities["adenocarcinoma"], 3))
 
     with ThreadPoolExecutor(2) as pool:
-        asking = [pool.submit(ask) for _ in range(2)]
+        clients = [pool.submit(send_requests) for _ in range(2)]
         try:
-            until(lambda: len(answers) > 4)
-            place(slope=5.0, classes=("adenocarcinoma", "other"))  # other classes are taken as well
-            until(lambda: host.predictor(wait=False).bundle.classes[1] == "other")
-            count = len(answers)
-            until(lambda: len(answers) > count + 4)
+            until(lambda: len(results) > 4)
+            write_model(slope=5.0, classes=("adenocarcinoma", "other"))  # other classes are fine
+            until(lambda: current(manager).bundle.classes[1] == "other")
+            count = len(results)
+            until(lambda: len(results) > count + 4)
         finally:
             done.set()
-    assert [one.result() for one in asking] == [None, None]
-    assert len({round(answer, 3) for answer in answers}) == 2
+    assert [client.result() for client in clients] == [None, None]
+    assert len(set(results)) == 2
     gc.collect()
     assert old() is None
 
 
-def test_refuses_a_broken_one_once_and_goes_on(host, place, tmp_path, monkeypatch):
-    said = []
+def test_a_broken_model_is_refused_once_and_the_loaded_one_stays(
+    manager, write_model, tmp_path, monkeypatch
+):
+    warnings = []
     monkeypatch.setattr(
-        "cnnClassifier.serving.model_manager.logger.warning",
-        lambda text, *values: said.append(text % values),
+        model_manager.logger, "warning", lambda text, *values: warnings.append(text % values)
     )
-    place()
-    host.start()
-    kept = serving(host)
+    write_model()
+    manager.start()
+    loaded = current(manager)
     (tmp_path / "half").write_bytes(b"half")
-    (tmp_path / "half").replace(
-        tmp_path / "training/reference.npz"
-    )  # in one step: else an empty one may be seen as well
-    until(lambda: host.refused)
-    assert "reference.npz isn't the one that model.json describes" in host.refused["reason"]
-    assert host.refused["when"].endswith("+00:00")
+    # In one step: otherwise an empty file may be seen as well.
+    (tmp_path / "half").replace(tmp_path / "training/ood_detector.npz")
+    until(lambda: manager.refusal)
+    refused = manager.refusal["refused"]
+    assert "ood_detector.npz isn't the one that model.json describes" in refused["reason"]
+    assert refused["when"].endswith("+00:00")
     looks = []
-    monkeypatch.setattr(host, "_mark", lambda look=host._mark: (looks.append(1), look())[1])
+    fingerprint = manager._fingerprint
+    monkeypatch.setattr(manager, "_fingerprint", lambda: looks.append(1) or fingerprint())
     until(lambda: len(looks) > 4)
-    assert [line.startswith("model refused, the old one goes on: ") for line in said] == [True]
-    assert host.predictor(wait=False) is kept
+    assert len(warnings) == 1
+    assert warnings[0].startswith("new model refused, the loaded one stays: ")
+    assert current(manager) is loaded
     shutil.rmtree(tmp_path / "training")
-    place(slope=3.0)
-    until(lambda: host.refused is None)
-    assert host.predictor(wait=False).bundle != kept.bundle
+    write_model(slope=3.0)
+    until(lambda: not manager.refusal)
+    assert current(manager).bundle != loaded.bundle
 
 
-def test_takes_int8_when_evaluation_accepts_it(host, place, tmp_path):
-    place(int8=True)
-    host.start()
-    bundle = serving(host).bundle
-    record = {
-        "model_sha256": bundle.model_sha256,
-        "int8_sha256": bundle.int8_sha256,
-        "accepted": True,
-    }
-    save_json(tmp_path / "evaluation" / INT8_AGREEMENT_FILE, record)
-    until(lambda: host.predictor(wait=False).engine == "int8")
-    assert host.predictor(wait=False).bundle == bundle
-    save_json(tmp_path / "evaluation" / INT8_AGREEMENT_FILE, record | {"accepted": False})
-    until(lambda: host.predictor(wait=False).engine == "keras-openvino")
+def test_int8_is_used_while_evaluation_accepts_it(manager, write_model, tmp_path):
+    write_model(int8=True)
+    manager.start()
+    bundle = current(manager).bundle
+    agreement = {"model_sha256": bundle.model_sha256, "int8_sha256": bundle.int8_sha256}
+    for accepted, engine in ((True, "int8"), (False, "keras-openvino")):
+        save_json(tmp_path / "evaluation" / INT8_AGREEMENT_FILE, agreement | {"accepted": accepted})
+        until(lambda engine=engine: current(manager).engine == engine)
+        assert current(manager).bundle == bundle

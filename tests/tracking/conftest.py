@@ -34,7 +34,12 @@ def made_store(tmp_path_factory):
 def local(place, made_store):
     """Put an empty local store into the folder, and return what writes there."""
     (place / "mlflow.db").write_bytes(made_store.read_bytes())
-    return TrackingConfig("sqlite:///mlflow.db", "chest", "chest-ct", {"SEED": 42, "WEIGHTS": None})
+    return TrackingConfig(
+        uri="sqlite:///mlflow.db",
+        experiment="chest",
+        registered_model="chest-ct",
+        params={"SEED": 42, "WEIGHTS": None},
+    )
 
 
 @pytest.fixture

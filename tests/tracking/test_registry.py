@@ -1,5 +1,4 @@
 import shutil
-from dataclasses import replace
 
 import pytest
 
@@ -13,7 +12,7 @@ from cnnClassifier.utils.errors import UserError
 @pytest.fixture
 def here(place, local):
     """The local store by its whole path: MLflow keeps a store for each address."""
-    return replace(local, uri=f"sqlite:///{place / 'mlflow.db'}")
+    return local.model_copy(update={"uri": f"sqlite:///{place / 'mlflow.db'}"})
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import sys
 import threading
 import urllib.request
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -63,7 +62,12 @@ def enter(place, monkeypatch):
     def enter(server, experiment):
         for key, value in server.environment.items():
             monkeypatch.setenv(key, value)
-        return TrackingConfig(server.uri, experiment, f"{experiment}-model", {"SEED": 42})
+        return TrackingConfig(
+            uri=server.uri,
+            experiment=experiment,
+            registered_model=f"{experiment}-model",
+            params={"SEED": 42},
+        )
 
     return enter
 
@@ -110,7 +114,7 @@ def test_a_server_gets_all_that_it_can_take(place, server, enter, tiny_bundle, s
             1,
             2,
         ]
-        for name in ("model.keras", "model.json", "reference.npz"):
+        for name in ("model.keras", "model.json", "ood_detector.npz"):
             got = download_artifacts(
                 run_id=run.info.run_id,
                 artifact_path=f"model/{name}",
@@ -160,7 +164,7 @@ def test_a_server_gets_all_that_it_can_take(place, server, enter, tiny_bundle, s
 
 
 def test_a_wrong_password_costs_one_line(place, server, enter, tiny_bundle, said, local):
-    config = enter(replace(server, password="wrong"), "chest")
+    config = enter(server.model_copy(update={"password": "wrong"}), "chest")
     log(config, tiny_bundle, place / "mlflow.db")
     (error,) = (record.getMessage() for record in said.records if record.levelno == logging.ERROR)
     assert f"{server.uri}: user or password refused (401)" in error
@@ -177,7 +181,11 @@ def test_what_did_not_reach_the_server_is_sent_once(place, server, enter, tiny_b
     (place / "scores.json").write_text("{}")
     config = enter(server, "sent-later")
     with reserved_port() as nobodys:
-        log(replace(config, uri=f"http://127.0.0.1:{nobodys}"), tiny_bundle, place / "scores.json")
+        log(
+            config.model_copy(update={"uri": f"http://127.0.0.1:{nobodys}"}),
+            tiny_bundle,
+            place / "scores.json",
+        )
     assert sync(config, print) == 2
     client, (run,), every = found(config)
     assert (every, run.info.status, run.data.params) == (2, "FINISHED", {"SEED": "42"})
@@ -190,7 +198,7 @@ def test_what_did_not_reach_the_server_is_sent_once(place, server, enter, tiny_b
     assert sync(config, print) == 0
     assert found(config)[2] == 2
     with pytest.raises(TrackingError, match="no server"):
-        sync(replace(config, uri="sqlite:///mlflow.db"), print)
+        sync(config.model_copy(update={"uri": "sqlite:///mlflow.db"}), print)
 
 
 def test_a_sending_that_was_cut_off_is_begun_anew(
@@ -200,7 +208,11 @@ def test_a_sending_that_was_cut_off_is_begun_anew(
 
     config = enter(server, "cut-off")
     with reserved_port() as nobodys:
-        log(replace(config, uri=f"http://127.0.0.1:{nobodys}"), tiny_bundle, place / "mlflow.db")
+        log(
+            config.model_copy(update={"uri": f"http://127.0.0.1:{nobodys}"}),
+            tiny_bundle,
+            place / "mlflow.db",
+        )
     with monkeypatch.context() as patch:
         patch.setattr(Store, "log_model", lambda *_: exec('raise OSError("the cable")'))
         with pytest.raises(TrackingError, match="the cable"):

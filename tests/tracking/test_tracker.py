@@ -3,7 +3,6 @@ import logging
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,9 +38,7 @@ def test_a_run_in_the_local_store_holds_all_that_was_said(place, local, tiny_bun
     subprocess.run(["git", "init", "-q"], check=True)
     identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
     subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
-    entries = [
-        Entry(f"{n}", "ill", str(n) * 64, "", "", 1, "L", f"g{n}", "train", "") for n in range(3)
-    ]
+    entries = [Entry(f"{n}", "ill", str(n) * 64, f"g{n}", "train") for n in range(3)]
     with track(local, "tiny", {"synthetic": "True"}) as tracker:
         log_splits(
             tracker, Manifest(tuple(entries)), "https://user:secret@example.org/scans.zip", "train"
@@ -87,7 +84,7 @@ def test_evaluation_goes_on_with_the_run_of_training(local):
         for step, value in enumerate([0.9, 0.7], 1):
             tracker.metrics({"val_loss": value}, step)
         tracker.tags({"model_sha256": "abc", "state": "trained"})
-    changed = replace(local, params={"SEED": 43, "FOLDS": 5})
+    changed = local.model_copy(update={"params": {"SEED": 43, "FOLDS": 5}})
     resume = {"model_sha256": "abc", "state": "trained"}
     for _ in range(2):
         with track(changed, "evaluated", {}, resume) as tracker:
@@ -115,7 +112,7 @@ def test_evaluation_goes_on_with_the_run_of_training(local):
 def test_without_a_server_the_run_waits_in_the_local_store(local, said, uri, line):
     with (
         reserved_port() as port,
-        track(replace(local, uri=uri.format(port=port)), "tiny", {}) as tracker,
+        track(local.model_copy(update={"uri": uri.format(port=port)}), "tiny", {}) as tracker,
     ):
         tracker.metrics({"loss": 0.5}, 1)
     (error,) = (record.getMessage() for record in said.records if record.levelno == logging.ERROR)
@@ -130,7 +127,7 @@ def test_without_a_server_the_run_waits_in_the_local_store(local, said, uri, lin
 
 def test_a_store_that_cannot_be_opened_costs_one_line(place, local, said):
     (place / "file").write_text("")
-    with track(replace(local, uri="sqlite:///file/store.db"), "tiny", {}) as tracker:
+    with track(local.model_copy(update={"uri": "sqlite:///file/store.db"}), "tiny", {}) as tracker:
         tracker.metrics({"loss": 0.5}, 1)
     (error,) = (record.getMessage() for record in said.records if record.levelno == logging.ERROR)
     assert error.startswith("NOT LOGGED TO MLFLOW: sqlite:///file/store.db: ")
@@ -145,7 +142,8 @@ def test_a_run_that_did_not_end_well_says_so(place, local, end, status):
     script = (
         "import os\nfrom cnnClassifier.entity.config_entity import TrackingConfig\n"
         "from cnnClassifier.tracking.tracker import track\n"
-        f"with track(TrackingConfig({local.uri!r}, 'chest', 'm', {{}}), 'tiny', {{}}) as tracker:\n"
+        f"with track(TrackingConfig(uri={local.uri!r}, experiment='chest', "
+        f"registered_model='m', params={{}}), 'tiny', {{}}) as tracker:\n"
         f"    tracker.metrics({{'loss': 0.5}}, 1)\n    {end}\n"
     )
     done = subprocess.run(

@@ -1,5 +1,4 @@
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -62,7 +61,7 @@ def test_report_says_what_was_found(config):
     assert report["first"]["wins"] == 2
     assert sum(report["importance"].values()) == pytest.approx(1)
     assert next(iter(report["importance"])) in ("HEAD", "DROPOUT")
-    best_auc = report_of(replace(config, metric="roc_auc"), TRIALS)["best"]
+    best_auc = report_of(config.model_copy(update={"metric": "roc_auc"}), TRIALS)["best"]
     assert (best_auc["number"], best_auc["value"]) == (1, pytest.approx(0.75))
 
 
@@ -82,10 +81,15 @@ def test_page_needs_nothing_else_and_says_all(config):
     assert re.findall(r'<tr class="(\w*)"><td>(\d)', page)[-1] == ("early", "2")
     for key in config.space:
         assert f"<th>{key}</th>" in page
-    real = replace(config.crossvalidation.training, source_URL="<data>.zip")
+    real = config.crossvalidation.training.model_copy(update={"source_URL": "<data>.zip"})
     page = render_page(
         report_of(
-            replace(config, crossvalidation=replace(config.crossvalidation, training=real)), TRIALS
+            config.model_copy(
+                update={
+                    "crossvalidation": config.crossvalidation.model_copy(update={"training": real})
+                }
+            ),
+            TRIALS,
         )
     )
     assert "Synthetic" not in page

@@ -11,16 +11,18 @@ from cnnClassifier.utils.common import (
     get_size,
     load_json,
     project_dir,
+    read_numeric_csv,
     read_yaml,
     remove_stale_temp,
     save_json,
     sha256_of,
+    write_csv,
 )
 from cnnClassifier.utils.errors import ConfigError
 
 
-def put(path, kind, text):
-    """Leave `text` at a path: as a file, in a folder, or nothing at all."""
+def create(path, kind, text):
+    """Write `text` to a file, or to a file in a folder; or write nothing."""
     if kind == "folder":
         path.mkdir(parents=True)
         (path / "inside").write_text(text)
@@ -28,7 +30,7 @@ def put(path, kind, text):
         path.write_text(text)
 
 
-def found(path):
+def contents(path):
     if path.is_dir():
         return {item.name: item.read_text() for item in path.iterdir()}
     return path.read_text() if path.exists() else None
@@ -36,101 +38,89 @@ def found(path):
 
 @pytest.mark.parametrize("old", ["nothing", "file", "folder"])
 @pytest.mark.parametrize("new", ["file", "folder"])
-def test_replacing_puts_the_new_in_the_olds_place(tmp_path, old, new):
-    target = tmp_path / "deep" / "target" if old == "nothing" else tmp_path / "target"
-    put(target, old, "old")
-    with atomic_write(target) as staged:
-        (staged.parent / "scratch").write_text("goes away")
-        put(staged, new, "new")
-        assert found(target) == {"nothing": None, "file": "old", "folder": {"inside": "old"}}[old]
-    assert found(target) == ("new" if new == "file" else {"inside": "new"})
+def test_an_atomic_write_replaces_the_target_at_the_end(tmp_path, old, new):
+    target = tmp_path / ("deep/target" if old == "nothing" else "target")
+    create(target, old, "old")
+    before = contents(target)
+    with atomic_write(target) as temp_path:
+        (temp_path.parent / "other").write_text("is deleted")
+        create(temp_path, new, "new")
+        assert contents(target) == before
+    assert contents(target) == ("new" if new == "file" else {"inside": "new"})
     assert [item.name for item in target.parent.iterdir()] == ["target"]
 
 
 @pytest.mark.parametrize("old", ["nothing", "file", "folder"])
-@pytest.mark.parametrize(
-    "trouble", ["error inside", "nothing written", "Ctrl-C between the renames"]
-)
-def test_replacing_keeps_the_old_on_an_error(tmp_path, monkeypatch, old, trouble):
+@pytest.mark.parametrize("cause", ["error", "nothing written", "Ctrl-C between the renames"])
+def test_an_atomic_write_keeps_the_old_target_on_an_error(tmp_path, monkeypatch, old, cause):
     target = tmp_path / "target"
-    put(target, old, "old")
-    before = found(target)
+    create(target, old, "old")
+    before = contents(target)
 
-    def rename(source, place, rename=os.replace):
-        if (
-            os.path.basename(os.path.dirname(source)) != tmp_path.name
-            and place == target
-            and source.name == "target"
-        ):
+    def replace(source, destination, replace=os.replace):
+        if destination == target and source.name == "target":
             raise KeyboardInterrupt
-        rename(source, place)
+        replace(source, destination)
 
-    if trouble.startswith("Ctrl-C"):
-        monkeypatch.setattr(common.os, "replace", rename)
+    if cause.startswith("Ctrl-C"):
+        monkeypatch.setattr(common.os, "replace", replace)
     with (
         pytest.raises((RuntimeError, FileNotFoundError, KeyboardInterrupt)),
-        atomic_write(target) as staged,
+        atomic_write(target) as temp_path,
     ):
-        if trouble != "nothing written":
-            put(staged, "folder", "half")
-        if trouble == "error inside":
+        if cause != "nothing written":
+            create(temp_path, "folder", "half")
+        if cause == "error":
             raise RuntimeError
-    assert found(target) == before
+    assert contents(target) == before
     assert [item.name for item in tmp_path.iterdir()] == (["target"] if before else [])
 
 
-@pytest.mark.parametrize(("moved", "expected"), [(False, "newer"), (True, "old")])
-def test_leftovers_of_killed_runs_go_and_a_half_done_swap_is_undone(tmp_path, moved, expected):
+@pytest.mark.parametrize(("kind", "expected"), [("folder", "new"), ("nothing", "old")])
+def test_remains_of_killed_writes_are_removed_and_a_moved_target_is_restored(
+    tmp_path, kind, expected
+):
     target, other = tmp_path / "data[1]", tmp_path / ".data2.unfinished-x"
     other.mkdir()
-    for number in range(2):
-        (tmp_path / f".data[1].unfinished-{number}" / "data[1]").mkdir(parents=True)
-    put(tmp_path / ".data[1].unfinished-1" / "old", "folder", "old")
-    if not moved:
-        put(target, "folder", "newer")
+    (tmp_path / ".data[1].unfinished-0" / "data[1]").mkdir(parents=True)
+    create(tmp_path / ".data[1].unfinished-1" / "old", "folder", "old")
+    create(target, kind, "new")
     remove_stale_temp(target)
-    assert found(target) == {"inside": expected}
+    assert contents(target) == {"inside": expected}
     assert sorted(item.name for item in tmp_path.iterdir()) == [other.name, "data[1]"]
 
 
-def test_json_comes_back_and_refuses_what_json_is_not(tmp_path):
+def test_json_and_csv_round_trip(tmp_path):
     path, data = tmp_path / "a.json", {"ä": [1, 2.5, None, True], "b": {"c": "ü\n"}}
     save_json(path, data)
     assert load_json(path) == data
-    assert path.read_text(encoding="utf-8").endswith("}\n")
-    assert '"ä"' in path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    assert text.endswith("}\n")
+    assert '"ä"' in text
     with pytest.raises(ValueError, match="JSON"):
         save_json(path, float("nan"))
     assert load_json(path) == data
 
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (56_200_000, "56.2 MB"),
-        (7e9, "7.0 GB"),
-        (2e13, "20000.0 GB"),
-    ],
-)
-def test_sizes_for_people(tmp_path, count, text):
-    assert format_size(count) == text
-    if count <= 1000:
-        (tmp_path / "file").write_bytes(bytes(count))
-        assert get_size(tmp_path / "file") == text
+    write_csv(tmp_path / "a.csv", ("x", "y"), [(1, 0.5), (2, 1e-9)])
+    assert (tmp_path / "a.csv").read_bytes() == b"x,y\n1,0.5\n2,1e-09\n"
+    assert read_numeric_csv(tmp_path / "a.csv") == {"x": [1, 2], "y": [0.5, 1e-9]}
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path):
-    (tmp_path / "file").write_bytes(b"abc" * 100_000)
-    assert sha256_of(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+def test_sizes_and_hashes_of_files(tmp_path):
+    counts = (0, 999, 1000, 999_999, 56_200_000, 7e9, 2e13)
+    expected = ["0 B", "999 B", "1.0 kB", "1000.0 kB", "56.2 MB", "7.0 GB", "20000.0 GB"]
+    assert [format_size(count) for count in counts] == expected
+    data = b"abc" * 100_000
+    (tmp_path / "file").write_bytes(data)
+    assert get_size(tmp_path / "file") == "300.0 kB"
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(data).hexdigest()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "no such file"),
+        ("folder", "is a directory"),
         (b"", "found nothing"),
         (b"# only a comment\n", "found nothing"),
         (b"- a\n- b\n", "found a list"),
@@ -138,22 +128,18 @@ def test_sha256_is_that_of_the_bytes(tmp_path):
         (b"a: [1, 2\nb: }", "not valid YAML"),
         (b"a: \xff\xfe", "not valid YAML"),
         (b"a: !!python/object/apply:os.getcwd []", "not valid YAML"),
-        (b"section: {port: 1, Port: 2}", "keys that differ by case alone"),
-        ("folder", "directory"),
+        (b"section: {port: 1, Port: 2}", "keys that differ only in case"),
     ],
 )
-def test_yaml_that_is_no_mapping_is_refused_in_one_line(tmp_path, content, said):
+def test_yaml_that_is_not_a_mapping_is_refused_in_one_line(tmp_path, content, message):
     path = tmp_path / "some.yaml"
     if content == "folder":
         path.mkdir()
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=rf"^{path}: .*{message}") as caught:
         read_yaml(path)
-    message = str(caught.value)
-    assert said in message
-    assert message.startswith(str(path))
-    assert "\n" not in message
+    assert "\n" not in str(caught.value)
 
 
 def test_yaml_keys_are_attributes(tmp_path):
@@ -161,12 +147,11 @@ def test_yaml_keys_are_attributes(tmp_path):
     assert read_yaml(tmp_path / "a.yaml").a.b[1].c == "ü"
 
 
-@pytest.mark.parametrize("copied", ["tmpabc", "standalone/tmpabc"])
-def test_an_experiment_in_a_copy_shares_what_its_clone_has(tmp_path, monkeypatch, copied):
+@pytest.mark.parametrize("copy", ["tmpabc", "standalone/tmpabc"])
+def test_an_experiment_in_a_copy_uses_the_folder_of_its_clone(tmp_path, monkeypatch, copy):
     monkeypatch.chdir(tmp_path)
     assert project_dir() == Path()
-    folder = tmp_path / ".dvc/tmp/exps" / copied
+    folder = tmp_path / ".dvc/tmp/exps" / copy
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
-    assert project_dir() / ".cache/features" == tmp_path / ".cache/features"
-    assert project_dir() / "/elsewhere" == Path("/elsewhere")
+    assert project_dir() == tmp_path

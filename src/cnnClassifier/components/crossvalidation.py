@@ -1,12 +1,13 @@
-"""The command crossvalidate: how good is the recipe, on every image, in grouped folds."""
+"""The command crossvalidate: the metrics of the recipe on every image, in grouped folds."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cnnClassifier.components.training_inputs import image_features, open_model, positive_class
+from cnnClassifier.components.training_inputs import image_features, load_network, positive_class
 from cnnClassifier.entity.bundle import apply_temperature
 from cnnClassifier.entity.config_entity import CrossValidationConfig, TrackingConfig
 from cnnClassifier.entity.disclaimers import is_synthetic
@@ -18,19 +19,25 @@ from cnnClassifier.network.feature_cache import Features
 from cnnClassifier.network.training import fit, predict, snapshot
 from cnnClassifier.tracking.datasets import data_tags, log_splits
 from cnnClassifier.tracking.tracker import Tracker, track
-from cnnClassifier.utils.common import atomic_write, save_json, write_csv
+from cnnClassifier.utils.common import atomic_write, save_json
 from cnnClassifier.utils.errors import ManifestError
 from cnnClassifier.utils.log import logger
 
 if TYPE_CHECKING:
     import keras
 
+Fold = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 class CrossValidation:
-    """Train and judge the recipe in grouped, stratified folds; the frozen part runs once an image and view.
+    """Train and evaluate in grouped, stratified folds; the frozen layers run once per view.
 
-    In each fold a part of the training images, as large as a fold, decides when to stop, the temperature and the
-    threshold; the held-out images decide nothing.
+    In each fold a part of the training images, as large as a fold, decides when to stop, the
+    temperature and the threshold; the held-out images decide nothing.
+
+    Args:
+        config: of the command.
+        tracking: of the runs; None: they aren't logged.
     """
 
     def __init__(
@@ -48,95 +55,77 @@ class CrossValidation:
         Raises:
             ManifestError: a class has fewer groups than there are folds.
         """
-        training = self.config.training
+        config, training = self.config, self.config.training
         manifest = Manifest.read(training.manifest_path)
         tags = data_tags(training.manifest_path, training.source_URL)
-        with track(
-            self.tracking, f"{training.backbone} in {self.config.folds} folds", tags
-        ) as tracker:
+        name = f"{training.backbone} in {config.folds} folds"
+        with track(self.tracking, name, tags) as tracker:
             log_splits(tracker, manifest, training.source_URL, *SPLITS)
-            return self._run(manifest, tracker)
+            metrics, predictions = self._run_folds(manifest, tracker)
+            summary: dict[str, Any] = {
+                "n": predictions["path"].nunique(),
+                "n_groups": predictions["group"].nunique(),
+                "synthetic": is_synthetic(training.source_URL),
+                **summarize(metrics),
+            }
+            with atomic_write(config.root_dir) as folder:
+                folder.mkdir()
+                save_json(folder / "scores.json", summary)
+                table = folder / "oof_predictions.csv"
+                predictions.to_csv(table, index=False, lineterminator="\n")
+            tracker.files("crossvalidation", sorted(config.root_dir.iterdir()))
+            for metric in metrics.columns.astype(str):
+                value = summary[metric]
+                tracker.metrics({f"{metric}_{key}": value[key] for key in ("mean", "std")})
+        for metric in ("balanced_accuracy", "roc_auc"):
+            mean, std = summary[metric]["mean"], summary[metric]["std"]
+            logger.info("%s %.3f ± %.3f over %d folds", metric, mean, std, len(metrics))
+        return summary
 
-    def _run(self, manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
+    def _run_folds(self, manifest: Manifest, tracker: Tracker) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return a row of metrics for each fold, and the prediction for each image and seed."""
         config, training = self.config, self.config.training
         entries = [entry for entry in manifest.entries if entry.split]
-        labels, groups = manifest.labels(entries), np.array([entry.group for entry in entries])
         check_groups(entries, manifest.classes, config.folds)
+        labels = manifest.labels(entries)
+        groups = np.array([entry.group for entry in entries])
         positive = manifest.classes.index(positive_class(training.positive_class, manifest.classes))
-        _, tail, _, cache = open_model(training)
-        items = [
-            (entry, view)
-            for entry in entries
-            for view in views_of(entry.sha256, training.augmentation)
-        ]
-        features = image_features(cache, items, training)
-        every_fold = FoldRunner(config, tail, features, labels, groups, positive)
-        folds, rows = [], []
+        network = load_network(training)
+        images = [(entry, views_of(entry.sha256, training.augmentation)) for entry in entries]
+        features = image_features(network.cache, images, training)
+        runner = FoldRunner(config, network.tail, features, labels, groups, positive)
+        metrics, predictions = [], []
         for seed in config.seeds:
-            parts = grouped_folds(labels, groups, config.folds, seed)
-            for number, (fitted, stopped, held_out) in enumerate(parts, 1):
-                run = tracker.child(f"seed {seed}, fold {number}")
-                outcome = every_fold.run(fitted, stopped, held_out, run)
-                result = figures(outcome)
-                run.metrics(
-                    {name: value for name, value in result.items() if isinstance(value, float)}
-                )
-                run.finish()
-                folds.append({"seed": seed, "fold": number, "n": len(held_out), **result})
-                probabilities = outcome.probabilities.round(6).tolist()
-                rows += [
-                    (
-                        seed,
-                        number,
-                        entries[i].path,
-                        entries[i].group,
-                        entries[i].label,
-                        manifest.classes[call],
-                        *row,
-                    )
-                    for i, call, row in zip(held_out, outcome.called, probabilities, strict=True)
-                ]
+            folds = grouped_folds(labels, groups, config.folds, seed)
+            for number, (fitted, stopped, held_out) in enumerate(folds, start=1):
+                child = tracker.child(f"seed {seed}, fold {number}")
+                outcome = runner.run(fitted, stopped, held_out, child)
+                values = figures(outcome)
+                child.metrics(values)
+                child.finish()
+                metrics.append(values)
+                held_out_entries = [entries[i] for i in held_out]
+                table = _prediction_table(held_out_entries, outcome, manifest.classes)
+                predictions.append(table.assign(seed=seed, fold=number))
                 logger.info(
-                    "seed %d, fold %d of %d: balanced accuracy %.3f, ROC AUC %.3f on %d images",
-                    *(
-                        seed,
-                        number,
-                        config.folds,
-                        result["balanced_accuracy"],
-                        result["roc_auc"],
-                        len(held_out),
-                    ),
+                    f"seed {seed}, fold {number} of {config.folds}: "
+                    f"balanced accuracy {values['balanced_accuracy']:.3f}, "
+                    f"ROC AUC {values['roc_auc']:.3f} on {len(held_out)} images"
                 )
-        summary = summarise(
-            folds, len(entries), len(set(groups)), is_synthetic(training.source_URL)
-        )
-        with atomic_write(config.root_dir) as staged:
-            staged.mkdir()
-            save_json(staged / "scores.json", summary)
-            header = ("seed", "fold", "path", "group", "actual", "called", *manifest.classes)
-            write_csv(staged / "oof_predictions.csv", header, rows)
-        tracker.files("crossvalidation", sorted(config.root_dir.iterdir()))
-        summed = {name: value for name, value in summary.items() if isinstance(value, dict)}
-        tracker.metrics(
-            {
-                f"{name}_{key}": value[key]
-                for name, value in summed.items()
-                for key in ("mean", "spread")
-            }
-        )
-        for name in ("balanced_accuracy", "roc_auc"):
-            logger.info(
-                "%s %.3f ± %.3f over %d folds",
-                name,
-                summary[name]["mean"],
-                summary[name]["spread"],
-                len(folds),
-            )
-        return summary
+        return pd.DataFrame(metrics), pd.concat(predictions)
 
 
 class FoldRunner:
-    """Fit the tail anew for each fold: compiled once, brought back to its first weights every time."""
+    """Fit the tail anew for each fold: it is compiled once, and its weights are reset.
+
+    Args:
+        config: of the command.
+        tail: the trainable part of the network, with its first weights.
+        features: every view of every image, the image itself first.
+        labels: class index of each image, int (n,).
+        groups: of each image, (n,).
+        positive: index of the positive class.
+    """
 
     def __init__(
         self,
@@ -147,70 +136,73 @@ class FoldRunner:
         groups: np.ndarray,
         positive: int,
     ) -> None:
-        self._config, self._tail, self._features = config, tail, features
-        self._labels, self._groups, self._positive = labels, groups, positive
+        self._training = config.training
+        self._tail = tail
+        self._features = features
+        self._labels = labels
+        self._groups = groups
+        self._positive = positive
         self._restore = snapshot(tail)
 
     def run(
         self, fitted: np.ndarray, stopped: np.ndarray, held_out: np.ndarray, tracker: Tracker
     ) -> Outcome:
-        """Fit, calibrate, and judge the held-out images.
+        """Fit, calibrate, and predict the held-out images.
 
         Args:
-            fitted: images to fit on, in every view.
-            stopped: images that decide when to stop, temperature and threshold.
-            held_out: images that decide nothing.
-            tracker: takes each epoch's figures.
+            fitted: indices of the images to fit on, in every view.
+            stopped: indices of the images for early stopping, temperature and threshold.
+            held_out: indices of the images that decide nothing.
+            tracker: logs the metrics of each epoch.
 
         Returns:
-            Calibrated predictions of the held-out images, decided by the threshold.
+            The calibrated predictions for the held-out images.
         """
-        training, tail, labels = self._config.training, self._tail, self._labels
+        training, tail, labels = self._training, self._tail, self._labels
         views = training.augmentation.views
         every_view = (fitted[:, None] * views + np.arange(views)).ravel()
-        as_is = self._features[::views]
+        without_augmentation = self._features[::views]
+        validation = without_augmentation[stopped]
         self._restore()
         fit(
             tail,
             self._features[every_view],
             np.repeat(labels[fitted], views),
-            as_is[stopped],
+            validation,
             labels[stopped],
             training.fit,
             verbose=0,
             on_epoch=tracker.metrics,
         )
-        decision = calibrate(labels[stopped], predict(tail, as_is[stopped]), self._positive, None)
-        probabilities = apply_temperature(predict(tail, as_is[held_out]), decision["temperature"])
+        decision = calibrate(labels[stopped], predict(tail, validation), self._positive, None)
+        probabilities = predict(tail, without_augmentation[held_out])
         return Outcome.of(
             labels[held_out],
-            probabilities,
+            apply_temperature(probabilities, decision["temperature"]),
             self._groups[held_out],
             self._positive,
             decision["threshold"],
         )
 
 
-def grouped_folds(
-    labels: np.ndarray, groups: np.ndarray, folds: int, seed: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield for each fold the images to fit on, to stop and calibrate on, and to judge on; groups stay whole.
+def grouped_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> Iterator[Fold]:
+    """Yield for each fold the images to fit on, to calibrate on, and to evaluate on.
 
     Args:
         labels: int, (n,).
-        groups: of each image, (n,).
+        groups: of each image, (n,); a group is never in two parts.
         folds: at least 3.
         seed: of the shuffle.
     """
     outer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     inner = StratifiedGroupKFold(folds - 1, shuffle=True, random_state=seed)
-    for seen, held_out in outer.split(labels, labels, groups):
-        fitted, stopped = next(inner.split(labels[seen], labels[seen], groups[seen]))
-        yield seen[fitted], seen[stopped], held_out
+    for rest, held_out in outer.split(labels, labels, groups):
+        fitted, stopped = next(inner.split(labels[rest], labels[rest], groups[rest]))
+        yield rest[fitted], rest[stopped], held_out
 
 
 def check_groups(entries: list[Entry], classes: tuple[str, ...], folds: int) -> None:
-    """Make sure that every fold can hold every class.
+    """Check that every fold can contain every class.
 
     Raises:
         ManifestError: a class has fewer groups than folds.
@@ -223,14 +215,30 @@ def check_groups(entries: list[Entry], classes: tuple[str, ...], folds: int) -> 
             )
 
 
-def summarise(
-    folds: list[dict[str, Any]], images: int, groups: int, synthetic: bool
-) -> dict[str, Any]:
-    """Return mean, spread (standard deviation over folds) and each fold's value of every metric."""
-    names = [name for name, value in folds[0].items() if isinstance(value, float)]
-    summary: dict[str, Any] = {"n": images, "n_groups": groups, "synthetic": synthetic}
-    for name in names:
-        values = [fold[name] for fold in folds]
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        summary[name] = {"mean": float(np.mean(values)), "spread": spread, "folds": values}
+def summarize(metrics: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return each metric's mean, standard deviation over the folds, and value in each fold.
+
+    Args:
+        metrics: one row per fold, one column per metric.
+    """
+    summary = {}
+    for name, values in metrics.items():
+        std = float(values.std()) if len(values) > 1 else 0.0
+        summary[str(name)] = {"mean": float(values.mean()), "std": std, "folds": values.tolist()}
     return summary
+
+
+def _prediction_table(
+    entries: list[Entry], outcome: Outcome, classes: tuple[str, ...]
+) -> pd.DataFrame:
+    """Return one row per held-out image."""
+    columns = {
+        "seed": 0,  # set by the caller
+        "fold": 0,
+        "path": [entry.path for entry in entries],
+        "group": [entry.group for entry in entries],
+        "actual": [entry.label for entry in entries],
+        "predicted": np.array(classes)[outcome.called],
+    }
+    probabilities = pd.DataFrame(outcome.probabilities.round(6), columns=list(classes))
+    return pd.concat([pd.DataFrame(columns), probabilities], axis=1)

@@ -2,39 +2,39 @@
 
 from pathlib import Path
 
-from cnnClassifier.dataset.layout import arrange, list_images, place, summary
-from cnnClassifier.dataset.sources import obtain, source_name
-from cnnClassifier.dataset.storage import disk_errors, exclusive
+from cnnClassifier.dataset.layout import arrange_images, list_images, summarize, write_images
+from cnnClassifier.dataset.sources import fetch_images
 from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.utils.common import atomic_write, remove_stale_temp
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.redaction import redact_url
+from cnnClassifier.utils.storage import disk_errors, exclusive_lock
 
 
 class DataIngestion:
-    """Fetch the source and leave its class folders in `config.data_dir`."""
+    """Get the images of the source and write them to class folders in `config.data_dir`."""
 
     def __init__(self, config: DataIngestionConfig) -> None:
         self.config = config
 
     def run(self) -> Path:
-        """Replace the data folder by what the source holds now.
+        """Replace the data folder by the current images of the source.
 
         Returns:
-            The data folder: `<class>/<file>`, or `<split>/<class>/<file>` where the source is split.
+            The data folder: `<class>/<file>`, or `<split>/<class>/<file>` if the source has splits.
 
         Raises:
-            SourceError: in one line, what is wrong and how to mend it; the last good data folder stays.
+            UserError: a one-line message; the last good data folder is kept.
         """
         config = self.config
-        origin = source_name(config.source_URL)
-        with disk_errors(config.data_dir), exclusive(config.data_dir):
+        source = redact_url(config.source_URL.strip())
+        with disk_errors(config.data_dir), exclusive_lock(config.data_dir):
             remove_stale_temp(config.data_dir)
-            with atomic_write(config.data_dir) as staged:
-                scratch = staged.with_name("received")
-                received = obtain(config, scratch)
-                placed = arrange(
-                    list_images(received), config.class_patterns, config.class_count, origin
-                )
-                place(placed, received, staged, move=received == scratch)
-        logger.info("data_ingestion: %s from %s", summary(placed), origin)
+            with atomic_write(config.data_dir) as temp_path:
+                temp_dir = temp_path.with_name("source")
+                folder = fetch_images(config, temp_dir)
+                paths = list_images(folder)
+                images = arrange_images(paths, config.class_patterns, config.class_count, source)
+                write_images(images, folder, temp_path, move=folder == temp_dir)
+        logger.info("data_ingestion: %s from %s", summarize(images), source)
         return config.data_dir

@@ -1,31 +1,30 @@
-"""Stage data_validation: decide which file is what, and which split it belongs to."""
+"""Stage data_validation: decide which files are used, and in which split."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from cnnClassifier.dataset.audit import (
-    FileFacts,
-    byte_copies,
-    conflicts,
-    group_files,
-    join,
-    near_copies,
-    read_files,
+import pandas as pd
+
+from cnnClassifier.dataset.file_table import read_file_table
+from cnnClassifier.dataset.groups import (
+    add_reasons,
+    assign_groups,
+    link_duplicates,
+    mark_conflicts,
+    mark_exact_duplicates,
 )
 from cnnClassifier.dataset.layout import image_files
-from cnnClassifier.dataset.report import CONFLICT, COPY, GIVEN, Audited, build_report
-from cnnClassifier.dataset.report_page import render_page
-from cnnClassifier.dataset.shortcuts import shortcuts
-from cnnClassifier.dataset.split import given_splits, keep_given, split_groups
+from cnnClassifier.dataset.report import build_report, render_page
+from cnnClassifier.dataset.shortcuts import measure_shortcuts
+from cnnClassifier.dataset.split import assign_splits, check_leakage, read_given_splits
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
-from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
+from cnnClassifier.entity.manifest import SPLITS, Manifest
 from cnnClassifier.utils.common import atomic_write, save_json, sha256_of
 from cnnClassifier.utils.errors import ManifestError
 from cnnClassifier.utils.log import logger
 
-_NAMED = 5  # conflicts that an error names
+_MAX_LISTED = 5  # conflicts in an error message
 
 
 class DataValidation:
@@ -35,173 +34,73 @@ class DataValidation:
         self.config = config
 
     def run(self) -> Manifest:
-        """Audit, group and split the files, and write manifest and report, as JSON and as a page.
+        """Find duplicates and groups, split the files, and write the manifest and the report.
 
         Returns:
             The manifest as written.
 
         Raises:
-            ManifestError: one picture stands under two classes, a class has no usable image, or the groups can't be
-                split.
+            ManifestError: an image is in two classes, a class has no usable image, or the groups
+                can't be split.
         """
         config = self.config
-        files = image_files(config.data_dir)
-        given = given_splits([path for path, _ in files]) if config.split == "as_given" else None
-        facts = read_files(
+        table, thumbnails, keypoints = read_file_table(
             config.data_dir,
-            files,
-            config.max_pixels,
-            config.min_side,
-            config.joblib_backend,
-            DicomOptions.parse(config.dicom_window),
+            image_files(config.data_dir),
+            max_pixels=config.max_pixels,
+            min_side=config.min_side,
+            backend=config.joblib_backend,
+            dicom_options=DicomOptions.parse(config.dicom_window),
         )
-        copies = byte_copies(facts, [-SPLITS.index(split) for split in given] if given else None)
-        usable = [place for place, fact in enumerate(facts) if not fact.fault]
-        unique = [place for place in usable if place not in copies]
-        found = near_copies(
-            [facts[place] for place in unique], config.near_copy_bits, config.near_copy_correlation
-        )
-        same = [(unique[first], unique[second]) for first, second in found]
-        same += [(copy, kept) for copy, kept in copies.items() if not facts[copy].fault]
-        pictures = join([fact.path for fact in facts], same)
+        as_given = config.split == "as_given"
+        table["given_split"] = read_given_splits(table["path"]) if as_given else ""
+        table = mark_exact_duplicates(table)
+        table = link_duplicates(table, keypoints, config.near_duplicate_correlation)
+        table = mark_conflicts(table)
         if config.conflicts == "stop":
-            _refuse_conflicts(facts, same)
-        reasons = _reasons(facts, copies, pictures)
-        groups = group_files(facts, config.group_pattern, same)
-        splits = self._split(facts, groups, reasons, given)
-        manifest = Manifest(
-            tuple(
-                Entry(
-                    path=fact.path,
-                    label=fact.label,
-                    sha256=fact.sha256,
-                    phash="" if fact.fault else f"{fact.phash:016x}",
-                    size=fact.size,
-                    bytes=fact.bytes,
-                    mode=fact.mode,
-                    group="" if fact.fault else group,
-                    split=split,
-                    reason=reason,
-                )
-                for fact, group, split, reason in zip(facts, groups, splits, reasons, strict=True)
-            )
-        )
-        check_disjoint(manifest)
-        used = [place for place, split in enumerate(splits) if split]
-        reached = shortcuts(
-            [facts[place] for place in used], [groups[place] for place in used], config.seed
-        )
-        self._write(Audited(facts, manifest, copies, pictures, given, reached))
-        return manifest
+            _refuse_conflicts(table)
+        table = assign_groups(table, config.group_pattern)
+        table = add_reasons(table)
+        table = assign_splits(table, config.shares, config.seed)
+        check_leakage(table)
+        is_used = table["split"] != ""
+        shortcuts = measure_shortcuts(table[is_used], thumbnails[is_used], config.seed)
+        return self._write(table, build_report(table, shortcuts, config))
 
-    def _split(
-        self,
-        facts: Sequence[FileFacts],
-        groups: Sequence[str],
-        reasons: list[str],
-        given: Sequence[str] | None,
-    ) -> list[str]:
-        """Return each file's split, empty where it is left out; add the reasons that a given split brings."""
+    def _write(self, table: pd.DataFrame, report: dict[str, Any]) -> Manifest:
+        """Write three files beside their targets, then rename them; the manifest comes last."""
         config = self.config
-        used = [place for place, reason in enumerate(reasons) if not reason]
-        present = {facts[place].label for place in used}
-        for place, fact in enumerate(facts):
-            if fact.label not in present:
-                raise ManifestError(
-                    f"class {fact.label} has no usable image: {fact.path}: {reasons[place]}; replace it"
-                )
-        its_groups, labels = (
-            [groups[place] for place in used],
-            [facts[place].label for place in used],
-        )
-        splits = [""] * len(facts)
-        if given is None:
-            placed = split_groups(its_groups, labels, config.shares, config.seed)
-            for place in used:
-                splits[place] = placed[groups[place]]
-            return splits
-        kept = keep_given(
-            [given[place] for place in used], its_groups, labels, config.shares, config.seed
-        )
-        stands = {group: split for group, split in zip(its_groups, kept, strict=True) if split}
-        for place, split in zip(used, kept, strict=True):
-            splits[place] = split
-            if not split:
-                reasons[place] = f"{GIVEN} its group stands in {stands[groups[place]]}"
-        return splits
-
-    def _write(self, audited: Audited) -> None:
-        """Write all three files beside their targets, then put them in place: the manifest last, as others read it."""
-        config = self.config
-        report = build_report(audited, config)
+        manifest = Manifest.from_table(table)
+        html_path = config.report_path.with_suffix(".html")
         with ExitStack() as stack:
-            manifest_path = stack.enter_context(atomic_write(config.manifest_path))
-            report_path = stack.enter_context(atomic_write(config.report_path))
-            page_path = stack.enter_context(atomic_write(config.report_path.with_suffix(".html")))
-            audited.manifest.write(manifest_path)
-            report = {"manifest_sha256": sha256_of(manifest_path)} | report
-            save_json(report_path, report)
-            page_path.write_text(render_page(audited, report, config), encoding="utf-8")
-        self._tell(report)
-
-    def _tell(self, report: dict[str, Any]) -> None:
-        left_out = report["left_out"]
+            manifest_temp = stack.enter_context(atomic_write(config.manifest_path))
+            report_temp = stack.enter_context(atomic_write(config.report_path))
+            html_temp = stack.enter_context(atomic_write(html_path))
+            manifest.write(manifest_temp)
+            report = {"manifest_sha256": sha256_of(manifest_temp)} | report
+            save_json(report_temp, report)
+            html_temp.write_text(render_page(table, report, config), encoding="utf-8")
+        counts = table["split"].value_counts()
+        left_out = [f"{count} {code}" for code, count in report["left_out"].items() if count]
         logger.info(
-            "%d images used, %d left out as copies, %d for other reasons; %s",
+            "%d images used (%s); left out: %s",
             report["used"],
-            left_out["copies"],
-            sum(left_out.values()) - left_out["copies"],
-            ", ".join(
-                f"{split} {sum(report['splits'][split]['images'].values())}" for split in SPLITS
-            ),
+            ", ".join(f"{split} {counts[split]}" for split in SPLITS),
+            ", ".join(left_out) or "none",
         )
         for warning in report["warnings"]:
             logger.warning("%s", warning)
-        logger.info(
-            "all that was found, with pictures: %s", self.config.report_path.with_suffix(".html")
-        )
+        logger.info("report with images: %s", html_path)
+        return manifest
 
 
-def _refuse_conflicts(facts: Sequence[FileFacts], same: Sequence[tuple[int, int]]) -> None:
-    crossing = [
-        " and ".join(sorted((facts[first].path, facts[second].path)))
-        for first, second in same
-        if facts[first].label != facts[second].label
-    ]
-    if crossing:
-        rest = f"; {len(crossing) - _NAMED} more pairs" if len(crossing) > _NAMED else ""
-        raise ManifestError(
-            f"the same picture stands under two classes: {'; '.join(sorted(crossing)[:_NAMED])}{rest}; remove the "
-            "wrong ones, or set data_validation.conflicts to leave_out in config.yaml"
-        )
-
-
-def _reasons(
-    facts: Sequence[FileFacts], copies: dict[int, int], pictures: Sequence[str]
-) -> list[str]:
-    """Return why each file is left out; empty for those in use."""
-    picture_of = {fact.path: picture for fact, picture in zip(facts, pictures, strict=True)}
-    reasons = [
-        fact.fault or (f"{COPY} {facts[copies[n]].path}" if n in copies else "")
-        for n, fact in enumerate(facts)
-    ]
-    place_of = {fact.path: place for place, fact in enumerate(facts)}
-    usable = [fact for fact in facts if not fact.fault]
-    for files in conflicts(usable, lambda fact: picture_of[fact.path]):
-        for fact in files:
-            other = next(other for other in files if other.label != fact.label)
-            reasons[place_of[fact.path]] = f"{CONFLICT} the same picture as {other.path}"
-    return reasons
-
-
-def check_disjoint(manifest: Manifest) -> None:
-    """Make sure that no content and no group stands in two splits.
-
-    Raises:
-        ManifestError: one does.
-    """
-    for name in ("sha256", "group"):
-        seen: dict[str, str] = {}
-        for entry in manifest.entries:
-            if entry.split and seen.setdefault(getattr(entry, name), entry.split) != entry.split:
-                raise ManifestError(f"{name} {getattr(entry, name)} stands in two splits")
+def _refuse_conflicts(table: pd.DataFrame) -> None:
+    conflicts = table[table["conflict_with"] != ""].drop_duplicates("duplicate_set")
+    if conflicts.empty:
+        return
+    pairs = conflicts["path"] + " and " + conflicts["conflict_with"]
+    more = f"; {len(pairs) - _MAX_LISTED} more" if len(pairs) > _MAX_LISTED else ""
+    raise ManifestError(
+        f"one image in two classes: {'; '.join(pairs[:_MAX_LISTED])}{more}; remove the wrong "
+        "files, or set data_validation.conflicts to leave_out in config.yaml"
+    )

@@ -1,9 +1,8 @@
 """Stage evaluation: the bundle, as it is served, on the test split; then one MLflow run."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_credentials
 
 SCORES_FILE = "scores.json"
-_BATCH = 8
 _MIN_AGREEMENT, _MAX_AUC_DIFFERENCE = 0.99, 0.005  # for int8 to be served instead
 _MANY_ALARMS, _FEW_FOUND = (
     0.1,
@@ -107,14 +105,12 @@ class Evaluation:
         return report
 
     def _look(self, bundle: ModelBundle, manifest: Manifest) -> _Seen:
-        entries = manifest.of("test")
-        engine = Engine(self.config.bundle_dir)
+        entries = manifest.in_split("test")
+        engine = Engine(bundle)
         shown = progress(entries, desc="test images", unit="image")
-        inspection = _inspect(engine, (self._pixels(bundle, entry) for entry in shown))
+        inspection = engine.predict(self._pixels(bundle, entry) for entry in shown)
         pictures = list(not_ct())
-        others = _inspect(
-            engine, (resize(picture.pixels, bundle.image_size) for picture in pictures)
-        )
+        others = engine.predict(resize(picture.pixels, bundle.image_size) for picture in pictures)
         return _Seen(
             entries,
             _outcome(bundle, manifest, entries, inspection),
@@ -126,9 +122,9 @@ class Evaluation:
 
     def _compare_int8(self, bundle: ModelBundle, manifest: Manifest, seen: _Seen) -> dict[str, Any]:
         """Return how alike the int8 form answers on the test split, and whether that will do."""
-        engine = Engine(self.config.bundle_dir, int8=True)
+        engine = Engine(bundle, int8=True)
         shown = progress(seen.entries, desc="test images in int8", unit="image")
-        inspection = _inspect(engine, (self._pixels(bundle, entry) for entry in shown))
+        inspection = engine.predict(self._pixels(bundle, entry) for entry in shown)
         outcome = _outcome(bundle, manifest, seen.entries, inspection)
         agreement = float((outcome.called == seen.outcome.called).mean())
         difference = figures(outcome)["roc_auc"] - figures(seen.outcome)["roc_auc"]
@@ -157,7 +153,7 @@ class Evaluation:
             config.seed,
         )
         found = familiarity(
-            seen.inspection.distances, seen.kinds, seen.distances, bundle.unfamiliar_limit
+            seen.inspection.distances, seen.kinds, seen.distances, bundle.ood_threshold
         )
         warnings = list(report.get("warnings", []))
         if found["false_alarm_rate"] > _MANY_ALARMS:
@@ -176,8 +172,10 @@ class Evaluation:
         self, bundle: ModelBundle, report: dict[str, Any], seen: _Seen, result: dict[str, Any]
     ) -> None:
         config, outcome, inspection = self.config, seen.outcome, seen.inspection
-        far = inspection.distances > bundle.unfamiliar_limit
-        cases = [self._case(bundle, seen, place) for place in worst(outcome, config.gallery)]
+        far = inspection.distances > bundle.ood_threshold
+        cases = [
+            self._case(bundle, seen, place) for place in worst(outcome, config.error_gallery_size)
+        ]
         with atomic_write(config.root_dir) as staged:
             staged.mkdir()
             save_json(staged / SCORES_FILE, result)
@@ -187,7 +185,7 @@ class Evaluation:
                 ["test images"] * len(seen.entries) + seen.kinds,
                 [entry.path for entry in seen.entries] + seen.names,
                 [*inspection.distances, *seen.distances],
-                [*far, *(seen.distances > bundle.unfamiliar_limit)],
+                [*far, *(seen.distances > bundle.ood_threshold)],
                 strict=True,
             )
             write_tables(staged, outcome, bundle.classes, rows)
@@ -235,7 +233,7 @@ class Evaluation:
             called=bundle.classes[called],
             probability=float(seen.inspection.probabilities[place, called]),
             image=pixels,
-            overlay=overlay(pixels, seen.inspection.maps[place]),
+            overlay=overlay(pixels, seen.inspection.activation_maps[place]),
         )
 
     def _heed(self, gates: Sequence[Gate]) -> None:
@@ -298,15 +296,4 @@ def _outcome(
         [entry.group for entry in entries],
         bundle.classes.index(bundle.positive_class),
         bundle.threshold,
-    )
-
-
-def _inspect(engine: Engine, images: Iterable[np.ndarray]) -> InferenceResult:
-    """Inspect images of one size, so many at a time as memory takes however many there are."""
-    waiting, parts = iter(images), []
-    while batch := list(islice(waiting, _BATCH)):
-        parts.append(engine.inspect(np.stack(batch)))
-    names = ("probabilities", "distances", "maps")
-    return InferenceResult(
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     )

@@ -1,7 +1,7 @@
-"""Stage prepare_base_model: a pretrained backbone, and the classifier that stands on it."""
+"""Stage prepare_base_model: a pretrained backbone, and the classifier with a head on it."""
 
 from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
-from cnnClassifier.network.backbones import build_backbone, feature_layer_of
+from cnnClassifier.network.backbones import build_backbone, resolve_feature_layer
 from cnnClassifier.network.heads import add_head
 from cnnClassifier.network.serialization import save_model
 from cnnClassifier.network.tf_setup import import_tensorflow
@@ -11,7 +11,7 @@ from cnnClassifier.utils.log import logger
 
 
 class PrepareBaseModel:
-    """Build the backbone, load its weights and put a head on it."""
+    """Build the backbone, load its weights and attach a head."""
 
     def __init__(self, config: PrepareBaseModelConfig) -> None:
         self.config = config
@@ -20,7 +20,7 @@ class PrepareBaseModel:
         """Write `base_model.keras` and `updated_base_model.keras`.
 
         Raises:
-            WeightsError: no source gave the weights.
+            WeightsError: no source has the weights.
             ConfigError: the backbone has no such feature layer.
         """
         config = self.config
@@ -30,17 +30,13 @@ class PrepareBaseModel:
             load_pretrained(
                 base, config.backbone, config.weights, config.imagenet_sources, config.weights_cache
             )
-        layer = feature_layer_of(config.backbone, config.feature_layer, base)
+        layer = resolve_feature_layer(config.backbone, config.feature_layer, base)
         classifier = add_head(
             base, layer, config.head, config.dropout, config.class_count, config.seed
         )
         save_model(base, config.base_model_path)
         save_model(classifier, config.updated_base_model_path)
+        weights, size = config.weights or "random", get_size(config.updated_base_model_path)
         logger.info(
-            "%s with %s weights, head %s on %s: %s",
-            config.backbone,
-            config.weights or "random",
-            config.head,
-            layer,
-            get_size(config.updated_base_model_path),
+            f"{config.backbone} with {weights} weights, head {config.head} on {layer}: {size}"
         )

@@ -1,20 +1,24 @@
-"""Stage training: fit the trainable part on cached features and write the bundle."""
+"""Stage training: fit the trainable part of the network on cached features, write the bundle."""
 
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cnnClassifier.components.training_inputs import (
+    Network,
     image_features,
-    open_model,
-    plain_image,
+    load_image,
+    load_network,
     positive_class,
 )
 from cnnClassifier.entity.bundle import (
     HISTORY_FILE,
     INT8_FILE,
     MODEL_FILE,
-    REFERENCE_FILE,
+    OOD_DETECTOR_FILE,
     ModelBundle,
 )
 from cnnClassifier.entity.config_entity import TrackingConfig, TrainingConfig
@@ -22,26 +26,28 @@ from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.calibration import calibrate
 from cnnClassifier.imaging.augment import View, views_of
-from cnnClassifier.network.out_of_distribution import fit_reference
-from cnnClassifier.network.quantization import quantize, save_graph, to_openvino
+from cnnClassifier.network.openvino_export import export_openvino, save_openvino
+from cnnClassifier.network.out_of_distribution import fit_detector
+from cnnClassifier.network.quantization import quantize
 from cnnClassifier.network.serialization import save_model
-from cnnClassifier.network.training import fit, pooled_features, predict
+from cnnClassifier.network.training import History, fit, pooled_features, predict
 from cnnClassifier.tracking.datasets import data_tags, log_splits
 from cnnClassifier.tracking.tracker import TRAINED, Tracker, track
-from cnnClassifier.utils.common import atomic_write, sha256_of, write_csv
+from cnnClassifier.utils.common import atomic_write, sha256_of
 from cnnClassifier.utils.log import logger
 
-_MADE_WITH = ("keras", "tensorflow", "numpy", "pillow")
-_CALIBRATION_IMAGES = 32  # more cost a tenth of a second each and change nothing
-_PATIENCE_S = 60.0  # for what tracking hasn't sent yet when training is done
+_PACKAGES = ("keras", "tensorflow", "numpy", "pillow")
+_INT8_PACKAGES = ("openvino", "nncf")
+_CALIBRATION_IMAGES = 32  # more take a tenth of a second each and change nothing
+_TRACKING_TIMEOUT_S = 60.0  # for what isn't sent yet at the end of the training
 
 
 class Training:
-    """Fit the trainable part of the prepared model on the training split.
+    """Train the head on cached features and write the bundle.
 
     Args:
-        config: how.
-        tracking: where the run is logged while it goes on; evaluation goes on with it.
+        config: of the stage.
+        tracking: of the run, which evaluation continues; None: it isn't logged.
     """
 
     def __init__(self, config: TrainingConfig, tracking: TrackingConfig | None = None) -> None:
@@ -49,97 +55,100 @@ class Training:
         self.tracking = tracking
 
     def run(self) -> ModelBundle:
-        """Train and write the bundle: `model.keras`, `model.json`, `reference.npz`, `history.csv`, `model_int8.zip`.
+        """Train, and write `model.keras`, `model.json`, `ood_detector.npz`, `history.csv` and,
+        with `int8`, `model_int8.zip`.
 
         Returns:
             The bundle as written.
 
         Raises:
-            ManifestError: a split is empty or a class is missing from it.
+            ManifestError: a split is empty or lacks a class.
         """
-        manifest = Manifest.read(self.config.manifest_path)
-        tags = data_tags(self.config.manifest_path, self.config.source_URL)
-        with track(self.tracking, self.config.backbone, tags, patience_s=_PATIENCE_S) as tracker:
-            log_splits(tracker, manifest, self.config.source_URL, "train", "validation")
+        config = self.config
+        manifest = Manifest.read(config.manifest_path)
+        tags = data_tags(config.manifest_path, config.source_URL)
+        with track(self.tracking, config.backbone, tags, patience_s=_TRACKING_TIMEOUT_S) as tracker:
+            log_splits(tracker, manifest, config.source_URL, "train", "validation")
             bundle = self._train(manifest, tracker)
             tracker.tags({"model_sha256": bundle.model_sha256, "state": TRAINED})
         return bundle
 
     def _train(self, manifest: Manifest, tracker: Tracker) -> ModelBundle:
-        config = self.config
-        train, validation = manifest.of("train"), manifest.of("validation")
+        config, views = self.config, self.config.augmentation.views
+        train, validation = manifest.in_split("train"), manifest.in_split("validation")
         positive = positive_class(config.positive_class, manifest.classes)
-        model, tail, layer, cache = open_model(config)
-        items = [
-            (entry, view) for entry in train for view in views_of(entry.sha256, config.augmentation)
-        ]
-        cut = len(items)
-        items += [(entry, View()) for entry in validation]
-        features = image_features(cache, items, config)
-        labels = manifest.labels([entry for entry, _ in items])
+        network = load_network(config)
+        images = [(entry, views_of(entry.sha256, config.augmentation)) for entry in train]
+        images += [(entry, [View()]) for entry in validation]
+        features = image_features(network.cache, images, config)
+        train_features = features[: len(train) * views]
+        validation_features = features[len(train) * views :]
+        validation_labels = manifest.labels(validation)
         history = fit(
-            tail,
-            features[:cut],
-            labels[:cut],
-            features[cut:],
-            labels[cut:],
+            network.tail,
+            train_features,
+            np.repeat(manifest.labels(train), views),
+            validation_features,
+            validation_labels,
             config.fit,
             on_epoch=tracker.metrics,
         )
         decision = calibrate(
-            labels[cut:],
-            predict(tail, features[cut:]),
+            validation_labels,
+            predict(network.tail, validation_features),
             manifest.classes.index(positive),
             config.min_sensitivity,
         )
-        plain = np.array([number for number, (_, view) in enumerate(items[:cut]) if view == View()])
-        pooled = pooled_features(tail, layer, features[plain])
-        groups = [items[number][0].group for number in plain]
-        reference, limit = fit_reference(pooled, groups, config.ood_quantile)
-        with atomic_write(config.bundle_dir) as staged:
-            save_model(model, staged / MODEL_FILE)
-            reference.save(staged / REFERENCE_FILE)
+        # The first view of each image is the image itself.
+        pooled = pooled_features(network.tail, network.feature_layer, train_features[::views])
+        groups = [entry.group for entry in train]
+        detector, ood_threshold = fit_detector(pooled, groups, config.ood_quantile)
+        with atomic_write(config.bundle_dir) as folder:
+            save_model(network.model, folder / MODEL_FILE)
+            detector.save(folder / OOD_DETECTOR_FILE)
+            _write_history(folder / HISTORY_FILE, history)
             if config.int8:
-                graph, activation = to_openvino(model, layer)
-                save_graph(
-                    staged / INT8_FILE, quantize(graph, self._calibration_images(train)), activation
-                )
-            epochs = enumerate(zip(*history.values(), strict=True), start=1)
-            write_csv(
-                staged / HISTORY_FILE,
-                ("epoch", *history),
-                ((epoch, *values) for epoch, values in epochs),
-            )
-            bundle = ModelBundle(
+                self._write_int8(folder / INT8_FILE, network, train)
+            bundle = self._describe(
+                folder,
                 classes=manifest.classes,
                 positive_class=positive,
-                image_size=config.image_size,
+                feature_layer=network.feature_layer,
+                ood_threshold=ood_threshold,
                 **decision,
-                feature_layer=layer,
-                unfamiliar_limit=limit,
-                backbone=config.backbone,
-                data_source=config.source_URL,
-                synthetic=is_synthetic(config.source_URL),
-                model_sha256=sha256_of(staged / MODEL_FILE),
-                reference_sha256=sha256_of(staged / REFERENCE_FILE),
-                manifest_sha256=sha256_of(config.manifest_path),
-                dicom_window=config.dicom_window,
-                int8_sha256=sha256_of(staged / INT8_FILE) if config.int8 else None,
-                versions={
-                    name: version(name)
-                    for name in (*_MADE_WITH, *(("openvino", "nncf") * config.int8))
-                },
             )
-            bundle.write(staged)
-        logger.info(
-            "trained %d epochs; best validation loss %.4f",
-            len(history["loss"]),
-            min(history["val_loss"]),
-        )
+            bundle.write(folder)
+        epochs, best = len(history["loss"]), min(history["val_loss"])
+        logger.info("trained %d epochs; best validation loss %.4f", epochs, best)
         return bundle
 
-    def _calibration_images(self, train: list[Entry]) -> list[np.ndarray]:
-        order = np.random.default_rng(self.config.fit.seed).permutation(len(train))[
-            :_CALIBRATION_IMAGES
-        ]
-        return [plain_image(train[place], self.config) for place in order]
+    def _write_int8(self, path: Path, network: Network, train: list[Entry]) -> None:
+        openvino_network, activation_map = export_openvino(network.model, network.feature_layer)
+        order = np.random.default_rng(self.config.fit.seed).permutation(len(train))
+        images = [load_image(train[i], self.config) for i in order[:_CALIBRATION_IMAGES]]
+        save_openvino(path, quantize(openvino_network, images), activation_map)
+
+    def _describe(self, folder: Path, **results: Any) -> ModelBundle:
+        """Return the bundle with what training found, what was configured, and the hashes."""
+        config = self.config
+        packages = _PACKAGES + _INT8_PACKAGES if config.int8 else _PACKAGES
+        return ModelBundle(
+            **results,
+            image_size=config.image_size,
+            backbone=config.backbone,
+            data_source=config.source_URL,
+            synthetic=is_synthetic(config.source_URL),
+            dicom_window=config.dicom_window,
+            model_sha256=sha256_of(folder / MODEL_FILE),
+            ood_detector_sha256=sha256_of(folder / OOD_DETECTOR_FILE),
+            int8_sha256=sha256_of(folder / INT8_FILE) if config.int8 else None,
+            manifest_sha256=sha256_of(config.manifest_path),
+            versions={name: version(name) for name in packages},
+            bundle_dir=config.bundle_dir,
+        )
+
+
+def _write_history(path: Path, history: History) -> None:
+    table = pd.DataFrame(history)
+    table.insert(0, "epoch", range(1, len(table) + 1))
+    table.to_csv(path, index=False, lineterminator="\n")

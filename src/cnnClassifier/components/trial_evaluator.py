@@ -4,7 +4,6 @@ import hashlib
 import multiprocessing
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +15,9 @@ from cnnClassifier.entity.config_entity import Choice, PrepareBaseModelConfig, S
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.evaluation.metrics import figures
 from cnnClassifier.imaging.augment import views_of
-from cnnClassifier.network.backbones import feature_layer_of, freeze_boundary
+from cnnClassifier.network.backbones import freeze_boundary, resolve_feature_layer
 from cnnClassifier.network.feature_cache import FeatureCache, Features, choose_precision, split_at
-from cnnClassifier.network.heads import add_head, head_alone
+from cnnClassifier.network.heads import add_head, standalone_head
 from cnnClassifier.network.serialization import load_model
 from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.training import make_deterministic, snapshot
@@ -80,22 +79,22 @@ class Judge:
         known = {**self._config.params, **params}
         training = config.training
         views = known["VIEWS"] if "VIEWS" in params else training.augmentation.views
-        recipe = replace(
-            training,
-            augmentation=replace(training.augmentation, views=views),
-            fit=replace(
-                training.fit,
-                epochs=min(self._config.epochs, training.fit.epochs),
-                batch_size=known["BATCH_SIZE"],
-                learning_rate=known["LEARNING_RATE"],
-            ),
-        )
+        fit_changes = {
+            "epochs": min(self._config.epochs, training.fit.epochs),
+            "batch_size": known["BATCH_SIZE"],
+            "learning_rate": known["LEARNING_RATE"],
+        }
+        changes = {
+            "augmentation": training.augmentation.model_copy(update={"views": views}),
+            "fit": training.fit.model_copy(update=fit_changes),
+        }
+        recipe = training.model_copy(update=changes)
         backbone, block = known["BACKBONE"], known["FINE_TUNE_FROM"]
         of_each_image = np.arange(len(self._entries))[:, None] * self._views + np.arange(views)
         features = self._features[backbone, block][of_each_image.ravel()]
         tail = self._tail(backbone, block, known["HEAD"], known["DROPOUT"])
         runner = FoldRunner(
-            replace(config, training=recipe),
+            config.model_copy(update={"training": recipe}),
             tail,
             features,
             self._labels,
@@ -129,13 +128,9 @@ class Judge:
         training = self._config.crossvalidation.training
         precision = choose_precision(training.precision)
         cache = FeatureCache(training.cache_dir, trunk, precision)
-        augmentation = replace(training.augmentation, views=self._views)
-        items = [
-            (entry, view)
-            for entry in self._entries
-            for view in views_of(entry.sha256, augmentation)
-        ]
-        return image_features(cache, items, training)
+        augmentation = training.augmentation.model_copy(update={"views": self._views})
+        images = [(entry, views_of(entry.sha256, augmentation)) for entry in self._entries]
+        return image_features(cache, images, training)
 
     def _base(self, backbone: str) -> tuple["keras.Model", str]:
         """Load a backbone, and name the layer that a head stands on."""
@@ -145,7 +140,7 @@ class Judge:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 pool.submit(_prepare, prepared).result()
         base = load_model(prepared.base_model_path, "run prepare_base_model first")
-        return base, feature_layer_of(backbone, prepared.feature_layer, base)
+        return base, resolve_feature_layer(backbone, prepared.feature_layer, base)
 
     def _tail(self, backbone: str, block: str | None, head: str, dropout: float) -> "keras.Model":
         """Return a compiled or new tail with its first weights."""
@@ -164,7 +159,7 @@ class Judge:
     ) -> "keras.Model":
         prepare = self._config.prepare
         if block is None:
-            return head_alone(
+            return standalone_head(
                 self._features[backbone, block].shape,
                 head,
                 dropout,
@@ -185,13 +180,13 @@ def prepared_as(config: SearchConfig, backbone: str) -> PrepareBaseModelConfig:
         repr((prepare.image_size, prepare.weights, prepare.seed)).encode()
     ).hexdigest()
     folder = config.root_dir / "models" / f"{backbone}-{made_of[:8]}"
-    return replace(
-        prepare,
-        backbone=backbone,
-        feature_layer="auto",
-        base_model_path=folder / "base_model.keras",
-        updated_base_model_path=folder / "updated_base_model.keras",
-    )
+    changes = {
+        "backbone": backbone,
+        "feature_layer": "auto",
+        "base_model_path": folder / "base_model.keras",
+        "updated_base_model_path": folder / "updated_base_model.keras",
+    }
+    return prepare.model_copy(update=changes)
 
 
 def _prepare(config: PrepareBaseModelConfig) -> None:

@@ -1,316 +1,243 @@
-"""The only place that reads YAML: checks it and hands out one entity for each stage."""
+"""The only place that reads YAML: check both files and create the settings of each stage."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from cnnClassifier.config.rules import Rule, is_whole
-from cnnClassifier.config.schema import CONFIG, PARAMS, SEARCH, STORAGE
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from cnnClassifier.config.expectations import expected_value, value_type
 from cnnClassifier.entity.config_entity import (
-    AugmentationConfig,
+    SEARCHABLE,
     Between,
     Choice,
     CrossValidationConfig,
     DataIngestionConfig,
     DataValidationConfig,
     EvaluationConfig,
-    FitConfig,
-    GatesConfig,
+    LoggingConfig,
     PrepareBaseModelConfig,
     SearchConfig,
+    SearchPathsConfig,
+    SearchSpaceConfig,
     ServingConfig,
+    Settings,
     TrackingConfig,
     TrainingConfig,
 )
-from cnnClassifier.utils.common import project_dir, read_yaml
+from cnnClassifier.utils.common import read_yaml
 from cnnClassifier.utils.errors import ConfigError
 
 CONFIG_PATH = Path("config/config.yaml")
 PARAMS_PATH = Path("params.yaml")
+# Which stage or command uses which settings.
+USERS: tuple[tuple[str, type[Settings]], ...] = (
+    ("all", LoggingConfig),
+    ("data_ingestion", DataIngestionConfig),
+    ("data_validation", DataValidationConfig),
+    ("prepare_base_model", PrepareBaseModelConfig),
+    ("training", TrainingConfig),
+    ("training", TrackingConfig),
+    ("evaluation", EvaluationConfig),
+    ("crossvalidate", CrossValidationConfig),
+    ("search", SearchPathsConfig),
+    ("app.py", ServingConfig),
+)
+# Keys of earlier versions, and what to do about them.
+RENAMED_KEYS = {
+    "data_validation.near_copy_bits": "removed: near-duplicates are found by keypoints, without it",
+    "data_validation.near_copy_correlation": "renamed to near_duplicate_correlation, with a new "
+    "scale: start from 0.85",
+    "data_validation.shortcut_limit": "renamed to shortcut_warning_auc",
+    "evaluation.bootstrap_draws": "renamed to bootstrap_samples",
+    "evaluation.gallery": "renamed to error_gallery_size",
+    "gates.min_roc_auc_low": "renamed to min_roc_auc_lower_bound",
+    "search.grace_s": "renamed to stale_after_s",
+    "serving.at_once": "renamed to max_concurrent_requests",
+    "serving.queue_length": "renamed to max_queued_requests",
+    "serving.model_poll_s": "renamed to model_poll_interval_s",
+    "FAMILIAR_SHARE": "renamed to OOD_QUANTILE",
+}
+Entity = TypeVar("Entity", bound=Settings)
 
 
 class ConfigurationManager:
-    """Read both files, refuse what they should not hold, and make the stages' entities.
+    """Read and check both files, and create the settings of each stage.
 
     Args:
-        config_path: where things live.
-        params_path: how the model learns.
+        config_path: config.yaml: paths, data source, servers, limits. search.yaml is in the same
+            folder.
+        params_path: params.yaml: hyperparameters.
 
     Raises:
-        ConfigError: names the file, the key and what was expected.
+        ConfigError: names the file, the key, what was expected and what was found.
     """
 
     def __init__(self, config_path: Path = CONFIG_PATH, params_path: Path = PARAMS_PATH) -> None:
-        self._params_path, self._search_path = params_path, config_path.with_name("search.yaml")
-        self.config = read_yaml(config_path)
-        self.params = read_yaml(params_path)
-        _check(self.config, CONFIG, config_path)
-        _check(self.params, PARAMS, params_path)
-        if self.params.INCLUDE_TOP:
-            raise ConfigError(
-                f"{params_path}: INCLUDE_TOP: expected False; with True the backbone ends in ImageNet's own "
-                "1000 classes, and no head for your CLASSES can stand on it"
-            )
-        window = self.params.DICOM_WINDOW
-        self._dicom_window = window if isinstance(window, str) else f"{window[0]:g},{window[1]:g}"
-        self._size = (int(self.params.IMAGE_SIZE[0]), int(self.params.IMAGE_SIZE[1]), 3)
+        self.fields: dict[str, FieldInfo] = {}
+        for _, entity in USERS:
+            for key, field in entity.fields_by_key().items():
+                self.fields.setdefault(key, field)
+        self.values: dict[str, Any] = {}
+        self._paths: dict[str, Path] = {}  # the file of each key
+        self._config_path = config_path
+        in_params = {key: field for key, field in self.fields.items() if key.isupper()}
+        self._read(params_path, in_params)
+        self.params = dict(self.values)
+        self._read(config_path, {k: v for k, v in self.fields.items() if k not in in_params})
+        self.values |= {"--params": self.params, "--params-path": params_path}
+        for _, entity in USERS:
+            self._create(entity, environment={})
 
     @property
     def log_file(self) -> Path:
-        """The file that holds times, levels and tracebacks."""
-        return Path(self.config.log_file)
+        """The file that contains times, levels and tracebacks."""
+        return self._create(LoggingConfig).log_file
 
     def data_ingestion(self) -> DataIngestionConfig:
-        """Return what the stage data_ingestion needs."""
-        section = self.config.data_ingestion
-        return DataIngestionConfig(
-            source_URL=section.source_URL,
-            source_sha256=section.source_sha256,
-            class_patterns=dict(section.classes) if section.classes else None,
-            class_count=self.params.CLASSES,
-            download_dir=project_dir() / section.download_dir,
-            data_dir=Path(section.data_dir),
-            max_unpacked_bytes=section.max_unpacked_bytes,
-            connect_timeout_s=section.connect_timeout_s,
-            read_timeout_s=section.read_timeout_s,
-            retries=section.retries,
-        )
+        """Return the settings of the stage data_ingestion."""
+        return self._create(DataIngestionConfig)
 
     def data_validation(self) -> DataValidationConfig:
-        """Return what the stage data_validation needs."""
-        section = self.config.data_validation
-        train, validation, test = self.params.SPLIT
-        return DataValidationConfig(
-            source_URL=self.config.data_ingestion.source_URL,
-            data_dir=Path(self.config.data_ingestion.data_dir),
-            manifest_path=Path(section.manifest_path),
-            report_path=Path(section.report_path),
-            group_pattern=section.group_pattern,
-            near_copy_bits=section.near_copy_bits,
-            near_copy_correlation=section.near_copy_correlation,
-            conflicts=section.conflicts,
-            split=section.split,
-            shortcut_warning_auc=section.shortcut_warning_auc,
-            min_side=section.min_side,
-            max_pixels=section.max_pixels,
-            dicom_window=self._dicom_window,
-            joblib_backend=section.joblib_backend,
-            shares=(train, validation, test),
-            seed=self.params.SEED,
-        )
+        """Return the settings of the stage data_validation."""
+        return self._create(DataValidationConfig)
 
     def prepare_base_model(self) -> PrepareBaseModelConfig:
-        """Return what the stage prepare_base_model needs."""
-        section = self.config.prepare_base_model
-        return PrepareBaseModelConfig(
-            base_model_path=Path(section.base_model_path),
-            updated_base_model_path=Path(section.updated_base_model_path),
-            weights_cache=Path(section.weights_cache).expanduser()
-            if section.weights_cache
-            else None,
-            imagenet_sources=tuple(section.imagenet_sources),
-            backbone=self.params.BACKBONE,
-            image_size=self._size,
-            weights=self.params.WEIGHTS,
-            feature_layer=self.params.FEATURE_LAYER,
-            head=self.params.HEAD,
-            dropout=self.params.DROPOUT,
-            class_count=self.params.CLASSES,
-            seed=self.params.SEED,
-        )
+        """Return the settings of the stage prepare_base_model."""
+        return self._create(PrepareBaseModelConfig)
 
     def training(self) -> TrainingConfig:
-        """Return what the stage training needs."""
-        section, params = self.config.training, self.params
-        return TrainingConfig(
-            data_dir=Path(self.config.data_ingestion.data_dir),
-            manifest_path=Path(self.config.data_validation.manifest_path),
-            updated_base_model_path=Path(self.config.prepare_base_model.updated_base_model_path),
-            bundle_dir=Path(section.bundle_dir),
-            cache_dir=project_dir() / section.cache_dir,
-            int8=section.int8,
-            source_URL=self.config.data_ingestion.source_URL,
-            max_pixels=self.config.data_validation.max_pixels,
-            dicom_window=self._dicom_window,
-            image_size=self._size,
-            backbone=params.BACKBONE,
-            feature_layer=params.FEATURE_LAYER,
-            fine_tune_from=params.FINE_TUNE_FROM,
-            precision=params.PRECISION,
-            positive_class=params.POSITIVE_CLASS,
-            min_sensitivity=params.MIN_SENSITIVITY,
-            ood_quantile=params.OOD_QUANTILE,
-            augmentation=AugmentationConfig(
-                views=params.VIEWS if params.AUGMENTATION else 1,
-                rotation=params.ROTATION_RANGE,
-                shift=params.SHIFT_RANGE,
-                shear=params.SHEAR_RANGE,
-                zoom=params.ZOOM_RANGE,
-                horizontal_flip=params.HORIZONTAL_FLIP,
-                seed=params.SEED,
-            ),
-            fit=FitConfig(
-                epochs=params.EPOCHS,
-                patience=params.PATIENCE,
-                batch_size=params.BATCH_SIZE,
-                learning_rate=params.LEARNING_RATE,
-                class_weights=params.CLASS_WEIGHTS,
-                seed=params.SEED,
-            ),
-        )
+        """Return the settings of the stage training."""
+        return self._create(TrainingConfig)
 
     def crossvalidation(self) -> CrossValidationConfig:
-        """Return what the command crossvalidate needs."""
-        return CrossValidationConfig(
-            training=self.training(),
-            root_dir=Path(self.config.crossvalidation.root_dir),
-            folds=self.params.FOLDS,
-            seeds=tuple(self.params.FOLD_SEEDS),
-        )
-
-    def search(self) -> SearchConfig:
-        """Return what the command search needs: search.yaml lies beside config.yaml, SEARCH_STORAGE goes before that.
-
-        Raises:
-            ConfigError: search.yaml holds what it should not.
-        """
-        section, path = self.config.search, self._search_path
-        wanted = read_yaml(path)
-        _check(wanted, SEARCH, path)
-        if wanted.folds > self.params.FOLDS:
-            raise ConfigError(
-                f"{path}: folds: expected at most FOLDS: {self.params.FOLDS} in params.yaml, found {wanted.folds}"
-            )
-        space = {
-            key: _span(key, value)
-            for key, value in wanted.to_dict()["space"].items()
-            if value is not None
-        }
-        if not self.params.AUGMENTATION:
-            space.pop("VIEWS", None)  # there is one
-        if not space:
-            raise ConfigError(f"{path}: space: expected something to try; every key is null")
-        storage = os.environ.get("SEARCH_STORAGE") or section.storage
-        _check({"SEARCH_STORAGE": storage}, {"SEARCH_STORAGE": STORAGE}, Path("environment"))
-        return SearchConfig(
-            crossvalidation=self.crossvalidation(),
-            prepare=self.prepare_base_model(),
-            params=self.params.to_dict(),
-            params_path=self._params_path,
-            space=space,
-            trials=wanted.trials,
-            metric=wanted.metric,
-            folds=wanted.folds,
-            epochs=wanted.epochs,
-            storage=storage,
-            root_dir=Path(section.root_dir),
-            stale_after_s=section.stale_after_s,
-        )
+        """Return the settings of the command crossvalidate."""
+        return self._create(CrossValidationConfig)
 
     def tracking(self) -> TrackingConfig:
-        """Return where runs go; MLFLOW_TRACKING_URI goes before the file."""
-        section = self.config.evaluation
-        return TrackingConfig(
-            uri=os.environ.get("MLFLOW_TRACKING_URI") or section.mlflow_uri,
-            experiment=section.experiment,
-            registered_model=section.registered_model,
-            params=self.params.to_dict(),
-        )
+        """Return the settings of experiment tracking; MLFLOW_TRACKING_URI overrides the file."""
+        return self._create(TrackingConfig)
 
     def evaluation(self) -> EvaluationConfig:
-        """Return what the stage evaluation needs."""
-        section, gates = self.config.evaluation, self.config.gates
-        return EvaluationConfig(
-            data_dir=Path(self.config.data_ingestion.data_dir),
-            manifest_path=Path(self.config.data_validation.manifest_path),
-            report_path=Path(self.config.data_validation.report_path),
-            bundle_dir=Path(self.config.training.bundle_dir),
-            root_dir=Path(section.root_dir),
-            max_pixels=self.config.data_validation.max_pixels,
-            bootstrap_samples=section.bootstrap_samples,
-            gallery=section.gallery,
-            seed=self.params.SEED,
-            gates=GatesConfig(
-                min_images_per_class=gates.min_images_per_class,
-                min_groups_per_class=gates.min_groups_per_class,
-                no_leakage=gates.no_leakage,
-                min_roc_auc=gates.min_roc_auc,
-                min_roc_auc_lower_bound=gates.min_roc_auc_lower_bound,
-                max_shortcut_auc=gates.max_shortcut_auc,
-                max_ece=gates.max_ece,
-                stops=gates.on_failure == "stop",
-            ),
-            tracking=self.tracking(),
-        )
+        """Return the settings of the stage evaluation."""
+        return self._create(EvaluationConfig)
 
     def serving(self) -> ServingConfig:
-        """Return what the web server needs; HOST and PORT in the environment go before the file."""
-        section = self.config.serving
-        port = os.environ.get("PORT") or str(section.port)
-        if not port.isdecimal() or int(port) > 65535:
-            raise ConfigError(
-                f"environment: PORT: expected a whole number from 0 to 65535, found {port!r}"
-            )
-        return ServingConfig(
-            bundle_dir=Path(self.config.training.bundle_dir),
-            model_cache=Path(section.model_cache),
-            model_poll_interval_s=section.model_poll_interval_s,
-            host=os.environ.get("HOST") or section.host,
-            port=int(port),
-            max_upload_bytes=section.max_upload_bytes,
-            max_pixels=section.max_pixels,
-            cors_origins=tuple(section.cors_origins),
-            max_images=section.max_images,
-            max_concurrent_requests=section.max_concurrent_requests or max(2, os.cpu_count() or 2),
-            max_queued_requests=section.max_queued_requests,
-            request_timeout_s=section.request_timeout_s,
-            rate_limit=section.rate_limit,
-            uncertain_margin=section.uncertain_margin,
-            trusted_proxy=section.trusted_proxy,
-            evaluation_dir=Path(self.config.evaluation.root_dir),
-            int8=section.int8,
-            report_path=Path(self.config.data_validation.report_path),
-            show_reports=section.show_reports,
-        )
+        """Return the settings of the web server; HOST and PORT override the file."""
+        return self._create(ServingConfig)
+
+    def search(self) -> SearchConfig:
+        """Return the settings of the command search; SEARCH_STORAGE overrides the file.
+
+        Raises:
+            ConfigError: search.yaml has an unknown, missing or invalid key, or an empty space.
+        """
+        path = self._config_path.with_name("search.yaml")
+        space_fields = {f"space.{key}": self.fields[key] for key in SEARCHABLE}
+        self._read(path, SearchSpaceConfig.fields_by_key() | space_fields)
+        space = {}
+        for key in SEARCHABLE:
+            value = self.values[f"space.{key}"]
+            if value is not None:
+                space[key] = parse_dimension(f"{path}: space.{key}", self.fields[key], value)
+        if not self.params["AUGMENTATION"]:
+            space.pop("VIEWS", None)  # there is a single view
+        if not space:
+            raise ConfigError(f"{path}: space: expected values to try, but every key is null")
+        self.values["--space"] = space
+        config = self._create(SearchConfig)
+        folds = config.crossvalidation.folds
+        if config.folds > folds:
+            expected = f"at most FOLDS: {folds} in params.yaml"
+            raise _invalid(f"{path}: folds", expected, config.folds)
+        return config
+
+    def _read(self, path: Path, fields: Mapping[str, FieldInfo]) -> None:
+        """Read the settings of one file, which must have these keys and no others."""
+        values = {}
+        for name, value in read_yaml(path).to_dict().items():
+            section = [key.partition(".")[2] for key in fields if key.startswith(f"{name}.")]
+            if not section:
+                values[name] = value
+            elif not isinstance(value, dict):
+                raise _invalid(f"{path}: {name}", f"a section: {', '.join(section)}", value)
+            else:
+                values |= {f"{name}.{key}": item for key, item in value.items()}
+        for key in values:
+            if key in RENAMED_KEYS:
+                raise ConfigError(f"{path}: {key} was {RENAMED_KEYS[key]}")
+            if key not in fields:
+                prefix = key[: key.find(".") + 1]
+                known = [name for name in fields if name.startswith(prefix)]
+                names = {name.removeprefix(prefix).partition(".")[0]: None for name in known}
+                raise ConfigError(f"{path}: {key}: unknown key; expected one of {', '.join(names)}")
+        for key, field in fields.items():
+            if key not in values:
+                raise ConfigError(f"{path}: {key}: missing; expected {expected_value(field)}")
+        self.values |= values
+        self._paths |= dict.fromkeys(fields, path)
+
+    def _create(self, entity: type[Entity], environment: Mapping[str, str] = os.environ) -> Entity:
+        """Create settings; environment variables override the values of the files."""
+        fields = entity.fields_by_key()
+        values = dict(self.values)
+        sources = {key: f"{self._paths[key]}: {key}" for key in fields}
+        for key, field in fields.items():
+            variable = environment_variable(field)
+            text = environment.get(variable, "")
+            if text:
+                values[key] = int(text) if field.annotation is int and text.isdecimal() else text
+                sources[key] = f"environment: {variable}"
+        try:
+            return entity.from_values(values)
+        except ValidationError as error:
+            details = error.errors()[0]
+            for name in map(str, details["loc"]):
+                if name in fields:
+                    expected = expected_value(fields[name])
+                    raise _invalid(sources[name], expected, values[name]) from None
+            raise ConfigError(f"{self._config_path}: {details['msg']}") from None  # several keys
 
 
-def _check(content: dict[str, Any], schema: dict[str, Any], path: Path, prefix: str = "") -> None:
-    for key in content:
-        if key not in schema:
-            raise ConfigError(
-                f"{path}: {prefix}{key}: unknown key; expected one of {', '.join(schema)}"
-            )
-    for key, rule in schema.items():
-        if key not in content:
-            wanted = (
-                rule.expectation if isinstance(rule, Rule) else f"a section with {', '.join(rule)}"
-            )
-            raise ConfigError(f"{path}: {prefix}{key}: missing; expected {wanted}")
-        value = content[key]
-        if isinstance(rule, Rule):
-            if not rule.holds(value):
-                raise ConfigError(
-                    f"{path}: {prefix}{key}: expected {rule.expectation}, found {_shown(value)}"
-                )
-        elif isinstance(value, dict):
-            _check(value, rule, path, f"{prefix}{key}.")
-        else:
-            raise ConfigError(
-                f"{path}: {prefix}{key}: expected a section: {', '.join(rule)}, found {_shown(value)}"
-            )
+def parse_dimension(source: str, field: FieldInfo, value: Any) -> Choice | Between:
+    """Parse the values that a search tries for one parameter: a list, or {low, high}.
+
+    Args:
+        source: file and key, for the error.
+        field: of the parameter; its limits apply to each value.
+        value: from search.yaml.
+
+    Raises:
+        ConfigError: a value is invalid, the list is empty or has duplicates, or the range is empty.
+    """
+    is_number = field.annotation in (int, float)
+    value_adapter = value_type(field)
+    try:
+        if isinstance(value, list):
+            choices = tuple(value_adapter.validate_python(item) for item in value)
+            if choices and len(set(choices)) == len(choices):
+                return Choice(choices)
+        elif isinstance(value, dict) and is_number:
+            between = Between(**value, whole=field.annotation is int)
+            value_adapter.validate_python(between.low)
+            value_adapter.validate_python(between.high)
+            return between
+    except (ValidationError, TypeError):
+        pass
+    ends = ", or {low, high} with log: true or a step" if is_number else ""
+    expected = f"null, or a list of different values{ends}, each {expected_value(field)}"
+    raise _invalid(source, expected, value)
 
 
-def _span(key: str, value: Any) -> Choice | Between:
-    if isinstance(value, list):
-        return Choice(tuple(value))
-    rule = PARAMS[key]
-    whole = isinstance(rule, Rule) and is_whole(rule)
-    return Between(value["low"], value["high"], value.get("log", False), value.get("step"), whole)
+def environment_variable(field: FieldInfo) -> str:
+    """Return the environment variable that overrides a setting, or an empty text."""
+    extra = field.json_schema_extra
+    return str(extra.get("environment", "")) if isinstance(extra, dict) else ""
 
 
-def _shown(value: Any) -> str:
-    plain = getattr(value, "to_dict", None) or getattr(
-        value, "to_list", None
-    )  # Box's own words would only confuse
-    text = repr(plain() if plain else value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _invalid(source: str, expected: str, value: Any) -> ConfigError:
+    found = repr(value)
+    found = found if len(found) <= 60 else f"{found[:57]}…"
+    return ConfigError(f"{source}: expected {expected}, found {found}")

@@ -1,11 +1,7 @@
-"""Unpack the images of a zip or tar archive that nobody vouches for."""
+"""Extract the images of an untrusted zip or tar archive."""
 
-import codecs
-import functools
-import io
 import lzma
 import posixpath
-import re
 import shutil
 import stat
 import struct
@@ -13,269 +9,197 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Self
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, NamedTuple, Self
 
 from cnnClassifier.dataset.layout import is_image
-from cnnClassifier.dataset.storage import check_free, disk_errors, write_all
 from cnnClassifier.utils.common import create_directories, format_size
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.progress import progress
+from cnnClassifier.utils.storage import disk_errors
 
-MAX_RATIO = 200  # bytes unpacked for each byte packed
-_HARMLESS = 1_000_000  # bytes; no archive that unpacks to less is called a bomb for its ratio
-_CHUNK = 1 << 18
-_LONGEST_LINK = 4096
-_ABOUT_OTHERS = (
+MAX_RATIO = 200  # extracted bytes for each byte of the archive
+_SMALL_BYTES = 1_000_000  # an archive that extracts to less is no bomb, whatever its ratio
+_MAX_LINK_BYTES = 4096
+# Headers whose content is read into memory.
+_EXTENDED_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
-_DAMAGE = (
+# What the libraries raise for damaged, encrypted (RuntimeError) and unsupported archives.
+_ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
     lzma.LZMAError,
+    struct.error,
     EOFError,
     OSError,
-    struct.error,
     ValueError,
+    RuntimeError,
     OverflowError,
 )
+_HINT = "extract it yourself and set data_ingestion.source_URL to the folder"
 
 
-@dataclass(frozen=True)
-class _Member:
-    """What zip and tar have in common.
+class _Member(NamedTuple):
+    """A member of a zip or tar archive.
 
     Attributes:
-        name: as the archive says it.
-        size: in bytes, as the archive says it.
-        kind: `file`, `folder`, `link`, `encrypted` or `special` (devices, pipes).
-        link: of a link, where it leads, from the archive's top.
-        open: gives the bytes of a file.
+        name: its path.
+        size: extracted bytes; the libraries never return more.
+        open: opens a regular file for reading; None for others.
+        link: target of a link, relative to the archive's top; empty for others.
     """
 
     name: str
     size: int
-    kind: str
+    open: Callable[[], IO[bytes] | None] | None = None
     link: str = ""
-    open: Callable[[], IO[bytes] | None] = lambda: None
 
 
-class _Budget:
-    """Count what is unpacked, and stop a bomb."""
-
-    def __init__(self, archive: Path, max_bytes: int) -> None:
-        packed = archive.stat().st_size
-        self._archive = archive
-        self._max_bytes = max_bytes
-        self._max_by_ratio = max(_HARMLESS, MAX_RATIO * packed)
-        self.spent = 0
-
-    def spend(self, count: int) -> None:
-        self.spent += count
-        self.check(self.spent)
-
-    def check(self, total: int) -> None:
-        if total > self._max_bytes:
-            raise SourceError(
-                f"{self._archive}: unpacks to more than {format_size(self._max_bytes)}; if you trust it, raise "
-                "data_ingestion.max_unpacked_bytes"
-            )
-        if total > self._max_by_ratio:
-            raise SourceError(
-                f"{self._archive}: unpacks to more than {MAX_RATIO} times its size, as no images do; if you trust it, "
-                "unpack it yourself and name the folder in data_ingestion.source_URL"
-            )
-
-
-class _Header(tarfile.TarInfo):
-    """Refuse headers that make tarfile loop for ever or read gigabytes into memory."""
+class _TarHeader(tarfile.TarInfo):
+    """Refuse sizes that make tarfile loop forever or read gigabytes into memory."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         header = super().frombuf(buf, encoding, errors)
-        about_others = header.type in _ABOUT_OTHERS
-        if header.size < 0 or (about_others and header.size > _HARMLESS):
-            raise tarfile.ReadError("a header with an impossible size")
+        if header.size < 0 or (header.type in _EXTENDED_HEADERS and header.size > _SMALL_BYTES):
+            raise tarfile.ReadError("a header has an invalid size")
         return header
 
 
-def archive_trouble(path: Path) -> str | None:
-    """Say why a file can't be an archive, judged by its content.
+def archive_error(path: Path) -> str | None:
+    """Check by its content whether a file can be an archive.
 
     Returns:
-        None for a zip or something that tarfile reads; else words to follow the file's name.
+        None for a zip or a file that tarfile reads; otherwise the reason, to follow its name.
     """
     if _is_tar(path) or zipfile.is_zipfile(path):
         return None
     with path.open("rb") as file:
-        head = file.read(1024)
-    if not head:
-        return "is empty"
-    if head.startswith(b"PK"):
-        return "is a zip that is damaged or cut short"
-    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<") and re.search(
-        rb"<(!doctype )?html", head, re.IGNORECASE
-    ):
+        head = file.read(1024).lower()
+    if b"<html" in head or b"<!doctype html" in head:
         return "is a web page, not an archive"
-    return "is not an archive (zip, tar, tar.gz, …)"
+    return "is not a complete archive (zip, tar, tar.gz, …)"
 
 
-def safe_path(name: str) -> PurePosixPath | None:
-    """Return a member's name as a relative path, or None where it would lead out of the folder.
+def extract_images(archive: Path, folder: Path, max_bytes: int) -> None:
+    """Extract the images of an archive; other files are skipped, but checked as well.
 
-    Both kinds of slashes separate; `..`, absolute paths and drive letters lead out.
-    """
-    text = name.replace("\\", "/")
-    parts = [part for part in text.split("/") if part not in ("", ".")]
-    if (
-        text.startswith("/")
-        or "\0" in text
-        or any(part == ".." or re.match("[A-Za-z]:", part) for part in parts)
-    ):
-        return None
-    return PurePosixPath(*parts)
-
-
-def unpack(archive: Path, folder: Path, max_bytes: int) -> None:
-    """Unpack the images of `archive` into `folder`; other files are passed over, but checked all the same.
-
-    No link is ever made: one that leads to an image in the archive becomes a copy of it.
+    Links are never created: a link to an image in the archive becomes a copy of it.
 
     Args:
-        archive: a file in which `archive_trouble` sees no trouble.
-        folder: made if need be.
-        max_bytes: refuse to unpack more; counted while unpacking, whatever the headers say.
+        archive: a file without an `archive_error`.
+        folder: created if necessary.
+        max_bytes: fail if all files together are larger.
 
     Raises:
-        SourceError: it is damaged, encrypted or a bomb, a member would land outside `folder`, or the disk is full.
+        SourceError: the archive is damaged, encrypted or a bomb, or a member is outside `folder`.
+        StorageError: the disk is full.
     """
     create_directories(folder)
-    budget = _Budget(archive, max_bytes)
-    links: list[tuple[PurePosixPath, PurePosixPath]] = []
-    with (
-        archive.open("rb") as packed,
-        progress(total=archive.stat().st_size, desc="unpack", unit="B", unit_scale=True) as bar,
-        _damage(archive),
-    ):
-        members = (
-            _tar_members
-            if _is_tar(archive)
-            else functools.partial(_zip_members, budget=budget, folder=folder)
-        )
-        for member in members(packed):
-            path = _checked(archive, member)
-            if member.kind == "link":
-                links.append((path, _checked(archive, member, member.link)))
-            elif member.kind == "file" and is_image(path):
-                _copy(member, folder / path, budget, lambda: bar.update(packed.tell() - bar.n))
-            else:
-                budget.spend(member.size)
-        bar.update(packed.seek(0, io.SEEK_END) - bar.n)
-        for path, original in links:
-            if is_image(path) and (folder / original).is_file():
-                _copy_link(folder / original, folder / path, budget)
-
-
-def _checked(archive: Path, member: _Member, leads_to: str | None = None) -> PurePosixPath:
-    """Return the member's path, or its link's, if nothing about it is to be feared."""
-    path = safe_path(member.name if leads_to is None else leads_to)
-    mend = "don't use this archive, or unpack it yourself and name the folder in data_ingestion.source_URL"
-    if path is None:
-        how = "would land" if leads_to is None else "is a link that leads"
-        raise SourceError(f"{archive}: member {member.name!r} {how} outside the folder; {mend}")
-    if member.kind == "special":
-        raise SourceError(f"{archive}: member {member.name!r} is a device or a pipe; {mend}")
-    if member.kind == "encrypted" and is_image(path):
-        raise SourceError(
-            f"{archive}: encrypted; unpack it yourself and name the folder in data_ingestion.source_URL, or pack it "
-            "without a password"
-        )
-    return path
-
-
-def _copy(member: _Member, target: Path, budget: _Budget, tick: Callable[[], object]) -> None:
-    source = member.open()
-    if source is None:
-        raise EOFError(f"{member.name!r} has no content")
-    with source:
-        with disk_errors(target.parent):
-            create_directories(target.parent)
-            file = target.open("wb", buffering=0)
-        with file:
-            while chunk := source.read(_CHUNK):
-                budget.spend(len(chunk))
-                write_all(file, chunk)
-                tick()
-
-
-def _copy_link(original: Path, target: Path, budget: _Budget) -> None:
-    budget.spend(original.stat().st_size)
-    with disk_errors(target.parent):
-        create_directories(target.parent)
-        shutil.copyfile(original, target)
-
-
-def _zip_members(packed: IO[bytes], budget: _Budget, folder: Path) -> Iterator[_Member]:
-    with zipfile.ZipFile(packed) as archive:
-        infos = archive.infolist()
-        budget.check(sum(info.file_size for info in infos))
-        check_free(
-            folder, sum(info.file_size for info in infos if is_image(PurePosixPath(info.filename)))
-        )
-        for info in infos:
-            mode = info.external_attr >> 16
-            kind, link = "file", ""
-            if info.is_dir() or stat.S_ISDIR(mode):
-                kind = "folder"
-            elif info.flag_bits & 1:
-                kind = "encrypted"
-            elif stat.S_ISLNK(mode):
-                kind, link = (
-                    "link",
-                    _from_top(info.filename, archive.open(info).read(_LONGEST_LINK).decode()),
-                )
-            elif stat.S_IFMT(mode) and not stat.S_ISREG(mode):
-                kind = "special"
-            yield _Member(
-                info.filename, info.file_size, kind, link, functools.partial(archive.open, info)
-            )
-
-
-def _tar_members(packed: IO[bytes]) -> Iterator[_Member]:
-    with tarfile.open(fileobj=packed, mode="r:*", tarinfo=_Header) as archive:
-        for info in archive:
-            kind, link = "special", ""
-            if info.size < 0:
-                raise tarfile.ReadError("a member of negative size")
-            if info.isreg():
-                kind = "file"
-            elif info.isdir():
-                kind = "folder"
-            elif info.islnk():
-                kind, link = "link", info.linkname
-            elif info.issym():
-                kind, link = "link", _from_top(info.name, info.linkname)
-            yield _Member(
-                info.name, info.size, kind, link, functools.partial(archive.extractfile, info)
-            )
-        # tarfile takes a damaged header for the end; the real end is two blocks of zeros, and it has read one
-        if archive.fileobj is None or archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(
-            tarfile.BLOCKSIZE
+    archive_bytes = archive.stat().st_size
+    limit = min(max_bytes, max(_SMALL_BYTES, MAX_RATIO * archive_bytes))
+    list_members = _tar_members if _is_tar(archive) else _zip_members
+    links: list[tuple[PurePosixPath, Path]] = []
+    total = 0
+    try:
+        with (
+            disk_errors(folder),
+            archive.open("rb") as file,
+            progress(total=archive_bytes, desc="extract", unit="B", unit_scale=True) as bar,
         ):
-            raise EOFError("its end is missing")
+            for member in list_members(file):
+                path = _safe_path(member.name, archive)
+                total += member.size
+                _check_total(total, limit, archive)
+                if is_image(path) and member.link:
+                    links.append((path, folder / _safe_path(member.link, archive)))
+                elif is_image(path) and member.open:
+                    _write(member.open(), folder / path)
+                bar.update(file.tell() - bar.n)
+            for path, target in links:
+                if target.is_file():
+                    total += target.stat().st_size
+                    _check_total(total, limit, archive)
+                    _write(target.open("rb"), folder / path)
+    except _ARCHIVE_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SourceError(
+            f"{archive}: damaged, truncated, encrypted or of an unknown compression ({reason}); "
+            "get it again, or create it as a plain zip or tar.gz"
+        ) from error
 
 
-def _from_top(name: str, link: str) -> str:
-    """Return where a symbolic link leads, from the archive's top rather than from the link's folder."""
-    link = link.replace("\\", "/")
-    return posixpath.normpath(posixpath.join(posixpath.dirname(name.replace("\\", "/")), link))
+def _safe_path(name: str, archive: Path) -> PurePosixPath:
+    """Return the name of a member, or the target of a link, as a path below the folder.
+
+    Slashes and backslashes separate; `..`, absolute paths and drive letters are refused.
+    """
+    path = PureWindowsPath(name)
+    if path.anchor or ".." in path.parts or "\0" in name:
+        raise SourceError(f"{archive}: {name!r} is a path outside of the folder; {_HINT}")
+    return PurePosixPath(*path.parts)
+
+
+def _check_total(total: int, limit: int, archive: Path) -> None:
+    if total > limit:
+        raise SourceError(
+            f"{archive}: extracts to more than {format_size(limit)}, which is "
+            f"data_ingestion.max_unpacked_bytes or {MAX_RATIO} times its size; "
+            f"if you trust it, raise that limit or {_HINT}"
+        )
+
+
+def _write(source: IO[bytes] | None, target: Path) -> None:
+    if source is None:
+        raise EOFError("a file without content")
+    create_directories(target.parent)
+    with source, target.open("wb") as file:
+        shutil.copyfileobj(source, file)
+
+
+def _zip_members(file: IO[bytes]) -> Iterator[_Member]:
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            file_type = stat.S_IFMT(info.external_attr >> 16)
+            if file_type == stat.S_IFLNK:
+                target = archive.open(info).read(_MAX_LINK_BYTES).decode()
+                link = _resolve_link(info.filename, target)
+                yield _Member(info.filename, info.file_size, link=link)
+            elif not info.is_dir() and file_type in (0, stat.S_IFREG):
+                yield _Member(info.filename, info.file_size, partial(archive.open, info))
+
+
+def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
+    with tarfile.open(fileobj=file, mode="r:*", tarinfo=_TarHeader) as archive:
+        for info in archive:
+            if info.size < 0:  # from an extended header
+                raise tarfile.ReadError("a header has an invalid size")
+            if info.islnk():
+                yield _Member(info.name, info.size, link=info.linkname)
+            elif info.issym():
+                yield _Member(info.name, info.size, link=_resolve_link(info.name, info.linkname))
+            elif info.isreg():
+                yield _Member(info.name, info.size, partial(archive.extractfile, info))
+            else:
+                yield _Member(info.name, info.size)
+        # tarfile takes a damaged header for the end. The real end is two blocks of zeros, of which
+        # it has read one.
+        end = archive.fileobj.read(tarfile.BLOCKSIZE) if archive.fileobj else b""
+        if end != bytes(tarfile.BLOCKSIZE):
+            raise EOFError("the end is missing")
+
+
+def _resolve_link(name: str, target: str) -> str:
+    """Return the target of a symbolic link relative to the archive's top."""
+    folder = posixpath.dirname(name.replace("\\", "/"))
+    return posixpath.normpath(posixpath.join(folder, target.replace("\\", "/")))
 
 
 def _is_tar(path: Path) -> bool:
@@ -283,18 +207,3 @@ def _is_tar(path: Path) -> bool:
         return tarfile.is_tarfile(path)
     except (EOFError, zlib.error, lzma.LZMAError, ValueError):
         return False
-
-
-@contextmanager
-def _damage(archive: Path) -> Iterator[None]:
-    try:
-        yield
-    except (NotImplementedError, tarfile.CompressionError) as error:
-        raise SourceError(
-            f"{archive}: can't be read ({error}); pack it again as a plain zip or tar.gz"
-        ) from error
-    except _DAMAGE as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise SourceError(
-            f"{archive}: damaged or cut short ({detail}); delete it and fetch it again"
-        ) from error

@@ -1,21 +1,22 @@
-"""Find the class folders, wherever they stand, and say where each image goes."""
+"""Find the class folders of a data set, and arrange the images as `<class>/<file>`."""
 
+import glob
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
+from textwrap import shorten
 
-from cnnClassifier.dataset.storage import check_free
 from cnnClassifier.imaging.decode import SUFFIXES
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 
-# Names of folders that hold a split of the data, in lower case, and which split they mean.
+# Folder names, in lower case, that mean a split of the data.
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -25,275 +26,242 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+_MAX_NAMES_LENGTH = 200  # of a list of folders in a message
 
 
 @dataclass(frozen=True)
-class Placed:
-    """An image and its place in the data folder.
+class SourceImage:
+    """An image of the source, and its class.
 
     Attributes:
-        source: where it was received, relative to the received folder.
-        split: the split's folder as received, such as `Train`; None where the data isn't split.
-        label: the class.
-        name: the path below the class folder.
+        source: path relative to the source folder.
+        split: folder of the split in the source, such as `Train`; empty if there are no splits.
+        label: class, at first the class folder.
+        name: path below the class folder.
     """
 
     source: PurePosixPath
-    split: str | None
+    split: str
     label: str
     name: PurePosixPath
 
     @property
     def target(self) -> PurePosixPath:
         """The path in the data folder: `<class>/<name>` or `<split>/<class>/<name>`."""
-        return PurePosixPath(self.split or "", self.label, self.name)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """An image in a class folder, before classes are merged or renamed."""
-
-    source: PurePosixPath
-    split: str | None
-    folder: str
-    name: PurePosixPath
+        return PurePosixPath(self.split, self.label, self.name)
 
 
 def is_image(path: PurePath) -> bool:
-    """Tell by suffix whether a path is an image's and neither hidden nor macOS's litter."""
-    return path.suffix.lower() in SUFFIXES and not any(_is_litter(part) for part in path.parts)
+    """Tell by its name whether a file is an image, and not hidden or metadata of macOS."""
+    return path.suffix.lower() in SUFFIXES and not any(map(_is_hidden, path.parts))
 
 
 def list_images(folder: Path) -> list[PurePosixPath]:
-    """Return all images below `folder`, relative to it, sorted; links to folders are followed once.
+    """Return the relative paths of all images below a folder, sorted; each folder is read once.
 
     Raises:
         OSError: a folder can't be read.
     """
-    found: list[PurePosixPath] = []
-    seen: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
-        real = os.path.realpath(here)
-        folders[:] = (
-            sorted(name for name in folders if not _is_litter(name)) if real not in seen else []
-        )
-        if real not in seen:
-            below = PurePosixPath(*Path(here).relative_to(folder).parts)
-            found += [below / name for name in files if is_image(PurePosixPath(name))]
-        seen.add(real)
-    return sorted(found)
+    images = []
+    visited = set()
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        real_path = os.path.realpath(root)
+        if real_path in visited:  # a link to a folder above
+            folders.clear()
+            continue
+        visited.add(real_path)
+        folders.sort()
+        for name in files:
+            path = PurePosixPath(Path(root, name).relative_to(folder).as_posix())
+            if is_image(path):
+                images.append(path)
+    return sorted(images)
 
 
 def image_files(data_dir: Path) -> list[tuple[str, str]]:
-    """Return (path, class) of every image in a data folder as `place` left it, sorted by path.
+    """Return (path, class) of every image in the data folder, sorted by path.
 
     Raises:
-        SourceError: the folder is missing or holds no image.
+        SourceError: the folder is missing or contains no image.
     """
     images = list_images(data_dir) if data_dir.is_dir() else []
     if not images:
-        raise SourceError(f"{data_dir}: no image inside; run data_ingestion first")
-    depth = (
-        1
-        if all(image.parts[0].lower() in SPLITS and len(image.parts) > 2 for image in images)
-        else 0
-    )
-    return [(image.as_posix(), image.parts[depth]) for image in images]
+        raise SourceError(f"{data_dir}: contains no image; run data_ingestion first")
+    has_splits = all(len(path.parts) > 2 and path.parts[0].lower() in SPLITS for path in images)
+    label_index = 1 if has_splits else 0
+    return [(str(path), path.parts[label_index]) for path in images]
 
 
-def arrange(
-    images: Iterable[PurePosixPath],
-    patterns: Mapping[str, str] | None,
+def arrange_images(
+    paths: list[PurePosixPath],
+    class_patterns: Mapping[str, str] | None,
     class_count: int,
-    origin: str,
-) -> list[Placed]:
-    """Find the class folders and place each image.
+    source: str,
+) -> list[SourceImage]:
+    """Find the class folders, and the class and the target of each image.
 
-    Folders that merely wrap others are passed over; folders named like splits are kept as such. Class folders that
-    differ only by case are one class. Where two folders merge and file names clash, the later one gets its folder's
-    name in front.
+    Folders that only wrap others are skipped; folders named like splits are kept. Class folders
+    that differ only by case are merged. If file names clash in a merged class, the later one is
+    prefixed with its folder.
 
     Args:
-        images: paths relative to the received folder.
-        patterns: class name -> shell pattern of the folders that belong to it, case ignored; None: each folder is one.
-        class_count: how many classes there must be.
-        origin: the source as the messages name it.
-
-    Returns:
-        One item for each image that lies in a class folder, in the order of `images`.
+        paths: of the images, relative to the source folder.
+        class_patterns: class → shell pattern of its folders, ignoring case; None: each folder is a
+            class.
+        class_count: expected number of classes.
+        source: name of the source in messages.
 
     Raises:
-        SourceError: no image, no class folder, one class only, not `class_count` classes, or the patterns don't fit.
+        SourceError: no image, no class folder, another number of classes, or the patterns don't
+            match the folders.
     """
-    images = list(images)
+    images = _find_class_folders(paths)
     if not images:
         raise SourceError(
-            f"{origin}: no image inside; expected folders, one for each class, of {_suffixes()} files"
+            f"{source}: no image in a class folder; expected a folder for each class with files "
+            f"of type {', '.join(sorted(SUFFIXES))}"
         )
-    found = _find(images)
-    if not found:
-        raise SourceError(
-            f"{origin}: the images lie in no class folder; put those of each class in a folder of its own"
-        )
-    if len(found) < len(images):
+    if len(images) < len(paths):
         logger.warning(
-            "%s: %d images lie in no class folder and are left out",
-            origin,
-            len(images) - len(found),
+            "%s: skipped %d images outside of the class folders", source, len(paths) - len(images)
         )
-    folders = Counter(image.folder for image in found)
-    labels = _match(folders, patterns, origin) if patterns else _merge_case(folders)
-    _check_count(set(labels.values()), folders, class_count, origin)
-    return _place([image for image in found if image.folder in labels], labels)
+    counts = Counter(image.label for image in images)
+    # Without patterns each folder is a class; the first spelling names it.
+    spellings = {folder.casefold(): folder for folder in sorted(counts, reverse=True)}
+    own_patterns = {folder: glob.escape(folder) for folder in spellings.values()}
+    labels = _match_patterns(counts, class_patterns or own_patterns, source)
+    classes = set(labels.values())
+    if len(classes) != class_count:
+        raise SourceError(
+            f"{source}: found {_join(classes)}, {len(classes)} instead of {class_count} classes "
+            "(CLASSES in params.yaml); correct that, or select and merge the folders with "
+            f"data_ingestion.classes; folders: {_join(counts)}"
+        )
+    return _assign_labels(images, labels)
 
 
-def place(placed: Iterable[Placed], received: Path, target: Path, *, move: bool) -> None:
-    """Bring the images from the folder `received` to their places in `target`: moved, or copied.
+def write_images(images: list[SourceImage], source: Path, target: Path, *, move: bool) -> None:
+    """Move or copy the images from the source folder to the data folder.
 
     Raises:
-        SourceError: there is no room for the copies.
         OSError: a file can't be read or written.
     """
-    placed = list(placed)
-    if not move:
-        create_directories(target)
-        check_free(target, sum((received / item.source).stat().st_size for item in placed))
-    for item in progress(placed, desc="move" if move else "copy", unit="file"):
-        create_directories((target / item.target).parent)
-        if move:
-            os.replace(received / item.source, target / item.target)
-        else:
-            shutil.copyfile(received / item.source, target / item.target)
+    transfer = os.replace if move else shutil.copyfile
+    for image in progress(images, desc="write", unit="file"):
+        create_directories((target / image.target).parent)
+        transfer(source / image.source, target / image.target)
 
 
-def summary(placed: Iterable[Placed]) -> str:
-    """Return how many images there are in which classes and splits, for the log."""
-    placed = list(placed)
-    classes = Counter(image.label for image in placed)
-    splits = Counter(image.split for image in placed if image.split)
-    text = f"{len(placed)} images in {len(classes)} classes ({_counts(classes)})"
-    return f"{text}, split as received ({_counts(splits)})" if splits else text
+def summarize(images: list[SourceImage]) -> str:
+    """Return the number of images by class and by split, for the log."""
+    classes = Counter(image.label for image in images)
+    splits = Counter(image.split for image in images if image.split)
+    text = f"{len(images)} images in {len(classes)} classes ({_format_counts(classes)})"
+    return f"{text}, split as in the source ({_format_counts(splits)})" if splits else text
 
 
-def _find(images: list[PurePosixPath]) -> list[_Found]:
-    depth = _skip_wrappers(images, 0)
-    names = _folders_at(images, depth)
-    if not names or not all(name.casefold() in SPLITS for name in names):
-        return _in_folders(images, depth, None)
-    by_split = {
-        name: [image for image in images if _below(image, depth, name)] for name in sorted(names)
-    }
-    depths = {name: _skip_wrappers(members, depth + 1) for name, members in by_split.items()}
-    several = [_folders_at(members, depths[name]) for name, members in by_split.items()]
-    known = {folder.casefold() for folders in several if len(folders) > 1 for folder in folders}
-    return [
-        image
-        for name, members in by_split.items()
-        for image in _in_folders(members, _skip_wrappers(members, depth + 1, known), name)
-    ]
+def _find_class_folders(paths: list[PurePosixPath]) -> list[SourceImage]:
+    """Return the images in class folders; the label of each is its folder."""
+    depth = _class_depth(paths, 0)
+    folders = _folders_at(paths, depth)
+    if not folders or not all(folder.casefold() in SPLITS for folder in folders):
+        return _images_below(paths, depth, "")
+    by_split: dict[str, list[PurePosixPath]] = {folder: [] for folder in sorted(folders)}
+    for path in paths:
+        if len(path.parts) > depth + 1:
+            by_split[path.parts[depth]].append(path)
+    # A split with several folders shows which folders are classes. In a split with one class, that
+    # folder must not be taken for a wrapper of its patients' folders.
+    class_folders: set[str] = set()
+    for members in by_split.values():
+        folders = _folders_at(members, _class_depth(members, depth + 1))
+        if len(folders) > 1:
+            class_folders.update(map(str.casefold, folders))
+    images = []
+    for split, members in by_split.items():
+        images += _images_below(members, _class_depth(members, depth + 1, class_folders), split)
+    return images
 
 
-def _skip_wrappers(images: list[PurePosixPath], depth: int, known: Iterable[str] = ()) -> int:
-    """Return the depth at which class or split folders stand; a folder named like a `known` class is no wrapper."""
+def _class_depth(paths: list[PurePosixPath], depth: int, class_folders: Iterable[str] = ()) -> int:
+    """Return the depth of the first folders that don't merely wrap one other folder."""
     while True:
-        names = _folders_at(images, depth)
-        if (
-            len(names) != 1
-            or min(names).casefold() in known
-            or any(len(image.parts) == depth + 2 for image in images)
-        ):
+        folders = _folders_at(paths, depth)
+        has_files = any(len(path.parts) == depth + 2 for path in paths)
+        if len(folders) != 1 or has_files or folders.copy().pop().casefold() in class_folders:
             return depth
         depth += 1
 
 
-def _folders_at(images: Iterable[PurePosixPath], depth: int) -> set[str]:
-    return {image.parts[depth] for image in images if len(image.parts) > depth + 1}
+def _folders_at(paths: list[PurePosixPath], depth: int) -> set[str]:
+    return {path.parts[depth] for path in paths if len(path.parts) > depth + 1}
 
 
-def _below(image: PurePosixPath, depth: int, name: str) -> bool:
-    return len(image.parts) > depth + 1 and image.parts[depth] == name
+def _images_below(paths: list[PurePosixPath], depth: int, split: str) -> list[SourceImage]:
+    images = []
+    for path in paths:
+        if len(path.parts) > depth + 1:
+            name = PurePosixPath(*path.parts[depth + 1 :])
+            images.append(SourceImage(path, split, path.parts[depth], name))
+    return images
 
 
-def _in_folders(images: Iterable[PurePosixPath], depth: int, split: str | None) -> list[_Found]:
-    return [
-        _Found(image, split, image.parts[depth], PurePosixPath(*image.parts[depth + 1 :]))
-        for image in images
-        if len(image.parts) > depth + 1
-    ]
-
-
-def _merge_case(folders: Iterable[str]) -> dict[str, str]:
-    spelling: dict[str, str] = {}
-    return {folder: spelling.setdefault(folder.casefold(), folder) for folder in sorted(folders)}
-
-
-def _match(folders: Counter[str], patterns: Mapping[str, str], origin: str) -> dict[str, str]:
+def _match_patterns(
+    counts: Counter[str], class_patterns: Mapping[str, str], source: str
+) -> dict[str, str]:
     """Return the class of each folder that matches a pattern."""
     labels: dict[str, str] = {}
-    for label, pattern in patterns.items():
-        if not label or PurePath(label).name != label or _is_litter(label):
+    for label, pattern in class_patterns.items():
+        if not label or PurePath(label).name != label or _is_hidden(label):
             raise SourceError(
-                f"data_ingestion.classes: {label!r} can't name a folder; choose a plain word"
+                f"data_ingestion.classes: {label!r} is no folder name; choose a plain word"
             )
-        matched = [folder for folder in folders if fnmatchcase(folder.lower(), pattern.lower())]
-        if not matched:
+        matches = [
+            folder for folder in counts if fnmatchcase(folder.casefold(), pattern.casefold())
+        ]
+        if not matches:
             raise SourceError(
-                f"{origin}: no folder matches {pattern!r} of class {label}; found {_names(folders)}; "
+                f"{source}: no folder matches {pattern!r} of class {label}; found {_join(counts)}; "
                 "correct data_ingestion.classes"
             )
-        for folder in matched:
+        for folder in matches:
             if folder in labels:
                 raise SourceError(
-                    f"{origin}: folder {folder} matches the patterns of both {labels[folder]} and {label}; "
-                    "make the patterns in data_ingestion.classes narrower"
+                    f"{source}: folder {folder} matches the patterns of both {labels[folder]} and "
+                    f"{label}; make the patterns in data_ingestion.classes narrower"
                 )
             labels[folder] = label
-    left_out = {folder: count for folder, count in folders.items() if folder not in labels}
-    if left_out:
-        logger.info("%s: left out, as no pattern matches: %s", origin, _counts(left_out))
+    skipped = {folder: counts[folder] for folder in counts if folder not in labels}
+    if skipped:
+        logger.info("%s: skipped folders without a pattern: %s", source, _format_counts(skipped))
     return labels
 
 
-def _check_count(classes: set[str], folders: Iterable[str], class_count: int, origin: str) -> None:
-    if len(classes) == 1:
-        raise SourceError(
-            f"{origin}: one class only, {min(classes)}; CLASSES in params.yaml says {class_count}; "
-            "give a folder for each class"
-        )
-    if len(classes) != class_count:
-        raise SourceError(
-            f"{origin}: {len(classes)} classes found, CLASSES in params.yaml says {class_count}; correct that, or "
-            f"choose and merge folders with data_ingestion.classes; folders found: {_names(folders)}"
-        )
+def _assign_labels(images: list[SourceImage], labels: Mapping[str, str]) -> list[SourceImage]:
+    """Replace folders by classes; make targets unique, also on disks that ignore case."""
+    labeled = []
+    targets = set()
+    for image in images:
+        if image.label not in labels:
+            continue
+        folder = image.label
+        image = replace(image, label=labels[folder])
+        while str(image.target).casefold() in targets:
+            image = replace(image, name=image.name.with_name(f"{folder}_{image.name.name}"))
+        targets.add(str(image.target).casefold())
+        labeled.append(image)
+    return labeled
 
 
-def _place(found: Iterable[_Found], labels: Mapping[str, str]) -> list[Placed]:
-    placed: list[Placed] = []
-    taken: set[str] = set()
-    for image in found:
-        item = Placed(image.source, image.split, labels[image.folder], image.name)
-        while str(item.target).casefold() in taken:
-            longer = item.name.with_name(f"{image.folder}_{item.name.name}")
-            item = Placed(item.source, item.split, item.label, longer)
-        taken.add(str(item.target).casefold())
-        placed.append(item)
-    return placed
+def _join(names: Iterable[str]) -> str:
+    return shorten(", ".join(sorted(names)), _MAX_NAMES_LENGTH, placeholder=" …")
 
 
-def _names(folders: Iterable[str], most: int = 12) -> str:
-    names = sorted(folders)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _counts(counts: Mapping[str, int]) -> str:
+def _format_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
 
 
-def _suffixes() -> str:
-    return ", ".join(sorted(SUFFIXES))
-
-
-def _is_litter(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 

@@ -1,384 +1,416 @@
-"""What the audit found, in figures and in sentences."""
+"""Summarize the table of files: numbers, findings with advice, and a self-contained page."""
 
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from PIL import Image
 
-from cnnClassifier.dataset.audit import HANDLING, FileFacts
-from cnnClassifier.dataset.shortcuts import MOST_IMAGES, SHORTCUTS, Reach
+from cnnClassifier.dataset.file_table import UNUSUAL_PROPERTIES
+from cnnClassifier.dataset.groups import CONFLICT, EXACT_DUPLICATE
+from cnnClassifier.dataset.shortcuts import MAX_IMAGES, SHORTCUTS
+from cnnClassifier.dataset.split import LEAKAGE
 from cnnClassifier.entity.config_entity import DataValidationConfig
-from cnnClassifier.entity.disclaimers import is_synthetic
-from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
+from cnnClassifier.entity.dicom_options import DicomOptions
+from cnnClassifier.entity.disclaimers import DISCLAIMER, is_synthetic
+from cnnClassifier.entity.manifest import SPLITS
+from cnnClassifier.imaging.decode import decode
+from cnnClassifier.utils.images import image_data_uri
+from cnnClassifier.utils.page import render_template_file
 
-COPY, CONFLICT, GIVEN = (
-    "copy of",
-    "conflict:",
-    "given split:",
-)  # how reasons to leave out usable files begin
-_FAR_SHARE = 0.05  # a split that misses its share by more is warned of
-_FEW_GROUPS = 5
-_REMEDIES = {
-    "file_facts": "Export all classes with the same program and settings; check whether they come from one source.",
-    "size": "Crop or pad all classes to one geometry at the source: resizing hides the size, not the distortion.",
-    "grey": "Export all classes with one window (the same Hounsfield range), and check whether they come from one "
-    "source; don't trust scores on this data alone.",
-    "border": "Crop frames, captions and table edges from all classes alike, or mask what lies outside the body.",
-    "thumbnail": "So much takes no detail: compare the model's AUC with it, and test on data from another source.",
+_MAX_FRACTION_GAP = 0.05  # a class fraction further from its target is a warning
+_MIN_GROUPS = 5  # in validation and test; fewer are a warning
+_MAX_GROUP_FRACTION = 0.2  # of all images in one group; more is a warning
+_SHORTCUT_ADVICE = {
+    "file_properties": "Export all classes with the same program and settings; check whether they "
+    "come from one source.",
+    "size": "Crop or pad all classes to one geometry at the source: resizing hides the size, not "
+    "the distortion.",
+    "gray": "Export all classes with one window (the same Hounsfield range), and check whether "
+    "they come from one source; don't trust scores on this data alone.",
+    "border": "Crop frames, captions and table edges from all classes alike, or mask what lies "
+    "outside the body.",
+    "thumbnail": "No detail is needed for this AUC: compare the model's AUC with it, and test on "
+    "data from another source.",
 }
-
-
-@dataclass(frozen=True)
-class Audited:
-    """All that the report tells of.
-
-    Attributes:
-        facts: one for each file.
-        manifest: one entry for each file, in the same order.
-        copies: place of each byte copy -> place of the file that is kept.
-        pictures: for each file the picture that it shows: equal for byte copies and for what near-copies connect.
-        given: the split of each file as its folder says, or None.
-        reached: what each shortcut reaches.
-    """
-
-    facts: Sequence[FileFacts]
-    manifest: Manifest
-    copies: dict[int, int]
-    pictures: Sequence[str]
-    given: Sequence[str] | None
-    reached: dict[str, Reach]
+# Limits that keep the page small.
+_PAGE_SETS, _PAGE_IMAGES, _PAGE_ERRORS, _PAGE_POINTS = 12, 8, 50, 1500
+_IMAGE_SIZE = 200  # pixels of an image's longer side on the page
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know.
+    """One result of the validation.
 
     Attributes:
         level: `good`, `note` or `warning`.
-        text: what is so, a sentence.
+        text: the result, in sentences.
         advice: what to do about it; may be empty.
     """
 
     level: str
     text: str
-    advice: str
+    advice: str = ""
 
 
-def build_report(audited: Audited, config: DataValidationConfig) -> dict[str, Any]:
-    """Return the content of `data_report.json`."""
-    entries = audited.manifest.entries
-    used = [entry for entry in entries if entry.split]
-    kinds = Counter(_kind(entry) for entry in entries if entry.reason)
+def build_report(
+    table: pd.DataFrame, shortcuts: dict[str, dict[str, float]], config: DataValidationConfig
+) -> dict[str, Any]:
+    """Return the content of `data_report.json`.
+
+    Args:
+        table: one row per file, with the columns of all steps of the validation.
+        shortcuts: result of `measure_shortcuts`.
+        config: limits and settings that the findings name.
+    """
+    used = table[table["split"] != ""]
+    by_class = used.groupby("label")
+    codes = table["reason"].str.split(":").str[0]
+    errors = table[table["error"] != ""]
+    left_out = {code: int((codes == code).sum()) for code in (EXACT_DUPLICATE, CONFLICT, LEAKAGE)}
+    properties = table["properties"].str.get_dummies(" ").sum()
     report: dict[str, Any] = {
         "synthetic": is_synthetic(config.source_URL),
-        "files": len(entries),
+        "files": len(table),
         "used": len(used),
-        "left_out": {kind: kinds[kind] for kind in ("copies", "conflicts", "given_split", "other")},
-        "faults": {entry.path: entry.reason for entry in entries if _kind(entry) == "other"},
-        "unusual": _unusual(audited.facts),
-        "near_copies": _counted(near_sets(audited)),
-        "conflicts": _counted(conflict_sets(audited)),
-        "images": dict(sorted(Counter(entry.label for entry in used).items())),
-        "groups": {
-            label: len({e.group for e in used if e.label == label})
-            for label in audited.manifest.classes
+        "left_out": left_out | {"error": len(errors)},
+        "errors": dict(zip(errors["path"], errors["reason"], strict=True)),
+        "unusual": {
+            name: {"files": int(properties[name]), "handling": text}
+            for name, text in UNUSUAL_PROPERTIES.items()
+            if name in properties
         },
-        "largest_group": max(Counter(entry.group for entry in used).values()),
-        "sizes": _sizes(used),
-        "splits": _splits(audited.manifest, config.shares if audited.given is None else None),
-        "given_split": _given(audited),
-        "shortcuts": {name: asdict(reach) for name, reach in audited.reached.items()},
+        "near_duplicates": _count_sets(near_duplicate_sets(table)),
+        "conflicts": _count_sets(conflict_sets(table)),
+        "images": by_class.size().to_dict(),
+        "groups": by_class["group"].nunique().to_dict(),
+        "largest_group": int(used["group"].value_counts().max()),
+        "sizes": _describe_sizes(used),
+        "splits": _describe_splits(used, config),
+        "given_split": _describe_given_split(table) if config.split == "as_given" else None,
+        "shortcuts": shortcuts,
         "shortcut_warning_auc": config.shortcut_warning_auc,
     }
-    findings = list(_findings(audited, config, report))
+    findings = [
+        *_content_findings(report),
+        *_group_findings(table, report, config),
+        *_split_findings(report),
+        *_shortcut_findings(report),
+    ]
     report["warnings"] = [finding.text for finding in findings if finding.level == "warning"]
     report["findings"] = [asdict(finding) for finding in findings]
     return report
 
 
-def near_sets(audited: Audited) -> list[list[int]]:
-    """Return the sets of near-copies, byte copies and conflicts aside, as places in `facts`; the largest first."""
-    entries = audited.manifest.entries
-    return _sets(
-        audited, [place for place, e in enumerate(entries) if _kind(e) in ("", "given_split")]
-    )
+def near_duplicate_sets(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the near-duplicates, without exact duplicates and conflicts, sorted into sets."""
+    is_other = table["error"].ne("") | table["duplicate_of"].ne("") | table["conflict_with"].ne("")
+    return _sort_into_sets(table[~is_other].assign(order=0), "duplicate_set")
 
 
-def copy_sets(audited: Audited) -> list[list[int]]:
-    """Return the sets of byte copies as places in `facts`, the kept one first; the largest set first."""
-    found: dict[int, list[int]] = defaultdict(list)
-    for copy, kept in audited.copies.items():
-        if not audited.facts[copy].fault:
-            found[kept].append(copy)
-    sets = [[kept, *sorted(copies)] for kept, copies in found.items()]
-    return sorted(sets, key=lambda places: (-len(places), places))
+def conflict_sets(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the files whose image is in several classes, sorted into sets.
 
-
-def conflict_sets(audited: Audited) -> list[list[int]]:
-    """Return the sets of files left out because their picture stands under more than one class, as places in `facts`.
-
-    One file of each class comes first, so that they stand side by side however large the set is.
+    One file of each class comes first, so that they are side by side however large the set is.
     """
-    found = []
-    for places in _sets(
-        audited, [p for p, e in enumerate(audited.manifest.entries) if _kind(e) == "conflicts"]
-    ):
-        heads = {audited.facts[place].label: place for place in reversed(places)}.values()
-        found.append([*sorted(heads), *(place for place in places if place not in heads)])
-    return found
+    conflicts = table[table["conflict_with"] != ""]
+    rank_in_class = conflicts.groupby(["duplicate_set", "label"]).cumcount()
+    return _sort_into_sets(conflicts.assign(order=rank_in_class > 0), "duplicate_set")
 
 
-def _sets(audited: Audited, places: Sequence[int]) -> list[list[int]]:
-    found: dict[str, list[int]] = defaultdict(list)
-    for place in places:
-        found[audited.pictures[place]].append(place)
-    return sorted(
-        (same for same in found.values() if len(same) > 1), key=lambda same: (-len(same), same)
-    )
+def exact_duplicate_sets(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the files that have equal bytes, sorted into sets, the kept file of each set first."""
+    valid = table[table["error"] == ""]
+    return _sort_into_sets(valid.assign(order=valid["duplicate_of"] != ""), "sha256")
 
 
-def _counted(sets: Sequence[Sequence[int]]) -> dict[str, int]:
-    return {"sets": len(sets), "files": sum(len(places) for places in sets)}
+def _sort_into_sets(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Keep rows that share their value of a column with others, the largest sets first.
+
+    Args:
+        rows: with the column `order`, which sorts the rows of a set; then they are sorted by path.
+        column: equal values make a set.
+
+    Returns:
+        The rows with the column `set_name`, the first path in the set.
+    """
+    by_set = rows.groupby(column)["path"]
+    size = by_set.transform("size")
+    rows = rows.assign(set_name=by_set.transform("min"), rank=-size)[size > 1]
+    return rows.sort_values(["rank", "set_name", "order", "path"])
 
 
-def _kind(entry: Entry) -> str:
-    if not entry.reason:
-        return ""
-    for kind, start in (("copies", COPY), ("conflicts", CONFLICT), ("given_split", GIVEN)):
-        if entry.reason.startswith(start):
-            return kind
-    return "other"
+def _count_sets(rows: pd.DataFrame) -> dict[str, int]:
+    return {"sets": rows["set_name"].nunique(), "files": len(rows)}
 
 
-def _unusual(facts: Sequence[FileFacts]) -> dict[str, dict[str, Any]]:
-    found = Counter(name for fact in facts for name in fact.unusual)
+def _describe_sizes(used: pd.DataFrame) -> dict[str, Any]:
+    """Count sizes, and find outliers of width, height or aspect ratio (Tukey's "far out")."""
+    aspect_ratio = used["width"] / used["height"]
+    features = np.log(np.column_stack([used["width"], used["height"], aspect_ratio]))
+    low, high = np.percentile(features, (25, 75), axis=0)
+    margin = 3 * np.maximum(high - low, np.log(1.1))
+    is_outlier = ((features < low - margin) | (features > high + margin)).any(1)
+    names = used["width"].astype(str) + "×" + used["height"].astype(str)
+    counts = names.value_counts().rename_axis("size").reset_index()
+    most_common = counts.sort_values(["count", "size"], ascending=[False, True]).head()
     return {
-        name: {"files": found[name], "handled": text}
-        for name, text in HANDLING.items()
-        if found[name]
+        "distinct": len(counts),
+        "most_common": dict(zip(most_common["size"], most_common["count"].tolist(), strict=True)),
+        "width": [int(used["width"].min()), int(used["width"].max())],
+        "height": [int(used["height"].min()), int(used["height"].max())],
+        "outliers": dict(zip(used["path"][is_outlier], names[is_outlier], strict=True)),
     }
 
 
-def _sizes(used: Sequence[Entry]) -> dict[str, Any]:
-    """Describe sizes; unfamiliar is what lies far outside the usual widths, heights or aspects (Tukey's far out)."""
-    sides = np.array([entry.size.split("x") for entry in used], float)
-    figures = np.log(np.column_stack([sides, sides[:, 0] / sides[:, 1]]))
-    low, high = np.percentile(figures, (25, 75), axis=0)
-    reach = 3 * np.maximum(high - low, np.log(1.1))
-    far = ((figures < low - reach) | (figures > high + reach)).any(1)
-    sizes = Counter(entry.size for entry in used)
-    return {
-        "distinct": len(sizes),
-        "most_common": dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:5]),
-        "width": [int(sides[:, 0].min()), int(sides[:, 0].max())],
-        "height": [int(sides[:, 1].min()), int(sides[:, 1].max())],
-        "unfamiliar": {
-            entry.path: entry.size for entry, is_far in zip(used, far, strict=True) if is_far
-        },
-    }
-
-
-def _splits(manifest: Manifest, shares: Sequence[float] | None) -> dict[str, dict[str, Any]]:
-    classes = manifest.classes
-    totals = Counter(entry.label for entry in manifest.entries if entry.split)
-    found = {}
-    for number, split in enumerate(SPLITS):
-        entries = manifest.of(split)
-        images = Counter(entry.label for entry in entries)
-        groups = {label: len({e.group for e in entries if e.label == label}) for label in classes}
-        found[split] = {
-            "wished_share": shares[number] if shares else None,
-            "share": round(len(entries) / totals.total(), 4),
-            "images": {label: images[label] for label in classes},
-            "groups": groups,
-            "class_shares": {label: round(images[label] / totals[label], 4) for label in classes},
+def _describe_splits(used: pd.DataFrame, config: DataValidationConfig) -> dict[str, dict[str, Any]]:
+    images = pd.crosstab(used["label"], used["split"])
+    groups = used.groupby(["label", "split"])["group"].nunique().unstack()
+    fractions = images.div(images.sum(axis=1), axis=0).round(4)
+    result = {}
+    for split, target in zip(SPLITS, config.shares, strict=True):
+        result[split] = {
+            "target": target if config.split == "grouped" else None,
+            "fraction": round(float(images[split].sum()) / len(used), 4),
+            "images": images[split].to_dict(),
+            "groups": groups[split].astype(int).to_dict(),
+            "class_fractions": fractions[split].to_dict(),
         }
-    return found
+    return result
 
 
-def _given(audited: Audited) -> dict[str, Any] | None:
-    if audited.given is None:
-        return None
-    readable = [place for place, fact in enumerate(audited.facts) if not fact.fault]
-    learnt = {audited.pictures[place] for place in readable if audited.given[place] == "train"}
-    test = [place for place in readable if audited.given[place] == "test"]
+def _describe_given_split(table: pd.DataFrame) -> dict[str, Any]:
+    valid = table[table["error"] == ""]
+    images = valid["given_split"].value_counts().reindex(SPLITS, fill_value=0)
+    set_in_split = valid.set_index("given_split")["duplicate_set"]
+    leaked = set_in_split.loc[["test"]].isin(set_in_split.loc[["train"]])
     return {
-        "images": {
-            split: sum(audited.given[place] == split for place in readable) for split in SPLITS
-        },
-        "test_images_with_copy_in_train": sum(audited.pictures[place] in learnt for place in test),
-        "validation_taken_from_train": "validation" not in audited.given,
+        "images": images.to_dict(),
+        "test_images_with_duplicate_in_train": int(leaked.sum()),
+        "validation_taken_from_train": "validation" not in set(table["given_split"]),
     }
-
-
-def _findings(
-    audited: Audited, config: DataValidationConfig, report: dict[str, Any]
-) -> Iterator[Finding]:
-    yield from _content_findings(report)
-    yield from _group_findings(audited, config, report)
-    yield from _split_findings(report)
-    yield from _shortcut_findings(report)
 
 
 def _content_findings(report: dict[str, Any]) -> Iterator[Finding]:
-    conflicts, left_out, near = report["conflicts"], report["left_out"], report["near_copies"]
+    left_out, conflicts = report["left_out"], report["conflicts"]
+    near_duplicates, outliers = report["near_duplicates"], report["sizes"]["outliers"]
+    images = pd.Series(report["images"])
     if conflicts["sets"]:
         yield Finding(
             "warning",
-            f"{_count(conflicts['sets'], 'picture')} stand{_s(conflicts['sets'])} under more than one class; all "
-            f"{conflicts['files']} files of them are left out.",
-            "Find out which class is right and remove the other files at the source.",
+            f"More than one class for {_count(conflicts['sets'], 'image')}; all "
+            f"{conflicts['files']} files with a conflict are left out.",
+            "Find out which class is right, and remove the other files at the source.",
         )
-    if left_out["other"]:
+    if left_out["error"]:
         yield Finding(
             "note",
-            f"{_count(left_out['other'], 'file')} can't be used.",
-            "The reasons stand below: replace the files, or remove them.",
+            f"{_count(left_out['error'], 'file')} can't be used.",
+            "The reasons are listed below: replace the files, or remove them.",
         )
-    if left_out["copies"]:
+    if left_out[EXACT_DUPLICATE]:
         yield Finding(
             "note",
-            f"{_count(left_out['copies'], 'file')} repeat{_s(left_out['copies'])} another's bytes and "
-            f"{'is' if left_out['copies'] == 1 else 'are'} left out; one of each is kept.",
-            "Nothing needs doing. Many copies mean that the data is smaller than it looks.",
+            f"Left out as exact duplicates: {_count(left_out[EXACT_DUPLICATE], 'file')}. "
+            "One of each is kept.",
+            "Nothing to do. Many duplicates mean that the data is smaller than it looks.",
         )
-    if near["sets"]:
+    if near_duplicates["sets"]:
         yield Finding(
             "note",
-            f"{near['files']} images are near-copies in {_count(near['sets'], 'set')}: re-encoded, resized, cropped "
-            "or drawn on. Each set stays in one split.",
-            "Look at them below. If a set holds different pictures, raise data_validation.near_copy_correlation.",
+            f"{near_duplicates['files']} images are near-duplicates, in "
+            f"{_count(near_duplicates['sets'], 'set')}: encoded again, resized, cropped or drawn "
+            "on. Each set stays in one split.",
+            "Look at them below. If a set contains different images, raise "
+            "data_validation.near_duplicate_correlation in config.yaml.",
         )
-    if unfamiliar := report["sizes"]["unfamiliar"]:
+    if outliers:
+        examples = ", ".join(f"{path} ({size})" for path, size in list(outliers.items())[:3])
+        more = f" and {len(outliers) - 3} more" if len(outliers) > 3 else ""
         yield Finding(
             "note",
-            f"{_count(len(unfamiliar), 'image')} of unfamiliar size: {_listed(unfamiliar)}.",
-            "Look whether they are what the others are; remove scouts, montages and screenshots.",
+            f"Unusual size of {_count(len(outliers), 'image')}: {examples}{more}.",
+            "Check whether they show the same as the others; remove scouts and screenshots.",
         )
-    images = report["images"]
-    most, least = max(images, key=images.__getitem__), min(images, key=images.__getitem__)
-    if images[most] >= 2 * images[least]:
+    if images.max() >= 2 * images.min():
         yield Finding(
             "note",
-            f"{most} has {images[most] / images[least]:.1f} times as many images as {least}.",
-            "CLASS_WEIGHTS: balanced in params.yaml makes up for it in training; judge by balanced accuracy and AUC.",
+            f"{images.idxmax()} has {images.max() / images.min():.1f} times as many images as "
+            f"{images.idxmin()}.",
+            "CLASS_WEIGHTS: balanced in params.yaml compensates for this in training; compare "
+            "models by balanced accuracy and AUC.",
         )
 
 
 def _group_findings(
-    audited: Audited, config: DataValidationConfig, report: dict[str, Any]
+    table: pd.DataFrame, report: dict[str, Any], config: DataValidationConfig
 ) -> Iterator[Finding]:
-    pattern = config.group_pattern
-    unnamed = [
-        f for f in audited.facts if not (pattern and re.search(pattern, PurePosixPath(f.path).name))
-    ]
-    told = sum(bool(fact.patient) for fact in unnamed)
-    if told:
+    sources = table["group_source"][table["error"] == ""].value_counts()
+    if "dicom" in sources:
         yield Finding(
             "note",
-            f"{_count(told, 'DICOM file')} whose name doesn't match group_pattern: grouped by a hash of the patient's "
-            "ID in the header, or of the study's or series' UID.",
-            "The manifest holds that pseudonym, which who has the IDs can resolve: keep it like the images.",
+            f"Grouped by the DICOM header: {_count(int(sources['dicom']), 'file')}, by a hash of "
+            "the patient's ID, or else of the study's or series' UID.",
+            "The manifest contains this pseudonym. Whoever has the IDs can resolve it: protect the "
+            "manifest like the images.",
         )
-    if len(unnamed) == len(audited.facts) and told < report["files"] - len(report["faults"]):
-        why = "matches no file's name" if pattern else "isn't set"
+    if "name" not in sources and "file" in sources:
+        problem = "matches no file name" if config.group_pattern else "isn't set"
         yield Finding(
             "warning",
-            f"data_validation.group_pattern {why}: only near-copies are kept together, and images of one patient may "
-            "stand in train and in test.",
-            "If the names tell the patient or the series, say how in group_pattern.",
+            f"data_validation.group_pattern {problem}: only near-duplicates are kept together, and "
+            "images of one patient may be in both train and test.",
+            "If file names contain the patient or the series, describe it in group_pattern.",
         )
-    if report["largest_group"] > 0.2 * report["used"]:
+    if report["largest_group"] > _MAX_GROUP_FRACTION * report["used"]:
         yield Finding(
             "warning",
-            f"One group holds {report['largest_group']} of {report['used']} images.",
-            "Check data_validation.group_pattern: it may take a part of the name that says nothing of the patient.",
+            f"One group has {report['largest_group']} of {report['used']} images.",
+            "Check data_validation.group_pattern: it may match a part that isn't the patient.",
         )
 
 
 def _split_findings(report: dict[str, Any]) -> Iterator[Finding]:
-    given, splits = report["given_split"], report["splits"]
-    if given:
-        crossing, total = given["test_images_with_copy_in_train"], given["images"]["test"]
-        left_out = report["left_out"]["given_split"]
-        source = (
-            " Validation is taken from train, in whole groups."
-            if given["validation_taken_from_train"]
-            else ""
-        )
-        yield Finding(
-            "warning" if crossing else "good",
-            f"As given, {crossing} of {total} test images have a copy or near-copy in train; "
-            f"{_count(left_out, 'file')} whose group stands in test or validation "
-            f"{'is' if left_out == 1 else 'are'} left out.{source}",
-            "Scores published on this split may be too high; those of this pipeline are of the mended one."
-            if crossing
-            else "",
-        )
-    else:
-        gap, split, label = max(
-            (abs(share - content["wished_share"]), split, label)
-            for split, content in splits.items()
-            for label, share in content["class_shares"].items()
-        )
-        yield Finding(
-            "warning" if gap > _FAR_SHARE else "good",
-            f"No class's share of a split is further from the wished one than {100 * gap:.1f} points ({label} in "
-            f"{split}: {splits[split]['class_shares'][label]:.1%} for {splits[split]['wished_share']:.0%}).",
-            "The groups allow no better: add groups, or change SPLIT in params.yaml."
-            if gap > _FAR_SHARE
-            else "",
-        )
-    few = [
-        f"{label} {count} in {split}"
-        for split in SPLITS[1:]
-        for label, count in splits[split]["groups"].items()
-        if count < _FEW_GROUPS
-    ]
-    if few:
+    yield _given_split_finding(report) if report["given_split"] else _fraction_finding(report)
+    small = []
+    for split in SPLITS[1:]:
+        for label, group_count in report["splits"][split]["groups"].items():
+            if group_count < _MIN_GROUPS:
+                small.append(f"{label} has {group_count} in {split}")
+    if small:
         yield Finding(
             "warning",
-            f"Few groups to judge by: {', '.join(few)}. The scores will depend on which ones they are.",
-            "Read their intervals, not the figures alone; add patients.",
+            f"Few groups for evaluation: {', '.join(small)}. Scores depend on which ones they are.",
+            "Read the intervals of the scores; add patients.",
         )
+
+
+def _given_split_finding(report: dict[str, Any]) -> Finding:
+    given = report["given_split"]
+    leaked = given["test_images_with_duplicate_in_train"]
+    text = (
+        f"In the split of the data source, {leaked} of {given['images']['test']} test images have "
+        "a duplicate or near-duplicate in train. Left out because their group is in test or "
+        f"validation: {_count(report['left_out'][LEAKAGE], 'file')}."
+    )
+    if given["validation_taken_from_train"]:
+        text += " The validation split is taken from train, in whole groups."
+    if not leaked:
+        return Finding("good", text)
+    return Finding(
+        "warning",
+        text,
+        "Scores published for the original split may be too high; this pipeline reports scores for "
+        "the corrected one.",
+    )
+
+
+def _fraction_finding(report: dict[str, Any]) -> Finding:
+    gaps = {}
+    for split, content in report["splits"].items():
+        for label, fraction in content["class_fractions"].items():
+            gaps[split, label] = abs(fraction - content["target"])
+    split, label = max(gaps, key=gaps.__getitem__)
+    largest_gap = gaps[split, label]
+    if largest_gap > _MAX_FRACTION_GAP:
+        content = report["splits"][split]
+        return Finding(
+            "warning",
+            f"The split misses its target: {split} has {content['class_fractions'][label]:.1%} of "
+            f"{label}; the target is {content['target']:.1%}.",
+            "The groups allow no better split: add groups, or change SPLIT in params.yaml.",
+        )
+    points = max(0.1, 100 * largest_gap)
+    return Finding("good", f"All class fractions are within {points:.1f} points of the target.")
 
 
 def _shortcut_findings(report: dict[str, Any]) -> Iterator[Finding]:
-    limit, reached = report["shortcut_warning_auc"], report["shortcuts"]
-    high = [name for name in reached if reached[name]["auc"] >= limit]
-    for name in high:
-        reach = reached[name]
+    limit, shortcuts = report["shortcut_warning_auc"], report["shortcuts"]
+    if not shortcuts:
+        yield Finding("note", "Shortcuts aren't measured: a class has fewer than two groups.")
+        return
+    for name, score in shortcuts.items():
+        if score["auc"] >= limit:
+            yield Finding(
+                "warning",
+                f"{SHORTCUTS[name][0].upper()}{SHORTCUTS[name][1:]} alone: AUC {score['auc']:.2f} "
+                f"(95 % interval {score['low']:.2f} to {score['high']:.2f}; limit {limit:.2f}). A "
+                "model may learn this instead of the content.",
+                _SHORTCUT_ADVICE[name],
+            )
+    strongest = max(shortcuts, key=lambda name: shortcuts[name]["auc"])
+    if shortcuts[strongest]["auc"] < limit:
         yield Finding(
-            "warning",
-            f"{SHORTCUTS[name][:1].upper()}{SHORTCUTS[name][1:]} alone: AUC {reach['auc']:.2f} (95 % interval "
-            f"{reach['low']:.2f} to {reach['high']:.2f}; limit {limit:.2f}). A model may learn that instead.",
-            _REMEDIES[name],
+            "good", f"No shortcut reaches AUC {limit:.2f}; the strongest is {SHORTCUTS[strongest]}."
         )
-    if reached and not high:
-        best = max(reached, key=lambda name: reached[name]["auc"])
+    if report["used"] > MAX_IMAGES:
         yield Finding(
-            "good", f"No shortcut reaches AUC {limit:.2f}; {SHORTCUTS[best]} comes nearest.", ""
-        )
-    if not reached:
-        yield Finding("note", "Shortcuts aren't measured: a class has fewer than two groups.", "")
-    elif report["used"] > MOST_IMAGES:
-        yield Finding(
-            "note", f"Shortcuts are measured on {MOST_IMAGES} images, drawn with SEED.", ""
+            "note", f"Shortcuts are measured on a sample of {MAX_IMAGES:,} images, drawn with SEED."
         )
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _s(number: int) -> str:
-    return "s" if number == 1 else ""
+def render_page(table: pd.DataFrame, report: dict[str, Any], config: DataValidationConfig) -> str:
+    """Return `data_report.html`; equal data gives equal bytes.
+
+    Args:
+        table: as for `build_report`.
+        report: result of `build_report`, with `manifest_sha256`.
+        config: where the images are, and the limits that the page names.
+    """
+    classes = list(report["images"])
+    table = table.assign(class_index=table["label"].map(classes.index))
+    return render_template_file(
+        "cnnClassifier.dataset",
+        "report.html",
+        report=report,
+        config=config,
+        classes=classes,
+        splits=SPLITS,
+        shortcut_names=SHORTCUTS,
+        disclaimer=DISCLAIMER,
+        conflicts=_gallery(conflict_sets(table), config),
+        near_duplicates=_gallery(near_duplicate_sets(table), config),
+        exact_duplicates=_gallery(exact_duplicate_sets(table), config, max_images=1),
+        errors=list(report["errors"].items())[:_PAGE_ERRORS],
+        scatter=_scatter_plot(table[table["split"] != ""]),
+    )
 
 
-def _listed(names: dict[str, str], most: int = 3) -> str:
-    shown = ", ".join(f"{path} ({size})" for path, size in list(names.items())[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def _gallery(
+    rows: pd.DataFrame, config: DataValidationConfig, max_images: int = _PAGE_IMAGES
+) -> dict[str, Any]:
+    """Return the first sets as the page's template takes them; further files have no image."""
+    names = rows["set_name"].unique()
+    sets = []
+    for name in names[:_PAGE_SETS]:
+        in_set = rows[rows["set_name"] == name]
+        files = in_set.head(_PAGE_IMAGES).to_dict("records")
+        for file in files[:max_images]:
+            file["image"] = _small_image(file["path"], config)
+        sets.append({"files": files, "count": len(in_set), "more": len(in_set) - len(files)})
+    return {"sets": sets, "more": len(names) - len(sets)}
+
+
+def _small_image(path: str, config: DataValidationConfig) -> str:
+    """Return a small JPEG as a data URI; only these few files are read again, to save memory."""
+    data = (config.data_dir / path).read_bytes()
+    options = DicomOptions.parse(config.dicom_window)
+    image = Image.fromarray(decode(data, config.max_pixels, options).pixels)
+    image.thumbnail((_IMAGE_SIZE, _IMAGE_SIZE))
+    return image_data_uri(np.asarray(image), quality=80)
+
+
+def _scatter_plot(used: pd.DataFrame) -> dict[str, Any]:
+    """Return the files to plot by width and height, a regular sample if there are many."""
+    rows = np.unique(np.linspace(0, len(used) - 1, _PAGE_POINTS).astype(int))
+    columns = ["path", "class_index", "width", "height"]
+    return {
+        "points": used.iloc[rows][columns].to_dict("records"),
+        "max_side": int(used[["width", "height"]].to_numpy().max()),
+    }

@@ -1,119 +1,101 @@
-"""What can be told of the class without looking at the content."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
+"""Measure how well simple models tell the classes apart without the content of the images."""
 
 import numpy as np
+import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from cnnClassifier.dataset.audit import FileFacts
-
 SHORTCUTS = {
-    "file_facts": "file facts (size, aspect, mode, bytes)",
-    "size": "width, height and aspect",
-    "grey": "mean and spread of grey",
+    "file_properties": "file properties (size, aspect ratio, mode, bytes)",
+    "size": "width, height and aspect ratio",
+    "gray": "mean and standard deviation of the gray levels",
     "border": "border pixels (the outer 5 % on each side)",
     "thumbnail": "a 32×32 thumbnail",
 }
-MOST_IMAGES = 5000  # that the models are fitted to; more would take minutes and change nothing
-_FOLDS = 5
+MAX_IMAGES = 5000  # that the models are fitted to; more would take minutes and change nothing
+_N_SPLITS = 5
 _COMPONENTS = 40
-_ROUNDING = 1e-6  # variance of a component of nothing, where many images are copies
-_MOST_REPEATS = 5
-_RESAMPLES = 300
+_MIN_VARIANCE = 1e-6  # of a principal component; below it is rounding, where many images are equal
+_MAX_REPEATS = 5
+_N_RESAMPLES = 300
 _INTERVAL = (2.5, 97.5)
 
 
-@dataclass(frozen=True)
-class Reach:
-    """How well the classes are told apart: area under the ROC curve, and its 95 % interval over groups."""
+# The matrices are small: threads would mostly wait for one another.
+@threadpool_limits.wrap(limits=1)
+def measure_shortcuts(
+    table: pd.DataFrame, thumbnails: np.ndarray, seed: int
+) -> dict[str, dict[str, float]]:
+    """Measure the ROC AUC that simple models reach on what isn't the content.
 
-    auc: float
-    low: float
-    high: float
-
-
-@threadpool_limits.wrap(
-    limits=1
-)  # the matrices are small: threads would wait for one another most of the time
-def shortcuts(facts: Sequence[FileFacts], groups: Sequence[str], seed: int) -> dict[str, Reach]:
-    """Measure how far simple models get on what isn't the content.
-
-    Each is a logistic regression, of the thumbnail on its principal components (Turk & Pentland 1991), assessed on
-    folds that keep groups whole; with few images the mean of several ways to make the folds, which would else decide
-    much. The interval is a bootstrap over groups.
-    With more than two classes the AUC is the mean of each class against the rest. Of more than `MOST_IMAGES` images
-    some are drawn, as many of each class as there can be.
+    Each is a logistic regression, of the thumbnail on its principal components (Turk & Pentland
+    1991), evaluated in folds that keep groups whole. With few images the folds decide much, so the
+    AUC is averaged over several ways to make them. The interval is a bootstrap over groups. With
+    more than two classes the AUC is the mean of each class against the rest. Of more than
+    `MAX_IMAGES` images a sample is drawn, as balanced as possible.
 
     Args:
-        facts: the images in use.
-        groups: of each image.
-        seed: equal seeds give equal figures.
+        table: the images in use, of the columns `label`, `group`, `width`, `height`, `bytes`,
+            `mode`, `format`, `gray_*` and `border_*`.
+        thumbnails: uint8, (images, 32, 32).
+        seed: equal seeds give equal values.
 
     Returns:
-        For each of `SHORTCUTS` its reach; nothing where a class has fewer than two groups.
+        For each key of `SHORTCUTS` its `auc` and 95 % interval, `low` and `high`; nothing where a
+        class has fewer than two groups.
     """
-    chosen = _sample([fact.label for fact in facts], seed)
-    facts = [facts[place] for place in chosen]
-    names, labels = np.unique([fact.label for fact in facts], return_inverse=True)
-    units = np.unique([groups[place] for place in chosen], return_inverse=True)[1]
-    folds = min(_FOLDS, *(len(np.unique(units[labels == label])) for label in range(len(names))))
-    if len(names) < 2 or folds < 2:
+    sample = _balanced_sample(table["label"].to_numpy(), seed)
+    table, thumbnails = table.iloc[sample], thumbnails[sample]
+    n_splits = min(_N_SPLITS, table.groupby("label")["group"].nunique().min())
+    if table["label"].nunique() < 2 or n_splits < 2:
         return {}
-    # The same resamples for all: what differs between two figures is then the shortcut alone.
+    labels = pd.factorize(table["label"], sort=True)[0]
+    groups, group_names = pd.factorize(table["group"], sort=True)
+    # The same resamples for all, so that two values differ by the shortcut alone.
     rng = np.random.default_rng(seed)
-    count = units.max() + 1
-    drawn = [
-        np.bincount(rng.integers(count, size=count), minlength=count)[units]
-        for _ in range(_RESAMPLES)
-    ]
-    weights = np.stack([np.ones(len(labels), int), *drawn])
-    times = max(1, min(_MOST_REPEATS, MOST_IMAGES // (2 * len(labels))))
-    found = {}
-    for name, table in _tables(facts).items():
-        repeats = [
-            _aucs(labels, _out_of_fold(table, labels, units, folds, seed + n), weights)
-            for n in range(times)
-        ]
-        aucs = np.mean(repeats, axis=0)
+    weights = [np.ones(len(labels), int)]
+    for _ in range(_N_RESAMPLES):
+        indices = rng.integers(len(group_names), size=len(group_names))
+        weights.append(np.bincount(indices, minlength=len(group_names))[groups])
+    repeats = max(1, min(_MAX_REPEATS, MAX_IMAGES // (2 * len(labels))))
+    result = {}
+    for name, features in _features(table, thumbnails).items():
+        aucs = np.zeros(len(weights))
+        for repeat in range(repeats):
+            scores = _predict_out_of_fold(features, labels, groups, n_splits, seed + repeat)
+            aucs += weighted_auc(labels, scores, np.stack(weights)) / repeats
         low, high = np.nanpercentile(aucs, _INTERVAL)
-        found[name] = Reach(round(float(aucs[0]), 4), round(float(low), 4), round(float(high), 4))
-    return found
+        values = {"auc": aucs[0], "low": low, "high": high}
+        result[name] = {key: round(float(value), 4) for key, value in values.items()}
+    return result
 
 
-def _sample(labels: Sequence[str], seed: int) -> np.ndarray:
-    """Return the places of at most `MOST_IMAGES`, in order; large classes give up images before small ones."""
+def _balanced_sample(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return the rows of at most `MAX_IMAGES` images, sorted; large classes lose images first."""
     order = np.random.default_rng(seed).permutation(len(labels))
-    rank = np.empty(len(labels), int)
-    seen: dict[str, int] = {}
-    for place in order:
-        rank[place] = seen[labels[place]] = seen.get(labels[place], -1) + 1
-    return np.sort(order[np.argsort(rank[order], kind="stable")][:MOST_IMAGES])
+    rank_in_class = pd.Series(labels[order]).groupby(labels[order]).cumcount()
+    return np.sort(order[np.argsort(rank_in_class, kind="stable")][:MAX_IMAGES])
 
 
-def _tables(facts: Sequence[FileFacts]) -> dict[str, np.ndarray]:
-    """Return for each shortcut what its model sees: float64, (images, figures)."""
-    width, height = np.array([fact.shape for fact in facts], float).T
-    size = np.log(np.stack([width, height, width / height], 1))
-    stored = np.log([fact.bytes for fact in facts])
-    kinds = sorted({(fact.mode, fact.format) for fact in facts})
-    kind = np.array([[(fact.mode, fact.format) == one for one in kinds] for fact in facts], float)
-    thumbnails = np.stack([fact.thumbnail for fact in facts])
+def _features(table: pd.DataFrame, thumbnails: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the input of each shortcut's model: float64, (images, features)."""
+    aspect_ratio = table["width"] / table["height"]
+    size = np.log(np.column_stack([table["width"], table["height"], aspect_ratio]))
+    file_bytes = np.log(table["bytes"])
+    bytes_per_pixel = file_bytes - np.log(table["width"] * table["height"])
+    kind = pd.get_dummies(table["mode"] + " " + table["format"], dtype=float)
     return {
-        "file_facts": np.column_stack([size, stored, stored - np.log(width * height), kind]),
+        "file_properties": np.column_stack([size, file_bytes, bytes_per_pixel, kind]),
         "size": size,
-        "grey": np.array([fact.grey for fact in facts]),
-        "border": np.array([fact.border for fact in facts]),
-        "thumbnail": thumbnails.reshape(len(facts), 32, 2, 32, 2)
-        .mean((2, 4))
-        .reshape(len(facts), -1),
+        "gray": table.filter(like="gray_").to_numpy(),
+        "border": table.filter(like="border_").to_numpy(),
+        "thumbnail": thumbnails.reshape(len(table), -1).astype(float),
     }
 
 
-def _out_of_fold(
-    table: np.ndarray, labels: np.ndarray, units: np.ndarray, folds: int, seed: int
+def _predict_out_of_fold(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, n_splits: int, seed: int
 ) -> np.ndarray:
-    """Return the probabilities that a model gives to images whose groups it hasn't seen: (images, classes)."""
+    """Return the probabilities of images whose groups the model hasn't seen: (images, classes)."""
     from sklearn.decomposition import PCA
     from sklearn.feature_selection import VarianceThreshold
     from sklearn.linear_model import LogisticRegression
@@ -122,44 +104,47 @@ def _out_of_fold(
     from sklearn.preprocessing import StandardScaler
 
     scores = np.zeros((len(labels), labels.max() + 1))
-    for train, test in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(
-        table, labels, units
-    ):
-        known = np.unique(labels[train])
-        if len(known) == 1:
-            scores[test, known[0]] = 1
+    splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
+    for train, test in splitter.split(features, labels, groups):
+        classes = np.unique(labels[train])
+        if len(classes) == 1:
+            scores[test, classes[0]] = 1
             continue
-        # A thousand grey levels of a few hundred images would be learnt by heart.
-        main = PCA(min(_COMPONENTS, len(train)), random_state=seed)
-        fewer = [main, VarianceThreshold(_ROUNDING)] if table.shape[1] > _COMPONENTS else []
-        logistic = LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000)
-        model = make_pipeline(*fewer, StandardScaler(), logistic)
-        scores[np.ix_(test, known)] = model.fit(table[train], labels[train]).predict_proba(
-            table[test]
-        )
+        steps = [StandardScaler()]
+        if features.shape[1] > _COMPONENTS:
+            # A thousand gray levels of a few hundred images would be learnt by heart.
+            components = PCA(min(_COMPONENTS, len(train)), random_state=seed)
+            steps = [components, VarianceThreshold(_MIN_VARIANCE), *steps]
+        steps.append(LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000))
+        model = make_pipeline(*steps).fit(features[train], labels[train])
+        scores[np.ix_(test, classes)] = model.predict_proba(features[test])
     return scores
 
 
-def _aucs(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return for each row of weights the AUC, the mean of each class against the rest where there are more than two.
+def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the ROC AUC for many weightings of the images at once.
+
+    It is the Mann-Whitney statistic, with ties counted half, as
+    `sklearn.metrics.roc_auc_score(..., sample_weight=...)` gives for one row of weights.
 
     Args:
-        labels: (images,).
+        labels: class indices, (images,).
         scores: (images, classes).
         weights: whole numbers, (rows, images).
 
     Returns:
-        float64, (rows,); NaN where a row leaves a class no image.
+        float64, (rows,), the mean over classes if there are more than two; NaN where the weights
+        leave a class without images.
     """
     classes = [1] if scores.shape[1] == 2 else range(scores.shape[1])
     aucs = []
     for label in classes:
         order = np.argsort(scores[:, label], kind="stable")
-        levels = np.flatnonzero(np.diff(scores[order, label], prepend=-1))
+        starts = np.flatnonzero(np.diff(scores[order, label], prepend=-1))
         is_class = labels[order] == label
-        inside = np.add.reduceat(weights[:, order] * is_class, levels, axis=1)
-        outside = np.add.reduceat(weights[:, order] * ~is_class, levels, axis=1)
-        won = (inside * (outside.cumsum(1) - outside / 2)).sum(1)
-        pairs = (inside.sum(1) * outside.sum(1)).astype(float)
-        aucs.append(np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
+        positives = np.add.reduceat(weights[:, order] * is_class, starts, axis=1)
+        negatives = np.add.reduceat(weights[:, order] * ~is_class, starts, axis=1)
+        wins = (positives * (negatives.cumsum(1) - negatives / 2)).sum(1)
+        pairs = (positives.sum(1) * negatives.sum(1)).astype(float)
+        aucs.append(np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
     return np.mean(aucs, axis=0)

@@ -1,4 +1,4 @@
-"""Obtain the images from whatever `source_URL` names."""
+"""Get the images from `source_URL`: a generator, a download, an archive or a folder."""
 
 import hashlib
 import re
@@ -6,174 +6,121 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from cnnClassifier.dataset.download import (
-    Patience,
-    download_drive_file,
-    download_drive_folder,
-    download_http,
-    drive_id,
-    without_secrets,
-)
-from cnnClassifier.dataset.extraction import archive_trouble, unpack
-from cnnClassifier.dataset.storage import disk_errors, exclusive
+from cnnClassifier.dataset.download import download, is_drive_folder
+from cnnClassifier.dataset.extraction import archive_error, extract_images
 from cnnClassifier.entity.config_entity import DataIngestionConfig
+from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.utils.common import sha256_of
 from cnnClassifier.utils.errors import SourceError
+from cnnClassifier.utils.http import check_sha256
 from cnnClassifier.utils.log import logger
-
-DRIVE_HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
-
-
-class _WrongSha256Error(SourceError):
-    """The archive isn't the one that was asked for."""
+from cnnClassifier.utils.progress import progress
+from cnnClassifier.utils.redaction import redact_url
+from cnnClassifier.utils.storage import disk_errors, exclusive_lock
 
 
-def obtain(config: DataIngestionConfig, scratch: Path) -> Path:
-    """Bring the source to this disk.
+def fetch_images(config: DataIngestionConfig, temp_dir: Path) -> Path:
+    """Bring the images of `source_URL` to a local folder.
 
-    Archives are unpacked into `scratch`; downloads are kept in `config.download_dir`, so that a second run downloads
-    nothing.
+    Downloads are kept in `config.download_dir`, so that a second run downloads nothing.
 
     Args:
-        config: its `source_URL`, `source_sha256`, `download_dir`, timeouts and limits are used.
-        scratch: a folder to make, that the caller removes.
+        config: source, hash, folders, timeouts and limits.
+        temp_dir: for extracted or generated images; created if needed, removed by the caller.
 
     Returns:
-        The folder with the images: `scratch`, or one that belongs to the user and must stay as it is.
+        The folder with the images: `temp_dir`, or a folder of the user that must not be changed.
 
     Raises:
-        SourceError: in one line, what is wrong with the source and how to mend it.
+        SourceError: the source is unknown, missing, damaged or not allowed.
+        DownloadError: the download fails, or the archive has another sha256.
+        StorageError: a file can't be read or written.
     """
     url = config.source_URL.strip()
-    kind = _kind(url)
-    if kind == "phantom":
-        return _phantom(url, config, scratch)
-    source = _local(url, config.data_dir) if kind == "path" else _kept_download(url, kind, config)
-    if source.is_dir():
-        _refuse_sha256(config, "folder")
-        return source
-    if kind == "path":
-        _check_local_archive(source, config.source_sha256)
-    unpack(source, scratch, config.max_unpacked_bytes)
-    return scratch
-
-
-def source_name(url: str) -> str:
-    """Return the source as messages name it, without secrets."""
-    url = url.strip()
-    return without_secrets(url) if _kind(url) in ("http", "drive") else url
-
-
-def _kind(url: str) -> str:
-    """Return `phantom`, `drive`, `http` or `path`."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError as error:
+    is_folder = is_synthetic(url) or is_drive_folder(url) or Path(url).expanduser().is_dir()
+    if is_folder and config.source_sha256:
         raise SourceError(
-            f"{url}: no valid address ({error}); correct data_ingestion.source_URL"
-        ) from None
-    scheme = parts.scheme.lower()
-    if scheme == "phantom":
-        return "phantom"
-    if scheme in ("http", "https"):
-        return "drive" if host in DRIVE_HOSTS else "http"
-    if scheme in ("", "file") or len(scheme) == 1 or "://" not in url:
-        return "path"
-    raise SourceError(
-        f"{url}: {scheme}:// is not supported; data_ingestion.source_URL takes phantom:, a Google Drive link, "
-        "an http(s) URL, or the path of an archive or a folder"
-    )
-
-
-def _phantom(url: str, config: DataIngestionConfig, scratch: Path) -> Path:
-    from cnnClassifier.imaging.phantom import parse_phantom, write_phantom
-
-    _refuse_sha256(config, "phantom")
-    options = parse_phantom(url)
-    with disk_errors(scratch.parent):
-        write_phantom(scratch, options)
-    return scratch
-
-
-def _local(url: str, data_dir: Path) -> Path:
-    path = Path(
-        url2pathname(urlsplit(url).path) if url.lower().startswith("file://") else url
-    ).expanduser()
+            f"{redact_url(url)}: only an archive has a sha256; "
+            "set data_ingestion.source_sha256 to null"
+        )
+    if is_synthetic(url):
+        _write_phantom(url, temp_dir)
+        return temp_dir
+    if url.lower().startswith(("http://", "https://")):
+        path = _download(url, config)
+    else:
+        path = _find_local(url, config.data_dir)
     with disk_errors(path):
-        if not (path.is_file() or path.is_dir()):
-            raise SourceError(f"{path}: no such file or folder; correct data_ingestion.source_URL")
-        _refuse_overlap(path, data_dir)
+        if is_folder or path.is_dir():
+            return path
+        reason = archive_error(path)
+        if reason:
+            raise SourceError(
+                f"{path}: it {reason}; set data_ingestion.source_URL to an archive (for a "
+                "download: its direct link) or to a folder of class folders"
+            )
+        check_sha256(path, config.source_sha256, path)
+        extract_images(path, temp_dir, config.max_unpacked_bytes)
+    return temp_dir
+
+
+def _write_phantom(url: str, folder: Path) -> None:
+    try:
+        from ct_phantom import parse_phantom, write_phantom
+    except ModuleNotFoundError as error:
+        raise SourceError(
+            f"{url}: the phantom is not installed; set data_ingestion.source_URL to your data"
+        ) from error
+    try:
+        options = parse_phantom(url)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+    with progress(desc="phantom", total=options.patients, unit="patient") as bar:
+        write_phantom(folder, options, on_patient=bar.update)
+
+
+def _find_local(url: str, data_dir: Path) -> Path:
+    """Return an existing archive or folder that doesn't overlap with the data folder."""
+    path = Path(url).expanduser()
+    if url.lower().startswith("file://"):
+        path = Path(url2pathname(urlsplit(url).path))
+    elif "://" in url:
+        raise SourceError(
+            f"{redact_url(url)}: unknown scheme; data_ingestion.source_URL takes phantom:, a "
+            "Google Drive link, an http(s) URL, or the path of an archive or a folder"
+        )
+    with disk_errors(path):
+        source, target = path.resolve(strict=True), data_dir.resolve()
+    if source.is_relative_to(target) or target.is_relative_to(source):
+        raise SourceError(
+            f"{path}: it contains data_ingestion.data_dir ({data_dir}), or is inside of it, "
+            "and that folder is replaced; change one of them"
+        )
     return path
 
 
-def _refuse_overlap(source: Path, data_dir: Path) -> None:
-    one, other = source.resolve(), data_dir.resolve()
-    if one == other or one in other.parents or other in one.parents:
+def _download(url: str, config: DataIngestionConfig) -> Path:
+    """Return the downloaded archive, or the folder of a Google Drive folder."""
+    # A readable name that is unique for the URL.
+    name = re.sub(r"[^\w.-]+", "_", url.partition("?")[0].rpartition("/")[2])[-80:] or "download"
+    target = config.download_dir / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+    if target.resolve().is_relative_to(config.data_dir.resolve()):
         raise SourceError(
-            f"{source}: it holds data_ingestion.data_dir ({data_dir}), or lies in it, and that folder is replaced; "
-            "set one of them elsewhere"
+            f"{config.download_dir}: data_ingestion.download_dir is inside of data_dir, which is "
+            "replaced; change one of them"
         )
-
-
-def _check_local_archive(path: Path, expected: str | None) -> None:
-    with disk_errors(path):
-        trouble = archive_trouble(path)
-        if trouble:
-            raise SourceError(
-                f"{path}: it {trouble}; name an archive, or a folder of class folders, in data_ingestion.source_URL"
-            )
-        _check_sha256(path, expected)
-
-
-def _kept_download(url: str, kind: str, config: DataIngestionConfig) -> Path:
-    """Return the kept file or folder of this URL, downloaded if need be."""
-    patience = Patience(config.connect_timeout_s, config.read_timeout_s, config.retries)
-    identifier, is_folder = drive_id(url) if kind == "drive" else ("", False)
-    if is_folder:
-        _refuse_sha256(config, "folder")
-    target = config.download_dir / (f"google-drive-{identifier}" if identifier else _file_name(url))
-    if config.data_dir.resolve() in target.resolve().parents:
-        raise SourceError(
-            f"{config.download_dir}: data_ingestion.download_dir lies in data_dir, which is replaced; set it elsewhere"
-        )
-    with disk_errors(config.download_dir), exclusive(target):
-        if target.exists():
-            try:
-                _check_sha256(target, config.source_sha256)
-                logger.info("%s was downloaded before", target)
-                return target
-            except _WrongSha256Error as error:
-                logger.warning("%s; downloading it again", error)
-        if is_folder:
-            download_drive_folder(identifier, target, patience)
-        elif identifier:
-            download_drive_file(identifier, target, patience)
+    with disk_errors(target), exclusive_lock(target):
+        if target.exists() and _is_valid(target, config.source_sha256):
+            logger.info("using the downloaded %s", target)
         else:
-            download_http(url, target, patience)
-        _check_sha256(target, config.source_sha256)
+            target.unlink(missing_ok=True)  # gdown keeps an existing file
+            timeout = (config.connect_timeout_s, config.read_timeout_s)
+            download(url, target, timeout, config.retries)
     return target
 
 
-def _file_name(url: str) -> str:
-    """Return a name for the download that is this URL's own, and tells people what it is."""
-    stem = re.sub(r"[^\w.-]+", "_", urlsplit(url).path.rpartition("/")[2])[-80:] or "download"
-    return f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{stem}"
-
-
-def _refuse_sha256(config: DataIngestionConfig, what: str) -> None:
-    if config.source_sha256:
-        raise SourceError(
-            f"{config.source_URL}: a {what} has no sha256, only archives do; set data_ingestion.source_sha256 to null"
-        )
-
-
-def _check_sha256(path: Path, expected: str | None) -> None:
-    if expected is None or path.is_dir():
-        return
-    found = sha256_of(path)
-    if found != expected.lower():
-        raise _WrongSha256Error(
-            f"{path}: its sha256 is {found}, data_ingestion.source_sha256 says {expected}; correct that, or get the "
-            "right archive"
-        )
+def _is_valid(path: Path, sha256: str | None) -> bool:
+    """Tell whether a kept download need not be downloaded again."""
+    if path.is_dir():
+        return True
+    return not archive_error(path) and (sha256 is None or sha256_of(path) == sha256.lower())

@@ -1,36 +1,51 @@
-"""What training leaves and serving needs: a model and what one must know to use it."""
+"""The bundle: what training writes and serving reads, a model and all that is needed to use it."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cnnClassifier.entity.dicom_options import parse_window
 from cnnClassifier.utils.common import load_json, save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
 
+FORMAT_VERSION = (
+    2  # of bundles, scores.json and registry entries; raise it when an old one can't be used
+)
 MODEL_FILE = "model.keras"
 METADATA_FILE = "model.json"
-REFERENCE_FILE = "reference.npz"
+OOD_DETECTOR_FILE = "ood_detector.npz"
 HISTORY_FILE = "history.csv"
-BUNDLE_FILES = (
-    MODEL_FILE,
-    METADATA_FILE,
-    REFERENCE_FILE,
-)  # what serving needs; also INT8_FILE, where the card says so
-INT8_FILE = "model_int8.zip"
+INT8_FILE = "model_int8.zip"  # only where training made it
 INT8_AGREEMENT_FILE = "int8.json"
+BUNDLE_FILES = (MODEL_FILE, METADATA_FILE, OOD_DETECTOR_FILE)  # what serving needs
+_HINT = "run `dvc repro` or `python main.py` to train one"
 
 
-def decide(probabilities: np.ndarray, positive: int, threshold: float) -> np.ndarray:
-    """Return the class that is called for each row.
+def check_format_version(content: Mapping[str, Any], source: object) -> None:
+    """Check that a file or registry entry has the format of this version.
+
+    Args:
+        content: what was read; version 1 wrote no `format_version`.
+        source: where it was read from, for the message.
+
+    Raises:
+        BundleError: another version made it.
+    """
+    version = content.get("format_version", 1)
+    if str(version) != str(FORMAT_VERSION):  # MLflow's tags are texts
+        raise BundleError(f"{source}: made by version {version!s:.20}; run dvc repro")
+
+
+def apply_threshold(probabilities: np.ndarray, positive: int, threshold: float) -> np.ndarray:
+    """Return the predicted class of each row.
 
     Args:
         probabilities: float, (n, classes); rows sum to 1.
-        positive: column of the positive class.
-        threshold: with two classes, the positive one is called at this probability or more.
+        positive: index of the positive class.
+        threshold: with two classes, the positive one is predicted from this probability on.
 
     Returns:
         int, (n,). With more than two classes the most probable one.
@@ -41,11 +56,11 @@ def decide(probabilities: np.ndarray, positive: int, threshold: float) -> np.nda
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Soften (temperature above 1) or sharpen probabilities; the order of the classes stays.
+    """Scale the logits by a temperature (Guo et al. 2017); the order of the classes stays.
 
     Args:
         probabilities: float, (n, classes).
-        temperature: above 0.
+        temperature: above 0; above 1 softens, below 1 sharpens.
 
     Returns:
         float64, (n, classes); rows sum to 1.
@@ -55,49 +70,97 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-@dataclass(frozen=True)
-class ModelBundle:
-    """The content of `model.json`, which stands beside `model.keras`.
+class ModelBundle(BaseModel):
+    """The content of `model.json`, and the folder that it describes.
 
     Attributes:
+        format_version: see `FORMAT_VERSION`.
         classes: names in the order of the model's outputs.
         positive_class: the class whose probability the threshold applies to.
-        image_size: (height, width, 3) that the model takes, RGB 0-255.
-        temperature: softens or sharpens the model's probabilities, see `apply_temperature`.
-        threshold: the positive class is called at this calibrated probability or more (two classes only).
+        image_size: (height, width, 3) of the model's input, RGB 0-255.
+        temperature: of the calibration, see `apply_temperature`.
+        threshold: see `apply_threshold`; of calibrated probabilities.
         operating_points: thresholds by name; `default` is `threshold`.
-        validation: log loss on the validation split before and after the temperature.
-        feature_layer: the layer that the head stands on.
-        unfamiliar_limit: an image whose distance from the reference is larger is unlike the training images.
+        validation: number of images, and log loss before and after calibration.
+        feature_layer: the layer that the head is attached to.
+        ood_threshold: an image with a larger distance is out of distribution.
         backbone: such as `VGG16`.
-        data_source: where the training data came from.
+        data_source: URL of the training data.
         synthetic: whether that was the phantom generator.
         model_sha256: of `model.keras`.
-        reference_sha256: of `reference.npz`.
-        manifest_sha256: of the manifest that it was trained on.
+        ood_detector_sha256: of `ood_detector.npz`.
+        manifest_sha256: of the manifest that the model was trained on.
         versions: of the packages that made it.
-        dicom_window: that DICOM files were read with, see `reading.parse_window`.
-        int8_sha256: of `model_int8.zip`, the same model calculating in int8; None where training made none.
+        dicom_window: that DICOM files were decoded with, see `parse_window`.
+        int8_sha256: of `model_int8.zip`, the same model in int8; None where there is none.
+        bundle_dir: the folder; not in `model.json`.
     """
 
-    classes: tuple[str, ...]
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format_version: int = FORMAT_VERSION
+    classes: tuple[str, ...] = Field(min_length=2)
     positive_class: str
     image_size: tuple[int, int, int]
-    temperature: float
+    temperature: float = Field(gt=0)
     threshold: float
     operating_points: dict[str, float]
-    validation: dict[str, float]
+    validation: dict[str, int | float]
     feature_layer: str
-    unfamiliar_limit: float
+    ood_threshold: float
     backbone: str
     data_source: str
     synthetic: bool
     model_sha256: str
-    reference_sha256: str
+    ood_detector_sha256: str
     manifest_sha256: str
     versions: dict[str, str]
     dicom_window: str = "auto"
     int8_sha256: str | None = None
+    bundle_dir: Path = Field(default=Path(), exclude=True)
+
+    @field_validator("dicom_window")
+    @classmethod
+    def _check_window(cls, window: str) -> str:
+        parse_window(window)
+        return window
+
+    @model_validator(mode="after")
+    def _check_positive_class(self) -> Self:
+        if self.positive_class not in self.classes:
+            raise ValueError(f"positive_class: {self.positive_class!r} is none of the classes")
+        return self
+
+    @classmethod
+    def read(cls, bundle_dir: Path) -> "ModelBundle":
+        """Read a bundle and check the sha256 of each of its files.
+
+        Raises:
+            BundleError: a file is missing, unreadable, or of another model, or version 1 made it.
+        """
+        path = bundle_dir / METADATA_FILE
+        if not path.is_file():
+            raise BundleError(f"no trained model: {path} is missing; {_HINT}")
+        try:
+            content = dict(load_json(path))
+            check_format_version(content, path)
+            bundle = cls.model_validate({**content, "bundle_dir": bundle_dir})
+        except (ValueError, TypeError) as error:
+            reason = _first_message(error) if isinstance(error, ValidationError) else error
+            raise BundleError(f"{path}: invalid model description ({reason}); {_HINT}") from None
+        for name, expected in bundle.file_hashes.items():
+            if not (bundle_dir / name).is_file():
+                raise BundleError(f"no trained model: {bundle_dir / name} is missing; {_HINT}")
+            if sha256_of(bundle_dir / name) != expected:
+                raise BundleError(
+                    f"{bundle_dir / name} isn't the one that {METADATA_FILE} describes "
+                    f"(its sha256); {_HINT}"
+                )
+        return bundle
+
+    def write(self, bundle_dir: Path) -> None:
+        """Write `model.json` into a folder that holds the other files already."""
+        save_json(bundle_dir / METADATA_FILE, self.model_dump(mode="json"))
 
     @property
     def model_id(self) -> str:
@@ -105,81 +168,50 @@ class ModelBundle:
         return self.model_sha256[:12]
 
     @property
+    def file_hashes(self) -> dict[str, str]:
+        """The expected sha256 of each file beside `model.json`."""
+        hashes = {MODEL_FILE: self.model_sha256, OOD_DETECTOR_FILE: self.ood_detector_sha256}
+        if self.int8_sha256:
+            hashes[INT8_FILE] = self.int8_sha256
+        return hashes
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """Names of the files that belong to the bundle."""
-        return (*BUNDLE_FILES, INT8_FILE) if self.int8_sha256 else BUNDLE_FILES
+        return (METADATA_FILE, *self.file_hashes)
 
-    def write(self, bundle_dir: Path) -> None:
-        """Write `model.json` into a folder that holds `model.keras` already."""
-        save_json(bundle_dir / METADATA_FILE, asdict(self))
-
-    @classmethod
-    def read(cls, bundle_dir: Path) -> "ModelBundle":
-        """Read and check a bundle.
-
-        Raises:
-            BundleError: a part is missing, unreadable, or not of this model.
-        """
-        mend = "run `dvc repro` or `python main.py` to train one"
-        for name in BUNDLE_FILES:
-            if not (bundle_dir / name).is_file():
-                raise BundleError(f"no trained model: {bundle_dir / name} is missing; {mend}")
-        try:
-            content: dict[str, Any] = load_json(bundle_dir / METADATA_FILE)
-            content["classes"] = tuple(content["classes"])
-            content["image_size"] = tuple(content["image_size"])
-            bundle = cls(**content)
-            parse_window(bundle.dicom_window)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(
-                f"{bundle_dir / METADATA_FILE}: not a model's description ({error}); {mend}"
-            ) from None
-        if bundle.positive_class not in bundle.classes:
-            raise BundleError(
-                f"{bundle_dir / METADATA_FILE}: positive_class: {bundle.positive_class!r} is none of the classes; {mend}"
-            )
-        expected = {MODEL_FILE: bundle.model_sha256, REFERENCE_FILE: bundle.reference_sha256}
-        if bundle.int8_sha256:
-            expected[INT8_FILE] = bundle.int8_sha256
-        for name, digest in expected.items():
-            if not (bundle_dir / name).is_file() or sha256_of(bundle_dir / name) != digest:
-                raise BundleError(
-                    f"{bundle_dir / name} isn't the one that {METADATA_FILE} describes (its sha256); {mend}"
-                )
-        return bundle
+    @property
+    def positive_index(self) -> int:
+        """Index of the positive class among the model's outputs."""
+        return self.classes.index(self.positive_class)
 
     def accepts_int8(self, evaluation_dir: Path | None) -> bool:
-        """Tell whether the evaluation of this very model found that its int8 form answers alike.
+        """Return whether evaluation accepted the int8 form of this very model.
 
         Args:
-            evaluation_dir: where evaluation leaves `int8.json`; None: nowhere.
+            evaluation_dir: the folder with evaluation's `int8.json`; None: there is none.
         """
         if not self.int8_sha256 or not evaluation_dir:
             return False
         try:
-            record = load_json(evaluation_dir / INT8_AGREEMENT_FILE)
+            agreement = load_json(evaluation_dir / INT8_AGREEMENT_FILE)
         except (OSError, ValueError):
             return False
-        wanted = {
+        expected = {
             "model_sha256": self.model_sha256,
             "int8_sha256": self.int8_sha256,
             "accepted": True,
         }
-        return isinstance(record, dict) and wanted.items() <= record.items()
+        return isinstance(agreement, dict) and expected.items() <= agreement.items()
 
     def label(self, name: str) -> str:
-        """Return a class's name as people read it: `large.cell_carcinoma` becomes `Large cell carcinoma`."""
+        """Return a class's display name: `large.cell_carcinoma` becomes `Large cell carcinoma`."""
         words = name.replace("_", " ").replace(".", " ").strip()
         return words[:1].upper() + words[1:]
 
-    def called(self, probabilities: Sequence[float]) -> str:
-        """Return the name of the class that the model calls.
 
-        Args:
-            probabilities: one for each class, in the order of `classes`.
-
-        Returns:
-            Of two classes the positive one from `threshold` on, else the other; of more the most probable.
-        """
-        positive = self.classes.index(self.positive_class)
-        return self.classes[int(decide(np.asarray([probabilities]), positive, self.threshold)[0])]
+def _first_message(error: ValidationError) -> str:
+    """Return the first of pydantic's messages in one line, without the value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    return f"{key}: {first['msg']}" if key else first["msg"]

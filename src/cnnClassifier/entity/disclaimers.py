@@ -1,10 +1,12 @@
-"""What every page, card and table that shows a result says, and which data is synthetic."""
+"""The texts on every page, card and table with a result; and which data is synthetic."""
 
 DISCLAIMER = "Not a medical device: for research and teaching only, never for a diagnosis."
-SYNTHETIC = "Trained and tested on synthetic pictures (the phantom): these figures say nothing about patients."
+SYNTHETIC = (
+    "Trained and tested on synthetic images (the phantom): these metrics don't apply to patients."
+)
 PHANTOM_SCHEME = "phantom:"
 
 
 def is_synthetic(source_url: str) -> bool:
-    """Tell whether a data source is the phantom generator."""
-    return source_url.startswith(PHANTOM_SCHEME)
+    """Tell by its scheme whether a data source is the phantom generator."""
+    return source_url.strip().startswith(PHANTOM_SCHEME)

@@ -1,61 +1,69 @@
 """The list of images that every later stage works from."""
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from cnnClassifier.utils.common import atomic_write
 from cnnClassifier.utils.errors import ManifestError
 
 SPLITS = ("train", "validation", "test")
-_COLUMNS = ("path", "class", "sha256", "phash", "size", "bytes", "mode", "group", "split", "reason")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One file.
+class Entry(NamedTuple):
+    """One file; the fields are the columns of the CSV file.
 
     Attributes:
-        path: relative to the data's folder, with forward slashes.
+        path: relative to the data folder, with forward slashes.
         label: the class, as its folder is named.
-        sha256: of the bytes.
-        phash: perceptual hash, 16 hex digits; empty where the file can't be decoded.
-        size: width and height, such as `512x382`.
+        sha256: of the bytes; empty where the file can't be read.
+        group: patient or series, joined with near-duplicates; a group is never in two splits.
+        split: `train`, `validation`, `test`, or empty where the file is left out.
+        reason: why the file is left out, `<code>: <text>`; empty where it is used.
+        duplicate_of: path of the file with the same bytes that is kept instead, or empty.
+        width: pixels; 0 where the file can't be decoded.
+        height: likewise.
         bytes: size of the file.
-        mode: Pillow's word for the stored pixels; of DICOM the photometric interpretation.
-        group: what never crosses a split: the patient or series, joined with near-copies.
-        split: `train`, `validation`, `test`, or empty for a file that is left out.
-        reason: why it is left out.
+        format: of the content, such as `PNG`, whatever the file is called.
+        mode: Pillow's name for the stored pixels; of DICOM the photometric interpretation.
     """
 
     path: str
     label: str
-    sha256: str
-    phash: str
-    size: str
-    bytes: int
-    mode: str
-    group: str
-    split: str
-    reason: str
+    sha256: str = ""
+    group: str = ""
+    split: str = ""
+    reason: str = ""
+    duplicate_of: str = ""
+    width: int = 0
+    height: int = 0
+    bytes: int = 0
+    format: str = ""
+    mode: str = ""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All files, one entry each, in the order of their paths."""
+    """All files, one entry each, sorted by path."""
 
     entries: tuple[Entry, ...]
 
+    @classmethod
+    def from_table(cls, table: pd.DataFrame) -> "Manifest":
+        """Take the manifest's columns from a table with one row per file."""
+        rows = table[list(Entry._fields)].itertuples(index=False, name=None)
+        return cls(tuple(map(Entry._make, rows)))
+
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes that are used, sorted: the order of the model's outputs."""
+        """Names of the classes in use, sorted: the order of the model's outputs."""
         return tuple(sorted({entry.label for entry in self.entries if entry.split}))
 
-    def of(self, split: str) -> list[Entry]:
+    def in_split(self, split: str) -> list[Entry]:
         """Return the entries of a split.
 
         Raises:
@@ -64,46 +72,46 @@ class Manifest:
         entries = [entry for entry in self.entries if entry.split == split]
         missing = sorted(set(self.classes) - {entry.label for entry in entries})
         if not entries or missing:
-            raise ManifestError(
-                f"manifest: {split} has no images of {', '.join(missing) or 'any class'}; run data_validation"
-            )
+            names = ", ".join(missing) or "any class"
+            raise ManifestError(f"manifest: {split} has no images of {names}; run data_validation")
         return entries
 
     def labels(self, entries: Sequence[Entry]) -> np.ndarray:
-        """Return each entry's class as its place in `classes`, int64 (n,)."""
-        place = {label: number for number, label in enumerate(self.classes)}
-        return np.array([place[entry.label] for entry in entries], np.int64)
+        """Return the index in `classes` of each entry's label, int64 (n,)."""
+        classes = self.classes
+        return np.array([classes.index(entry.label) for entry in entries], np.int64)
 
     def write(self, path: Path) -> None:
         """Write the manifest as CSV."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        writer.writerows(asdict(entry).values() for entry in self.entries)
-        with atomic_write(path) as staged:
-            staged.write_text(out.getvalue(), encoding="utf-8")
+        table = pd.DataFrame(self.entries, columns=Entry._fields)
+        with atomic_write(path) as temp_path:
+            table.to_csv(temp_path, index=False, lineterminator="\n")
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
         """Read what `write` wrote.
 
         Raises:
-            ManifestError: the file is missing or something else.
+            ManifestError: the file is missing, damaged or has other columns.
         """
+        types = Entry.__annotations__
         try:
-            with Path(path).open(encoding="utf-8", newline="") as file:
-                reader = csv.reader(file)
-                if tuple(next(reader, ())) != _COLUMNS:
-                    raise ManifestError(f"{path}: not a manifest; run data_validation again")
-                rows = [[*row[:5], int(row[5]), *row[6:]] for row in reader]
-                manifest = cls(tuple(Entry(*row) for row in rows))  # type: ignore[arg-type]
+            table = pd.read_csv(path, dtype=types, keep_default_na=False)
         except FileNotFoundError:
             raise ManifestError(f"{path} is missing; run data_validation first") from None
-        except (ValueError, IndexError, TypeError, csv.Error) as error:
-            raise ManifestError(f"{path}: damaged ({error}); run data_validation again") from None
-        unknown = {entry.split for entry in manifest.entries} - {"", *SPLITS}
-        if unknown:
+        except (OSError, ValueError) as error:
+            message = " ".join(str(error).split())
+            raise ManifestError(f"{path}: damaged ({message}); run data_validation again") from None
+        if tuple(table.columns) != Entry._fields:
             raise ManifestError(
-                f"{path}: damaged (no split is called {min(unknown)!r}); run data_validation again"
+                f"{path}: other columns than expected, perhaps made by version 1; "
+                "run data_validation again"
             )
-        return manifest
+        is_valid = table["split"].isin(SPLITS) ^ (table["split"].eq("") & table["reason"].ne(""))
+        if not is_valid.all():
+            row = int(is_valid.argmin()) + 2
+            raise ManifestError(
+                f"{path}: damaged (row {row} has neither a split nor a reason to be left out); "
+                "run data_validation again"
+            )
+        return cls.from_table(table)

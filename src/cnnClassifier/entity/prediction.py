@@ -1,4 +1,4 @@
-"""The answer for one image."""
+"""What the model returns: for a batch of images, and for one image file."""
 
 from dataclasses import dataclass
 
@@ -8,44 +8,48 @@ from cnnClassifier.entity.dicom_options import DicomInfo
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What the model says of one image.
+class InferenceResult:
+    """The decision on n images, from one forward pass each.
 
     Attributes:
-        label: the class for people, such as `Normal`.
-        class_name: the class as its folder is named.
-        probabilities: one for each class name, in the model's order; they sum to 1.
-        model_id: which model said so.
-        unfamiliar: whether the image is unlike all that the model was trained on.
+        probabilities: calibrated, float32 (n, classes); rows sum to 1.
+        predicted: index of the predicted class, int (n,); the threshold is applied already.
+        distances: from the training images, float32 (n,).
+        out_of_distribution: bool (n,): whether the distance exceeds the bundle's `ood_threshold`.
+        activation_maps: of the predicted class, float32 (n, h, w), 0 to 1.
+    """
+
+    probabilities: np.ndarray
+    predicted: np.ndarray
+    distances: np.ndarray
+    out_of_distribution: np.ndarray
+    activation_maps: np.ndarray
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one image file.
+
+    Attributes:
+        label: display name of the predicted class, such as `Normal`.
+        class_name: the predicted class as its folder is named.
+        probabilities: by class name, in the model's order; they sum to 1.
+        model_id: of the model.
+        out_of_distribution: whether the image is unlike all training images.
         distance: from the training images.
-        unfamiliar_limit: beyond this distance it is unfamiliar.
-        map: class activation map of the called class, float32 (h, w), 0 to 1.
-        dicom: window and frame, where it is a DICOM file.
-        pixels: the picture as decoded, uint8 (height, width, 3), scaled down to at most 512 on the longest side.
+        ood_threshold: above this distance the image is out of distribution.
+        activation_map: of the predicted class, float32 (h, w), 0 to 1.
+        dicom: window and frame of a DICOM file; None for other files.
+        pixels: the decoded image, uint8 (height, width, 3), at most 512 on the longest side.
     """
 
     label: str
     class_name: str
     probabilities: dict[str, float]
     model_id: str
-    unfamiliar: bool
+    out_of_distribution: bool
     distance: float
-    unfamiliar_limit: float
-    map: np.ndarray
+    ood_threshold: float
+    activation_map: np.ndarray
     dicom: DicomInfo | None
     pixels: np.ndarray
-
-
-@dataclass(frozen=True)
-class InferenceResult:
-    """What one forward pass tells of n images.
-
-    Attributes:
-        probabilities: calibrated, float32 (n, classes).
-        distances: from the training images, float32 (n,); unfamiliar beyond the bundle's limit.
-        maps: class activation map of the called class, float32 (n, h, w), 0 to 1.
-    """
-
-    probabilities: np.ndarray
-    distances: np.ndarray
-    maps: np.ndarray

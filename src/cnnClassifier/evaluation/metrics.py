@@ -14,7 +14,7 @@ import sklearn
 from scipy.stats import binomtest
 from sklearn import metrics
 
-from cnnClassifier.entity.bundle import decide
+from cnnClassifier.entity.bundle import apply_threshold
 
 _BINS = 10
 _LEVEL = 0.95
@@ -64,7 +64,7 @@ class Outcome:
         positive: int,
         threshold: float,
     ) -> "Outcome":
-        """Decide each row, see `decide`.
+        """Decide each row, see `apply_threshold`.
 
         Args:
             labels: int, (n,).
@@ -75,7 +75,7 @@ class Outcome:
         """
         exact = probabilities.astype(np.float64)
         exact /= exact.sum(axis=1, keepdims=True)  # float32 sums to 1 in six places only
-        called = decide(probabilities, positive, threshold)
+        called = apply_threshold(probabilities, positive, threshold)
         return cls(labels, exact, called, np.unique(groups, return_inverse=True)[1], positive)
 
     def take(self, places: np.ndarray) -> "Outcome":

@@ -1,4 +1,4 @@
-"""Turn an image file's bytes into RGB pixels: the same way for validation, training, evaluation and serving."""
+"""Decode an image file into RGB pixels: the same for validation, training, evaluation, serving."""
 
 import io
 import warnings
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cnnClassifier.entity.dicom_options import DicomInfo, DicomOptions
+from cnnClassifier.entity.dicom_options import DEFAULT_DICOM_OPTIONS, DicomInfo, DicomOptions
 from cnnClassifier.imaging.dicom import read_dicom
 from cnnClassifier.imaging.dicom_header import is_dicom
 from cnnClassifier.utils.errors import ImageError
@@ -16,22 +16,21 @@ SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}
 )
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-_AS_IT_IS = DicomOptions()
-_MOST_PARTS = 50_000
+_MAX_CHUNKS = 50_000
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """An image as read.
+class DecodedImage:
+    """A decoded image.
 
     Attributes:
         pixels: uint8, (height, width, 3), RGB, upright.
-        format: what the bytes are, such as `PNG`, whatever the file is called.
-        mode: Pillow's word for the stored pixels, such as `RGBA` or `I;16`; of DICOM the photometric interpretation.
-        frames: 1, or more where it is animated or has pages (2 then, they aren't counted); the first is taken. Of
-            DICOM their number.
-        rotated: whether the EXIF orientation turned or mirrored it.
-        dicom: window and frame, where it is DICOM.
+        format: from the content, such as `PNG`, whatever the file's suffix.
+        mode: Pillow's mode of the stored pixels, such as `RGBA` or `I;16`; of DICOM files the
+            photometric interpretation.
+        frames: of DICOM files the number of frames; of others 2 where there are several.
+        rotated: whether the EXIF orientation was applied.
+        dicom: window and frame of a DICOM file.
     """
 
     pixels: np.ndarray
@@ -47,119 +46,105 @@ class Decoded:
         return f"{self.pixels.shape[1]}x{self.pixels.shape[0]}"
 
 
-def decode(data: bytes, max_pixels: int, reading: DicomOptions = _AS_IT_IS) -> Decoded:
-    """Decode `data` into upright RGB.
+def decode(
+    data: bytes, max_pixels: int, dicom_options: DicomOptions = DEFAULT_DICOM_OPTIONS
+) -> DecodedImage:
+    """Decode `data` into upright RGB; the content decides the format.
 
-    What the bytes are is told by their content. DICOM: see `read_dicom`. Of other images 16-bit grey is scaled from
-    its own minimum and maximum; transparent parts become black; palettes and CMYK are converted; the EXIF orientation
-    is applied; of an animation the first frame is taken.
+    DICOM: see `read_dicom`. Of other images 16-bit gray is scaled from its own minimum and maximum,
+    transparent pixels become black, palettes and CMYK are converted, the EXIF orientation is
+    applied, and the first frame of an animation is used.
 
     Args:
         data: a PNG, JPEG, BMP, GIF, TIFF, WebP or DICOM file.
-        max_pixels: refuse more than these before any pixel is decoded.
-        reading: window and frame of DICOM files.
+        max_pixels: refuse images with more, before any pixel is decoded.
+        dicom_options: window and frame of DICOM files.
 
     Raises:
-        ImageError: `empty`, `not_an_image`, `corrupt`, `too_large`, `unsupported` or `no_such_frame`.
+        ImageError: `empty`, `not_an_image`, `corrupt`, `too_large`, `unsupported` or
+            `no_such_frame`.
     """
     if not data:
         raise ImageError("empty", "the file is empty")
-    if is_dicom(data):
-        return _decode_dicom(data, max_pixels, reading)
-    if _is_flooded(data):
-        raise ImageError(
-            "corrupt", f"the image has more than {_MOST_PARTS:,} chunks or markers; save it again"
-        )
+    dicom = is_dicom(data)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow warns of large images and odd EXIF; max_pixels decides here
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise ImageError(
-                        "too_large", f"{width}×{height} pixels; at most {max_pixels:,} are taken"
-                    )
-                frames = 1 + bool(
-                    getattr(image, "is_animated", False)
-                )  # n_frames walks through all of them
-                image.seek(0)
-                image.load()
-                mode, kind = image.mode, str(image.format)
-                rotated = 2 <= image.getexif().get(ExifTags.Base.Orientation, 1) <= 8
-                pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(
-            "not_an_image", "not a PNG, JPEG, BMP, GIF, TIFF, WebP or DICOM image"
-        ) from None
-    except Image.DecompressionBombError:
-        raise ImageError(
-            "too_large", f"too many pixels; at most {max_pixels:,} are taken"
-        ) from None
-    except MemoryError:
-        raise ImageError("too_large", "the image needs more memory than there is") from None
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, …
-        raise ImageError("corrupt", f"the image can't be decoded: {error}") from None
-    return Decoded(pixels, kind, mode, frames, rotated)
-
-
-def _is_flooded(data: bytes) -> bool:
-    """Tell whether a PNG or JPEG has more parts than an honest one: Pillow reads millions of empty ones for seconds."""
-    at, parts = (
-        8
-        if data.startswith(b"\x89PNG\r\n\x1a\n")
-        else 2
-        if data.startswith(b"\xff\xd8")
-        else len(data),
-        0,
-    )
-    while at + 4 <= len(data) and parts <= _MOST_PARTS:
-        if data[0] == 0x89:
-            at += 12 + int.from_bytes(data[at : at + 4])
-        elif data[at] != 0xFF or data[at + 1] in (
-            0x00,
-            0xFF,
-        ):  # padding or junk, which is passed over
-            at += 1
-        elif data[at + 1] == 0xDA:  # from the first scan on libjpeg reads
-            break
-        else:
-            bare = 0xD0 <= data[at + 1] <= 0xD9
-            at += 2 + (0 if bare else int.from_bytes(data[at + 2 : at + 4]))
-        parts += 1
-    return parts > _MOST_PARTS
-
-
-def _decode_dicom(data: bytes, max_pixels: int, reading: DicomOptions) -> Decoded:
-    try:
-        with warnings.catch_warnings():
+            # Pillow warns of large images, which max_pixels decides on; pydicom quotes values.
             warnings.simplefilter("ignore")
-            pixels, kind, facts = read_dicom(data, max_pixels, reading)
+            if dicom:
+                pixels, photometric, info = read_dicom(data, max_pixels, dicom_options)
+                return DecodedImage(pixels, "DICOM", photometric, info.frames, False, info)
+            return _decode_pillow(data, max_pixels)
     except (ImageError, ImportError):
         raise
-    except MemoryError:
-        raise ImageError("too_large", "the image needs more memory than there is") from None
-    except Exception:  # what pydicom and Pillow raise isn't told: it could quote the file
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, EOFError, …
+        raise _image_error(error, max_pixels, dicom) from None
+
+
+def _image_error(error: Exception, max_pixels: int, dicom: bool) -> ImageError:
+    if isinstance(error, MemoryError):
+        return ImageError("too_large", "the image needs more memory than there is")
+    if dicom:  # the decoder's message could quote the patient
+        return ImageError("corrupt", "the DICOM file's pixels can't be decoded; save it again")
+    if isinstance(error, UnidentifiedImageError):
+        return ImageError("not_an_image", "not a PNG, JPEG, BMP, GIF, TIFF, WebP or DICOM image")
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError("too_large", f"too many pixels; at most {max_pixels:,} are accepted")
+    return ImageError("corrupt", f"the image can't be decoded: {error}")
+
+
+def _decode_pillow(data: bytes, max_pixels: int) -> DecodedImage:
+    if _has_too_many_chunks(data):
         raise ImageError(
-            "corrupt", "the DICOM file's pixels can't be decoded; save it again"
-        ) from None
-    return Decoded(pixels, "DICOM", kind, facts.frames, False, facts)
+            "corrupt", f"the image has more than {_MAX_CHUNKS:,} chunks or markers; save it again"
+        )
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(
+                "too_large", f"{width}×{height} pixels; at most {max_pixels:,} are accepted"
+            )
+        # Not n_frames, which reads all frames.
+        frames = 2 if getattr(image, "is_animated", False) else 1
+        image.seek(0)
+        image.load()
+        rotated = 2 <= image.getexif().get(ExifTags.Base.Orientation, 1) <= 8
+        pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        return DecodedImage(pixels, str(image.format), image.mode, frames, rotated)
+
+
+def _has_too_many_chunks(data: bytes) -> bool:
+    """Count the chunks of a PNG or JPEG: Pillow takes seconds to read millions of empty ones."""
+    png, jpeg = data.startswith(b"\x89PNG\r\n\x1a\n"), data.startswith(b"\xff\xd8")
+    if not png and not jpeg:
+        return False
+    position, chunks = 8 if png else 2, 0
+    while position + 4 <= len(data) and chunks <= _MAX_CHUNKS:
+        chunks += 1
+        marker = data[position + 1]
+        if png:
+            position += 12 + int.from_bytes(data[position : position + 4])
+        elif data[position] != 0xFF or marker in (0x00, 0xFF):  # padding, which is skipped
+            position += 1
+        elif marker == 0xDA:  # the first scan: from here on libjpeg reads
+            break
+        elif 0xD0 <= marker <= 0xD9:  # markers without a length
+            position += 2
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    return chunks > _MAX_CHUNKS
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        low, high = float(grey.min()), float(grey.max())
-        scaled = (grey - low) * (255 / (high - low)) if high > low else np.zeros_like(grey)
+        gray = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        low, high = float(gray.min()), float(gray.max())
+        scaled = (gray - low) * (255 / (high - low)) if high > low else np.zeros_like(gray)
         return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema()[0] == 255:
             return rgba.convert("RGB")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert(
-            "RGB"
-        )
+        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, rgba).convert("RGB")
     return image.convert("RGB")

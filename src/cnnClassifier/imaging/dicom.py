@@ -1,9 +1,9 @@
-"""Turn one frame of a DICOM file into RGB pixels: HU, window, photometric interpretation."""
+"""Decode one frame of a DICOM file into RGB pixels: HU, window, photometric interpretation."""
 
 import io
-import itertools
 import logging
 import struct
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,220 +14,229 @@ from cnnClassifier.imaging import dicom_header as tags
 from cnnClassifier.imaging.dicom_header import Header, read_header
 from cnnClassifier.utils.errors import ImageError
 
-_NATIVE = frozenset((tags.IMPLICIT_LITTLE, tags.EXPLICIT_LITTLE, tags.EXPLICIT_BIG))
+_NATIVE = (tags.IMPLICIT_LITTLE, tags.EXPLICIT_LITTLE, tags.EXPLICIT_BIG)
 _RLE = "1.2.840.10008.1.2.5"
-_JPEG = frozenset(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"))  # baseline and extended
-_JPEG_2000 = frozenset(("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"))
-_GREY = ("MONOCHROME1", "MONOCHROME2")
-_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # baseline and extended
+_JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+_GRAY = ("MONOCHROME1", "MONOCHROME2")
+_COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
 def read_dicom(
-    data: bytes, max_pixels: int, reading: DicomOptions
+    data: bytes, max_pixels: int, dicom_options: DicomOptions
 ) -> tuple[np.ndarray, str, DicomInfo]:
-    """Decode the chosen frame, and only that.
+    """Decode the requested frame, and no other.
 
-    Grey: stored values become HU by slope and intercept, then grey levels by a linear window; MONOCHROME1 is
-    inverted; padding becomes black. `auto` takes the file's own window (its first), else lung. A file that has
-    neither window nor HU is scaled from its darkest to its brightest pixel. Colour is taken as it is.
+    Gray: stored values become HU by slope and intercept, then gray levels by a linear window;
+    MONOCHROME1 is inverted; padding becomes black. `auto` takes the file's own window (its first),
+    else lung. A file with neither window nor HU is scaled from its darkest to its brightest pixel.
+    Color is taken as it is.
 
     Args:
         data: the file's bytes.
-        max_pixels: refuse a frame with more before any pixel is decoded.
-        reading: window and frame.
+        max_pixels: refuse a frame with more, before any pixel is decoded.
+        dicom_options: window and frame.
 
     Returns:
-        uint8 (height, width, 3); the photometric interpretation; what may be told of the file.
+        uint8 (height, width, 3); the photometric interpretation; the window and frame.
 
     Raises:
-        ImageError: `corrupt`, `too_large`, `unsupported`, `no_such_frame` or `not_an_image`. It quotes no value of
-            the header but sizes.
+        ImageError: `corrupt`, `too_large`, `unsupported`, `no_such_frame` or `not_an_image`. Its
+            message contains no value of the header but sizes.
     """
     header = read_header(data)
     rows, columns = header.integer(tags.ROWS), header.integer(tags.COLUMNS)
     if rows * columns > max_pixels:
-        raise ImageError("too_large", f"{columns}×{rows} pixels; at most {max_pixels:,} are taken")
-    frames = _frames(header)
-    if not 1 <= reading.frame <= frames:
         raise ImageError(
-            "no_such_frame", f"there is no frame {reading.frame}; choose one from 1 to {frames}"
+            "too_large", f"{columns}×{rows} pixels; at most {max_pixels:,} are accepted"
         )
-    options = _options(header, rows, columns)
-    stored = _decode(header, options, reading.frame, frames)
-    kind = options["photometric_interpretation"]
-    if kind in _COLOUR:
-        grown = np.right_shift(stored, max(0, options["bits_stored"] - 8)).astype(np.uint8)
-        return grown, kind, DicomInfo("colour", None, None, reading.frame, frames)
-    grey, facts = _windowed(stored, header.of_frame(reading.frame), options, reading, frames)
-    return np.repeat(grey[..., np.newaxis], 3, axis=2), kind, facts
+    frame, frames = dicom_options.frame, _frame_count(header)
+    if not 1 <= frame <= frames:
+        raise ImageError(
+            "no_such_frame", f"there is no frame {frame}; choose one from 1 to {frames}"
+        )
+    pixel_format = _pixel_format(header, rows, columns)
+    photometric = pixel_format["photometric_interpretation"]
+    stored = _decode_frame(header, pixel_format, frame, frames)
+    if photometric in _COLOR:
+        shift = max(0, pixel_format["bits_stored"] - 8)
+        info = DicomInfo("colour", None, None, frame, frames)
+        return np.right_shift(stored, shift).astype(np.uint8), photometric, info
+    codes = stored.view(f"u{stored.dtype.itemsize}")
+    header = header.for_frame(frame)
+    values, padding = _lookup_table(header, pixel_format, bits=8 * stored.dtype.itemsize)
+    name, center, width = _window(header, dicom_options, values, padding, codes)
+    levels = _apply_window(values, center, width)
+    if photometric == "MONOCHROME1":
+        levels = 255 - levels
+    levels[padding] = 0
+    gray = levels.round().astype(np.uint8)[codes]
+    info = DicomInfo(name, round(center, 3), round(width, 3), frame, frames)
+    return np.repeat(gray[..., np.newaxis], 3, axis=2), photometric, info
 
 
-def _frames(header: Header) -> int:
+def _frame_count(header: Header) -> int:
     text = header.text(tags.FRAMES) or "1"
     if not (text.isascii() and text.isdigit() and len(text) < 8):
-        raise ImageError("corrupt", "the DICOM file's number of frames is no number")
+        raise ImageError("corrupt", "the DICOM file's number of frames is not a number")
     return max(1, int(text))
 
 
-def _options(header: Header, rows: int, columns: int) -> dict[str, Any]:
-    """Check what the pixels are said to be, and put it as pydicom's decoders take it.
+def _pixel_format(header: Header, rows: int, columns: int) -> dict[str, Any]:
+    """Check the description of the pixels and return it as the options of pydicom's decoders.
 
     Raises:
         ImageError: `unsupported` or `corrupt`.
     """
-    syntax, kind = header.syntax, header.text(tags.PHOTOMETRIC)
-    if syntax not in _NATIVE | _JPEG | _JPEG_2000 | {_RLE}:
+    syntax, photometric = header.syntax, header.text(tags.PHOTOMETRIC)
+    if syntax not in (*_NATIVE, *_JPEG, *_JPEG_2000, _RLE):
         from pydicom.uid import UID_dictionary
 
         name = UID_dictionary.get(syntax, ("an unknown one",))[0]
-        raise ImageError(
-            "unsupported",
-            f"DICOM transfer syntax {name} isn't taken; save the file as Explicit VR Little Endian",
-        )
-    if kind not in _GREY + _COLOUR:
-        raise ImageError(
-            "unsupported", f"only DICOM files in {', '.join(_GREY + _COLOUR)} are taken"
-        )
+        raise _unsupported(f"DICOM transfer syntax {name} isn't supported")
+    if photometric not in _GRAY + _COLOR:
+        raise _unsupported(f"only DICOM files in {', '.join(_GRAY + _COLOR)} are supported")
     samples = header.integer(tags.SAMPLES, 1)
     allocated = header.integer(tags.ALLOCATED)
     stored = header.integer(tags.STORED, allocated)
     if syntax in _JPEG and stored > 8:
-        raise ImageError(
-            "unsupported",
-            "only 8-bit JPEG is taken inside DICOM; save it as Explicit VR Little Endian",
-        )
+        raise _unsupported("only 8-bit JPEG is supported inside DICOM")
     if allocated not in (8, 16):
-        raise ImageError(
-            "unsupported", f"only DICOM files of 8 or 16 bits a pixel are taken, not {allocated}"
-        )
-    if (
-        samples != (1 if kind in _GREY else 3)
-        or not 1 <= stored <= allocated
-        or rows * columns == 0
-    ):
+        raise _unsupported(f"only 8 or 16 bits per DICOM pixel are supported, not {allocated}")
+    expected_samples = 1 if photometric in _GRAY else 3
+    if samples != expected_samples or not 1 <= stored <= allocated or rows * columns == 0:
         raise ImageError("corrupt", "the DICOM file's size, bits and colours don't fit together")
     return {
         "rows": rows,
         "columns": columns,
         "samples_per_pixel": samples,
-        "photometric_interpretation": kind,
+        "photometric_interpretation": photometric,
         "bits_allocated": allocated,
         "bits_stored": stored,
         "pixel_representation": int(header.integer(tags.SIGNED, 0) == 1),
         "planar_configuration": int(header.integer(tags.PLANAR, 0) == 1),
         "pixel_keyword": "PixelData",
         "pixel_vr": header.vr,
-        "correct_unused_bits": False,  # it takes Bits Stored for the lowest, whatever High Bit says; see `_meaning`
+        # pydicom takes the lowest bits, whatever High Bit says; see `_lookup_table`.
+        "correct_unused_bits": False,
     }
 
 
-def _decode(header: Header, options: dict[str, Any], frame: int, frames: int) -> np.ndarray:
+def _unsupported(reason: str) -> ImageError:
+    return ImageError("unsupported", f"{reason}; save the file as Explicit VR Little Endian")
+
+
+def _decode_frame(
+    header: Header, pixel_format: dict[str, Any], frame: int, frames: int
+) -> np.ndarray:
     """Return one frame's stored values: (rows, columns) or, as RGB, (rows, columns, 3)."""
     from pydicom.encaps import encapsulate, get_frame
     from pydicom.pixels import get_decoder
 
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    syntax = header.syntax
-    if syntax in _NATIVE:
-        source, place = header.pixels, frame - 1
-    else:
-        encoded = get_frame(io.BytesIO(header.pixels), frame - 1, number_of_frames=frames)
-        if not (_packed_fits if syntax == _RLE else _picture_fits)(encoded, options):
+    source, index = header.pixels, frame - 1
+    if header.syntax not in _NATIVE:
+        encoded = get_frame(io.BytesIO(source), index, number_of_frames=frames)
+        fits = _rle_size_fits if header.syntax == _RLE else _jpeg_size_fits
+        if not fits(encoded, pixel_format["rows"], pixel_format["columns"]):
             raise ImageError(
-                "corrupt", "the DICOM file's compressed pixels are of another size than it says"
+                "corrupt", "the DICOM file's compressed pixels are of another size than its header"
             )
-        source, place, frames = encapsulate([encoded]), 0, 1
-    decoded, _ = get_decoder(syntax).as_array(
-        source, index=place, **options | {"number_of_frames": frames}
-    )
+        source, index, frames = encapsulate([encoded]), 0, 1
+    options = {**pixel_format, "number_of_frames": frames}
+    decoded, _ = get_decoder(header.syntax).as_array(source, index=index, **options)
     return decoded.astype(decoded.dtype.newbyteorder("="), copy=False)
 
 
-def _picture_fits(encoded: bytes, options: dict[str, Any]) -> bool:
-    """Tell whether a JPEG or JPEG 2000 picture has the size that the header says, before it is decoded."""
+def _jpeg_size_fits(encoded: bytes, rows: int, columns: int) -> bool:
+    """Compare the size of a JPEG or JPEG 2000 image with the header's, before it is decoded."""
     with Image.open(io.BytesIO(encoded), formats=("JPEG", "JPEG2000")) as image:
-        return image.size == (options["columns"], options["rows"])
+        return image.size == (columns, rows)
 
 
-def _packed_fits(encoded: bytes, options: dict[str, Any]) -> bool:
-    """Tell whether RLE segments unpack to no more than the header says: two bytes can stand for 128."""
-    most = (
-        options["rows"] * options["columns"] + 256
-    )  # what is padded to an even length reads as a run
+def _rle_size_fits(encoded: bytes, rows: int, columns: int) -> bool:
+    """Return whether RLE segments unpack to no more than a frame: two bytes can stand for 128."""
+    max_length = rows * columns + 256  # the padding to an even length reads as a run
     count, *starts = struct.unpack_from("<16I", encoded)
-    starts = [*starts[: min(count, 15)], len(encoded)]
-    return all(_unpacked(encoded, at, end, most) <= most for at, end in itertools.pairwise(starts))
+    bounds = [*starts[: min(count, 15)], len(encoded)]
+    for start, end in pairwise(bounds):
+        if _unpacked_length(encoded, start, end, max_length) > max_length:
+            return False
+    return True
 
 
-def _unpacked(packed: bytes, at: int, end: int, most: int) -> int:
-    """Return how long a PackBits segment grows, or something above `most`; packing makes none much longer."""
-    grown = 0 if end - at <= 2 * most else most + 1
-    while at < end and grown <= most:
-        run = packed[at]
-        literal = run < 128
-        grown += run + 1 if literal else 257 - run if run > 128 else 0
-        at += run + 2 if literal else 1 + (run > 128)
-    return grown
+def _unpacked_length(packed: bytes, position: int, end: int, max_length: int) -> int:
+    """Return the unpacked length of a PackBits segment, or something above `max_length`."""
+    if end - position > 2 * max_length:  # packing makes nothing that much longer
+        return max_length + 1
+    length = 0
+    while position < end and length <= max_length:
+        control = packed[position]
+        if control < 128:  # so many literal bytes, and one more
+            length += control + 1
+            position += control + 2
+        elif control == 128:  # no operation
+            position += 1
+        else:  # one byte, repeated
+            length += 257 - control
+            position += 2
+    return length
 
 
-def _windowed(
-    pixels: np.ndarray, header: Header, options: dict[str, Any], reading: DicomOptions, frames: int
-) -> tuple[np.ndarray, DicomInfo]:
-    """Return grey levels, uint8 (rows, columns), by a table of all values that a pixel can hold."""
-    bits = pixels.dtype.itemsize * 8
-    codes = pixels.view(f"u{pixels.dtype.itemsize}")
-    values, padded = _meaning(header, options, bits)
-    name, centre, width = _window(header, reading, values, padded, codes)
-    with np.errstate(over="ignore"):
-        levels = ((values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5).clip(
-            0, 1
-        ) * 255  # PS3.3 C.11.2.1.2.1
-    if options["photometric_interpretation"] == "MONOCHROME1":
-        levels = 255 - levels
-    levels[padded] = 0
-    facts = DicomInfo(name, round(centre, 3), round(width, 3), reading.frame, frames)
-    return levels.round().astype(np.uint8)[codes], facts
+def _lookup_table(
+    header: Header, pixel_format: dict[str, Any], bits: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each bit pattern of a pixel its value in HU, and whether it is padding.
 
-
-def _meaning(header: Header, options: dict[str, Any], bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each bit pattern of a pixel its value in HU (or the file's units), and whether it is padding."""
-    signed, stored = options["pixel_representation"] == 1, min(bits, options["bits_stored"])
+    Without slope and intercept, the values are in the file's own units.
+    """
+    signed = pixel_format["pixel_representation"] == 1
+    stored = min(bits, pixel_format["bits_stored"])
     high = header.integer(tags.HIGH_BIT, stored - 1)
     if header.syntax not in _NATIVE or not stored <= high + 1 <= bits:
         high = stored - 1
-    patterns = np.arange(2**bits, dtype=f"u{bits // 8}") << (
-        bits - 1 - high
-    )  # overlays may fill the other bits
+    # Shift the stored bits up and down again: overlays may fill the others.
+    patterns = np.arange(2**bits, dtype=f"u{bits // 8}") << (bits - 1 - high)
     numbers = (patterns.view(f"i{bits // 8}") if signed else patterns) >> (bits - stored)
     slope, intercept = header.number(tags.SLOPE), header.number(tags.INTERCEPT)
     if slope == 0:
         raise ImageError("corrupt", "the DICOM file's rescale slope is 0")
     values = numbers * (1.0 if slope is None else slope) + (intercept or 0.0)
-    padded = np.zeros(len(numbers), bool)
+    padding = np.zeros(len(numbers), bool)
     if tags.PADDING in header.values:
         first = header.integer(tags.PADDING, signed=signed)
         last = header.integer(tags.PADDING_LIMIT, first, signed=signed)
-        padded = (numbers >= min(first, last)) & (numbers <= max(first, last))
-    return values, padded
+        padding = (numbers >= min(first, last)) & (numbers <= max(first, last))
+    return values, padding
 
 
 def _window(
-    header: Header, reading: DicomOptions, values: np.ndarray, padded: np.ndarray, codes: np.ndarray
+    header: Header,
+    dicom_options: DicomOptions,
+    values: np.ndarray,
+    padding: np.ndarray,
+    codes: np.ndarray,
 ) -> tuple[str, float, float]:
-    """Return name, centre and width of the window."""
-    if isinstance(reading.window, tuple):
-        return ("custom", *reading.window)
-    if reading.window != "auto":
-        return (reading.window, *WINDOWS[reading.window])
-    centre, width = header.number(tags.CENTRE), header.number(tags.WIDTH)
-    if centre is not None and width is not None and width >= 1:
-        return "file", centre, width
-    if len(values) > 256 and (
-        tags.SLOPE in header.values or tags.INTERCEPT in header.values
-    ):  # 8 bits hold no HU
+    """Return name, center and width of the window."""
+    requested = dicom_options.window
+    if isinstance(requested, tuple):
+        return ("custom", *requested)
+    if requested != "auto":
+        return (requested, *WINDOWS[requested])
+    center, width = header.number(tags.CENTER), header.number(tags.WIDTH)
+    if center is not None and width is not None and width >= 1:
+        return "file", center, width
+    has_hu = tags.SLOPE in header.values or tags.INTERCEPT in header.values
+    if has_hu and len(values) > 256:  # 8 bits are too few for HU
         return ("lung", *WINDOWS["lung"])
     present = np.zeros(len(values), bool)
     present[codes] = True
-    shown = values[present & ~padded]
-    low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 1.0)
+    visible = values[present & ~padding]
+    low, high = (float(visible.min()), float(visible.max())) if len(visible) else (0.0, 1.0)
     return "full", (low + high + 1) / 2, high - low + 1
+
+
+def _apply_window(values: np.ndarray, center: float, width: float) -> np.ndarray:
+    """Return gray levels, float 0 to 255 (DICOM PS3.3, C.11.2.1.2.1)."""
+    with np.errstate(over="ignore"):
+        return ((values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5).clip(0, 1) * 255

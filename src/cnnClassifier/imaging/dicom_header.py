@@ -1,8 +1,8 @@
-"""Find the few elements of a DICOM file that its pixels need: of all others not even the value is looked at.
+"""Read the few header elements of a DICOM file that its pixels need, with bounded time and memory.
 
-pydicom makes objects of every element and item (2 MB of empty items took it 6 s and 170 MB), and its warnings quote
-values. Here nothing is built but what is wanted, depth and count are bounded, and no value is named. Of whose
-it is nothing but a hash leaves this module, and that only where it is asked for.
+pydicom makes objects of every element and item (2 MB of empty items took it 6 s and 170 MB), and
+its warnings quote values. This reader skips all other elements, bounds their depth and number, and
+quotes no value. Nothing about the patient leaves this module but a hash, and only on request.
 """
 
 import hashlib
@@ -16,53 +16,45 @@ from cnnClassifier.utils.errors import ImageError
 
 SYNTAX = 0x00020010
 SAMPLES, PHOTOMETRIC, PLANAR, FRAMES = 0x00280002, 0x00280004, 0x00280006, 0x00280008
-ROWS, COLUMNS, ALLOCATED, STORED, HIGH_BIT, SIGNED = (
-    0x00280000 + e for e in (0x10, 0x11, 0x100, 0x101, 0x102, 0x103)
-)
+ROWS, COLUMNS = 0x00280010, 0x00280011
+ALLOCATED, STORED, HIGH_BIT, SIGNED = 0x00280100, 0x00280101, 0x00280102, 0x00280103
 PADDING, PADDING_LIMIT = 0x00280120, 0x00280121
-CENTRE, WIDTH, INTERCEPT, SLOPE = 0x00281050, 0x00281051, 0x00281052, 0x00281053
+CENTER, WIDTH, INTERCEPT, SLOPE = 0x00281050, 0x00281051, 0x00281052, 0x00281053
 PIXELS = 0x7FE00010
-_WANTED = frozenset(
-    (SAMPLES, PHOTOMETRIC, PLANAR, FRAMES, ROWS, COLUMNS, ALLOCATED, STORED, HIGH_BIT, SIGNED)
-) | {*(PADDING, PADDING_LIMIT, CENTRE, WIDTH, INTERCEPT, SLOPE)}
-_SHARED, _PER_FRAME = 0x52009229, 0x52009230  # where enhanced CT keeps windows and HU
-_PATIENT, _STUDY, _SERIES = 0x00100020, 0x0020000D, 0x0020000E
-# What stands in the place of a patient's ID where somebody took it out: it is the same for many patients.
-_NOBODY = re.compile(rb"anon\w*|unknown|none|null|n/?a|\W*|0+|x+", re.IGNORECASE)
+_LAYOUT_TAGS = {SAMPLES, PHOTOMETRIC, PLANAR, FRAMES, ROWS, COLUMNS, ALLOCATED, STORED, HIGH_BIT}
+_VALUE_TAGS = {SIGNED, PADDING, PADDING_LIMIT, CENTER, WIDTH, INTERCEPT, SLOPE}
+_PIXEL_TAGS = frozenset(_LAYOUT_TAGS | _VALUE_TAGS)
+# Sequences of enhanced CT with windows and HU: for all frames, and for each.
+_SHARED, _PER_FRAME = 0x52009229, 0x52009230
 _TRANSFORMS = (0x00289132, 0x00289145)
-_ENTERED = frozenset((_SHARED, _PER_FRAME, *_TRANSFORMS))
+_SEQUENCES = frozenset((_SHARED, _PER_FRAME, *_TRANSFORMS))
+_PATIENT, _STUDY, _SERIES = 0x00100020, 0x0020000D, 0x0020000E
+# Values in the place of a removed patient ID: the same for many patients.
+_ANONYMOUS = re.compile(rb"anon\w*|unknown|none|null|n/?a|\W*|0+|x+", re.IGNORECASE)
 
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
-_LONG = frozenset(
+_LONG_VRS = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
-_MOST_ELEMENTS, _DEEPEST, _LONGEST = 200_000, 16, 64
-_LARGEST = 1e9
-_FIRST = (
-    b"",
-    b"\x01",
-    b"\x05",
-    b"\x08",
-    b"\x12",
-    b"\x16",
-    b"\x18",
-)  # what a data set without a preamble starts with
-IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG = (
-    "1.2.840.10008.1.2",
-    "1.2.840.10008.1.2.1",
-    "1.2.840.10008.1.2.2",
-)
+_MAX_ELEMENTS, _MAX_DEPTH, _MAX_VALUE_LENGTH = 200_000, 16, 64
+_MAX_NUMBER = 1e9
+# The first element numbers of group 8, with which a data set without a preamble starts.
+_FIRST_ELEMENTS = (b"", b"\x01", b"\x05", b"\x08", b"\x12", b"\x16", b"\x18")
+IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its pixels.
+    """The description of a file's pixels.
 
     Attributes:
         syntax: UID of the transfer syntax.
-        order: `<` or `>`, the byte order.
-        values: raw bytes by tag; for the sequences of enhanced CT lists of the same.
+        order: byte order, `<` or `>`.
+        values: raw bytes by tag; of the sequences of enhanced CT lists of such mappings.
         pixels: the value of Pixel Data, encapsulated where the syntax says so.
         vr: of Pixel Data, `OB` or `OW`.
     """
@@ -73,11 +65,11 @@ class Header:
     pixels: bytes
     vr: str
 
-    def of_frame(self, frame: int) -> "Header":
-        """Return the header with the values that hold for one frame, from 1, in the place of those for all."""
+    def for_frame(self, frame: int) -> "Header":
+        """Return the header with the values of one frame, from 1, instead of those of all."""
         values = dict(self.values)
-        per_frame = self.values.get(_PER_FRAME, [])[frame - 1 : frame]
-        for group in (*self.values.get(_SHARED, [])[:1], *per_frame):
+        shared = self.values.get(_SHARED, [])[:1]
+        for group in shared + self.values.get(_PER_FRAME, [])[frame - 1 : frame]:
             for tag in _TRANSFORMS:
                 for item in group.get(tag, [])[:1]:
                     values |= item
@@ -93,55 +85,57 @@ class Header:
         if len(raw) >= 2:
             return int(struct.unpack_from(f"{self.order}{'h' if signed else 'H'}", raw)[0])
         if default is None:
-            raise ImageError(
-                "corrupt", f"the DICOM file lacks element ({tag >> 16:04x},{tag & 0xFFFF:04x})"
-            )
+            element = f"({tag >> 16:04x},{tag & 0xFFFF:04x})"
+            raise ImageError("corrupt", f"the DICOM file lacks element {element}")
         return default
 
     def number(self, tag: int) -> float | None:
-        """Return the first of the decimal numbers written under a tag; None where there is none of sensible size."""
+        """Return the first of a tag's decimal numbers; None where it is missing or too large."""
         try:
             value = float(self.text(tag).partition("\\")[0])
         except ValueError:
             return None
-        return value if math.isfinite(value) and abs(value) <= _LARGEST else None
+        return value if math.isfinite(value) and abs(value) <= _MAX_NUMBER else None
 
     def text(self, tag: int) -> str:
-        """Return a short text, without what pads it."""
+        """Return a short text without its padding."""
         return _text(self.values.get(tag, b""))
 
 
 def is_dicom(data: bytes) -> bool:
-    """Tell by the content: the mark after the preamble, or, without one, how the first element begins."""
+    """Detect DICOM by the mark after the preamble or, without one, by the first element."""
     if data[128:132] == b"DICM" or data[:6] == b"\x02\x00\x00\x00UL":
         return True
-    if data[:2] not in (b"\x08\x00", b"\x00\x08") or data[2:4].strip(b"\x00") not in _FIRST:
+    if data[:2] not in (b"\x08\x00", b"\x00\x08"):
+        return False
+    if data[2:4].strip(b"\x00") not in _FIRST_ELEMENTS:
         return False
     return data[4:6] in (b"UL", b"CS", b"UI", b"DA") or data[6:8] == b"\x00\x00"
 
 
 def read_header(data: bytes) -> Header:
-    """Read what the pixels need.
+    """Read the description of the pixels.
 
     Raises:
-        ImageError: `corrupt`, or `not_an_image` where there are no pixels.
+        ImageError: `corrupt`, `unsupported`, or `not_an_image` where there are no pixels.
     """
-    syntax, reader, values = _read(data, _WANTED)
+    syntax, order, values = _read(data, _PIXEL_TAGS)
     if PIXELS not in values:
         raise ImageError("not_an_image", "a DICOM file without pixels")
     pixels, vr = values.pop(PIXELS)
-    return Header(syntax, reader.order, values, pixels, "OB" if vr == b"OB" else "OW")
+    return Header(syntax, order, values, pixels, "OB" if vr == b"OB" else "OW")
 
 
 def read_patient_pseudonym(data: bytes) -> str:
-    """Return what stands for the patient, so that one's images can be kept together: the start of a SHA-256.
+    """Return a pseudonym of the patient, to keep a patient's images together.
 
-    It is of the patient's ID, or of the study's or series' UID where there is none. It is a pseudonym, not anonymous:
-    nothing secret goes into it, so that all files of a patient give the same wherever they are read, and so that who
-    holds a list of IDs, or tries all short ones, finds out which gives it. What holds it is to be kept like the images.
+    It is the start of a SHA-256 of the patient's ID, or of the study's or series' UID where there
+    is none. It is not anonymous: no secret goes into it, so that all files of a patient have the
+    same one on every machine. Whoever has a list of IDs, or tries all short ones, can reverse it.
+    Protect it like the images.
 
     Returns:
-        `dicom-` and 12 hexadecimal digits (48 bits); empty where the file says nothing of the kind.
+        `dicom-` and 12 hexadecimal digits (48 bits); empty where the file has none of the three.
 
     Raises:
         ImageError: `corrupt`.
@@ -149,58 +143,61 @@ def read_patient_pseudonym(data: bytes) -> str:
     _, _, values = _read(data, frozenset((_PATIENT, _STUDY, _SERIES)))
     for tag in (_PATIENT, _STUDY, _SERIES):
         value = values.get(tag, b"").strip(b" \x00")
-        if not _NOBODY.fullmatch(value):
+        if not _ANONYMOUS.fullmatch(value):
             return f"dicom-{hashlib.sha256(tag.to_bytes(4) + value).hexdigest()[:12]}"
     return ""
 
 
-def _read(data: bytes, wanted: frozenset[int]) -> tuple[str, "_Reader", dict[int, Any]]:
-    """Return the transfer syntax, what read the data set, and the wanted elements with the pixels."""
-    at = 132 if data[128:132] == b"DICM" else 0
-    reader, syntax = _Reader(data, "<", wanted), ""
-    while data[at : at + 2] == b"\x02\x00":
-        tag, _, start, length = reader.element(at, implicit=False)
-        at = reader.end_of(start, length, len(data))
+def _read(data: bytes, tags: frozenset[int]) -> tuple[str, str, dict[int, Any]]:
+    """Return transfer syntax, byte order, and the elements of `tags` with the pixels."""
+    position = 132 if data[128:132] == b"DICM" else 0
+    reader, syntax = _Reader(data, tags), ""
+    while data[position : position + 2] == b"\x02\x00":  # the file meta information
+        tag, _, start, length = reader.element(position, implicit=False)
+        position = reader.end_of(start, length, len(data))
         if tag == SYNTAX:
-            syntax = _text(data[start : min(at, start + _LONGEST)])
-    implicit = not _is_vr(data[at + 4 : at + 6])
-    if not syntax:
-        big = data[at : at + 2] == b"\x00\x08"
-        syntax = EXPLICIT_BIG if big else IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE
-    if syntax == "1.2.840.10008.1.2.1.99":
+            syntax = _text(data[start : min(position, start + _MAX_VALUE_LENGTH)])
+    implicit = not _is_vr(data[position + 4 : position + 6])
+    if not syntax and data[position : position + 2] == b"\x00\x08":
+        syntax = EXPLICIT_BIG
+    elif not syntax:
+        syntax = IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE
+    if syntax == _DEFLATED:
         raise ImageError(
-            "unsupported", "deflated DICOM files aren't taken; save it as Explicit VR Little Endian"
+            "unsupported",
+            "deflated DICOM files aren't supported; save the file as Explicit VR Little Endian",
         )
     reader.order = ">" if syntax == EXPLICIT_BIG else "<"
-    values, _ = reader.dataset(at, len(data), implicit=implicit, depth=0, kept=True)
-    return syntax, reader, values
+    values, _ = reader.dataset(position, len(data), implicit=implicit, depth=0, keep=True)
+    return syntax, reader.order, values
 
 
 class _Reader:
-    def __init__(self, data: bytes, order: str, wanted: frozenset[int]) -> None:
-        self.order = order
-        self._wanted = wanted
+    def __init__(self, data: bytes, tags: frozenset[int]) -> None:
+        self.order = "<"
         self._data = data
-        self._left = _MOST_ELEMENTS
+        self._tags = tags
+        self._remaining = _MAX_ELEMENTS
 
-    def element(self, at: int, *, implicit: bool) -> tuple[int, bytes, int, int]:
+    def element(self, position: int, *, implicit: bool) -> tuple[int, bytes, int, int]:
         """Return tag, VR (empty where implicit), start and length of the element's value."""
-        self._left -= 1
-        if self._left < 0:
-            raise ImageError("corrupt", f"the DICOM file has more than {_MOST_ELEMENTS:,} elements")
+        self._remaining -= 1
+        if self._remaining < 0:
+            raise ImageError("corrupt", f"the DICOM file has more than {_MAX_ELEMENTS:,} elements")
         try:
-            group, number = struct.unpack_from(f"{self.order}HH", self._data, at)
-            vr = self._data[at + 4 : at + 6]
-            tag = group << 16 | number
-            if (
-                implicit or group == 0xFFFE or not _is_vr(vr)
-            ):  # some writers turn to implicit in the middle
-                return tag, b"", at + 8, struct.unpack_from(f"{self.order}I", self._data, at + 4)[0]
-            if vr in _LONG:
-                return tag, vr, at + 12, struct.unpack_from(f"{self.order}I", self._data, at + 8)[0]
-            return tag, vr, at + 8, struct.unpack_from(f"{self.order}H", self._data, at + 6)[0]
+            group, number = struct.unpack_from(f"{self.order}HH", self._data, position)
+            vr = self._data[position + 4 : position + 6]
+            # Some writers change to implicit in the middle.
+            if implicit or group == 0xFFFE or not _is_vr(vr):
+                vr, kind, offset = b"", "I", 4
+            elif vr in _LONG_VRS:
+                kind, offset = "I", 8
+            else:
+                kind, offset = "H", 6
+            (length,) = struct.unpack_from(f"{self.order}{kind}", self._data, position + offset)
         except struct.error:
             raise _truncated() from None
+        return group << 16 | number, vr, position + (12 if offset == 8 else 8), length
 
     def end_of(self, start: int, length: int, limit: int) -> int:
         if start + length > limit:
@@ -208,67 +205,76 @@ class _Reader:
         return start + length
 
     def dataset(
-        self, at: int, end: int, *, implicit: bool, depth: int, kept: bool
+        self, position: int, end: int, *, implicit: bool, depth: int, keep: bool
     ) -> tuple[dict[int, Any], int]:
-        """Walk over elements up to `end` or the item's delimiter; keep what is wanted, first come, first kept."""
-        found: dict[int, Any] = {}
-        while at < end:
-            tag, vr, start, length = self.element(at, implicit=implicit)
+        """Read elements up to `end` or the item's delimiter; of repeated ones keep the first."""
+        values: dict[int, Any] = {}
+        while position < end:
+            tag, vr, start, length = self.element(position, implicit=implicit)
             if tag == _ITEM_END:
-                return found, start
+                return values, start
             if tag == PIXELS and depth == 0:
                 if length == _UNDEFINED:
                     _, stop = self._sequence(
-                        start, length, end, implicit=True, raw=True, depth=1, kept=False
+                        start, length, end, implicit=True, raw=True, depth=1, keep=False
                     )
                 else:
                     stop = self.end_of(start, length, end)
-                return found | {PIXELS: (self._data[start:stop], vr)}, end
-            entered = kept and tag in _ENTERED
-            if entered or length == _UNDEFINED:
+                return {**values, PIXELS: (self._data[start:stop], vr)}, end
+            keep_items = keep and tag in _SEQUENCES
+            if keep_items or length == _UNDEFINED:
                 raw = vr in (b"OB", b"OW")
                 inner = implicit or vr == b"UN"
-                items, at = self._sequence(
-                    start, length, end, implicit=inner, raw=raw, depth=depth + 1, kept=entered
+                items, position = self._sequence(
+                    start, length, end, implicit=inner, raw=raw, depth=depth + 1, keep=keep_items
                 )
-                if entered:
-                    found.setdefault(tag, items)
+                if keep_items:
+                    values.setdefault(tag, items)
                 continue
-            at = self.end_of(start, length, end)
-            if kept and tag in self._wanted:
-                found.setdefault(tag, self._data[start : min(at, start + _LONGEST)])
-        return found, at
+            position = self.end_of(start, length, end)
+            if keep and tag in self._tags:
+                stop = min(position, start + _MAX_VALUE_LENGTH)
+                values.setdefault(tag, self._data[start:stop])
+        return values, position
 
     def _sequence(
-        self, at: int, length: int, limit: int, *, implicit: bool, raw: bool, depth: int, kept: bool
+        self,
+        position: int,
+        length: int,
+        limit: int,
+        *,
+        implicit: bool,
+        raw: bool,
+        depth: int,
+        keep: bool,
     ) -> tuple[list[dict[int, Any]], int]:
-        """Walk over items, without looking into those of known length that hold nothing wanted."""
-        if depth > _DEEPEST:
-            raise ImageError("corrupt", f"the DICOM file nests sequences deeper than {_DEEPEST}")
-        end = limit if length == _UNDEFINED else self.end_of(at, length, limit)
+        """Read items; skip the content of those that aren't kept, where their length is known."""
+        if depth > _MAX_DEPTH:
+            raise ImageError("corrupt", f"the DICOM file nests sequences deeper than {_MAX_DEPTH}")
+        end = limit if length == _UNDEFINED else self.end_of(position, length, limit)
         items: list[dict[int, Any]] = []
-        while at < end:
-            tag, _, start, size = self.element(at, implicit=implicit)
+        while position < end:
+            tag, _, start, size = self.element(position, implicit=implicit)
             if tag == _SEQUENCE_END:
                 return items, start
             if tag != _ITEM:
                 raise ImageError(
-                    "corrupt", "the DICOM file has a sequence with something else than items"
+                    "corrupt", "the DICOM file has a sequence with something other than items"
                 )
-            if raw or (size != _UNDEFINED and not kept):
-                at = self.end_of(start, size, end)
+            if raw or (size != _UNDEFINED and not keep):
+                position = self.end_of(start, size, end)
                 continue
             stop = end if size == _UNDEFINED else self.end_of(start, size, end)
-            item, at = self.dataset(start, stop, implicit=implicit, depth=depth, kept=kept)
-            if kept:
+            item, position = self.dataset(start, stop, implicit=implicit, depth=depth, keep=keep)
+            if keep:
                 items.append(item)
         if length == _UNDEFINED:
             raise _truncated()
-        return items, at
+        return items, position
 
 
-def _is_vr(two: bytes) -> bool:
-    return len(two) == 2 and two.isalpha() and two.isupper()
+def _is_vr(code: bytes) -> bool:
+    return len(code) == 2 and code.isalpha() and code.isupper()
 
 
 def _text(raw: bytes) -> str:

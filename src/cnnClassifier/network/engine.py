@@ -1,7 +1,8 @@
-"""Run a trained bundle on OpenVINO, without TensorFlow: as it is, or in int8."""
+"""Run a trained bundle on OpenVINO, without TensorFlow: in floating point, or in int8."""
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -11,16 +12,16 @@ import numpy as np
 from cnnClassifier.entity.bundle import (
     INT8_FILE,
     MODEL_FILE,
-    REFERENCE_FILE,
+    OOD_DETECTOR_FILE,
     ModelBundle,
     apply_temperature,
-    decide,
+    apply_threshold,
 )
 from cnnClassifier.entity.prediction import InferenceResult
-from cnnClassifier.network.cam import ActivationMap
-from cnnClassifier.network.out_of_distribution import Reference
-from cnnClassifier.network.quantization import load_graph, to_openvino
-from cnnClassifier.network.tf_setup import forbid_telemetry
+from cnnClassifier.network.cam import ClassActivationMap
+from cnnClassifier.network.openvino_export import export_openvino, load_openvino
+from cnnClassifier.network.out_of_distribution import OutOfDistributionDetector
+from cnnClassifier.network.tf_setup import disable_telemetry
 from cnnClassifier.utils.errors import BundleError
 
 if TYPE_CHECKING:
@@ -31,77 +32,63 @@ class Engine:
     """A loaded model that may be used from many threads.
 
     Args:
-        bundle_dir: a folder with `model.keras`, `model.json` and `reference.npz`.
-        int8: run `model_int8.zip` instead of `model.keras`; the bundle must have it. Keras isn't imported then.
+        bundle: from `ModelBundle.read`.
+        int8: run `model_int8.zip` instead of `model.keras`. Keras isn't imported then.
 
     Attributes:
-        bundle: what is known of the model.
+        bundle: the model's description.
         name: `keras-openvino` or `int8`.
 
     Raises:
-        BundleError: a part is missing, or they don't belong together.
+        BundleError: the model can't be run, or isn't the one that the bundle describes.
     """
 
-    def __init__(self, bundle_dir: Path, int8: bool = False) -> None:
-        self.bundle = ModelBundle.read(bundle_dir)
+    def __init__(self, bundle: ModelBundle, int8: bool = False) -> None:
+        self.bundle = bundle
         self.name = "int8" if int8 else "keras-openvino"
-        self._reference = Reference.load(bundle_dir / REFERENCE_FILE)
-        path = bundle_dir / (INT8_FILE if int8 else MODEL_FILE)
-        forbid_telemetry()
+        self._detector = OutOfDistributionDetector.load(bundle.bundle_dir / OOD_DETECTOR_FILE)
+        path = bundle.bundle_dir / (INT8_FILE if int8 else MODEL_FILE)
+        disable_telemetry()
         try:
-            graph, self._activation = (
-                load_graph(path) if int8 else _from_keras(path, self.bundle.feature_layer)
-            )
-            self._requests = _compile(graph, self.bundle.image_size)
-            # The first one allocates what the others use, so that no request has to wait for it.
-            shown, _, _ = self._run(np.zeros(self.bundle.image_size, np.uint8))
+            if int8:
+                network, self._activation_map = load_openvino(path)
+            else:
+                network, self._activation_map = _load_keras(path, bundle.feature_layer)
+            self._requests = _create_requests(network, bundle.image_size)
+            # The first inference allocates memory for all others: no request has to wait for that.
+            probabilities = self._infer(np.zeros(bundle.image_size, np.uint8))[0]
         except ImportError as error:
             raise BundleError(f"{error}; run `pip install -r requirements-serve.txt`") from error
-        except (
-            Exception
-        ) as error:  # Keras and OpenVINO raise whatever the layer, the archive or the graph does
+        except Exception as error:  # Keras and OpenVINO raise errors of many kinds
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise BundleError(f"{path}: can't be run ({reason}); train it again") from error
-        if shown.shape != (1, len(self.bundle.classes)) or not np.isfinite(shown).all():
+        if probabilities.shape != (1, len(bundle.classes)) or not np.isfinite(probabilities).all():
             raise BundleError(
-                f"{path}: expected {len(self.bundle.classes)} finite probabilities, found {shown.tolist()!s:.100}; "
-                "train it again"
+                f"{path}: expected {len(bundle.classes)} finite probabilities, "
+                f"found {probabilities.tolist()!s:.100}; train it again"
             )
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Return each image's calibrated class probabilities.
+    def predict(self, images: Iterable[np.ndarray]) -> InferenceResult:
+        """Run one forward pass for each image and apply calibration and threshold.
 
         Args:
-            images: uint8, (n, height, width, 3), RGB 0-255.
-
-        Returns:
-            float32, (n, classes); each row sums to 1.
-        """
-        return self.inspect(images).probabilities
-
-    def inspect(self, images: np.ndarray) -> InferenceResult:
-        """Return what one forward pass each tells: probabilities, distance from the training images, activation map.
-
-        Args:
-            images: uint8, (n, height, width, 3), RGB 0-255; n at least 1.
+            images: one or more of uint8 (height, width, 3), RGB 0-255; taken one at a time, so
+                that a generator needs memory for one image alone.
         """
         bundle = self.bundle
-        positive = bundle.classes.index(bundle.positive_class)
-        probabilities, distances, maps = [], [], []
+        rows = []
         for image in images:
-            raw, features, activations = self._run(image)
-            calibrated = apply_temperature(raw, bundle.temperature).astype(np.float32)
-            probabilities.append(calibrated)
-            distances.append(self._reference.distances(features.mean((1, 2), dtype=np.float32)))
-            maps.append(
-                self._activation.maps(activations, decide(calibrated, positive, bundle.threshold))
-            )
-        return InferenceResult(
-            np.concatenate(probabilities), np.concatenate(distances), np.concatenate(maps)
-        )
+            raw, features, feature_maps = self._infer(image)
+            probabilities = apply_temperature(raw, bundle.temperature).astype(np.float32)
+            predicted = apply_threshold(probabilities, bundle.positive_index, bundle.threshold)
+            distance = self._detector.distances(features.mean((1, 2), dtype=np.float32))
+            activation_map = self._activation_map.compute(feature_maps, predicted)
+            out_of_distribution = distance > bundle.ood_threshold
+            rows.append((probabilities, predicted, distance, out_of_distribution, activation_map))
+        return InferenceResult(*map(np.concatenate, zip(*rows, strict=True)))
 
-    def _run(self, image: np.ndarray) -> list[np.ndarray]:
-        """Return raw probabilities, the feature layer's and the map layer's output, float32, each for one image."""
+    def _infer(self, image: np.ndarray) -> list[np.ndarray]:
+        """Return uncalibrated probabilities, the feature layer's and the map layer's output."""
         request = self._requests.get()
         try:
             return list(request.infer([image[np.newaxis]], share_inputs=True).values())
@@ -109,31 +96,33 @@ class Engine:
             self._requests.put(request)
 
 
-def _from_keras(path: Path, feature_layer: str) -> tuple["openvino.Model", ActivationMap]:
+def _load_keras(path: Path, feature_layer: str) -> tuple["openvino.Model", ClassActivationMap]:
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "openvino"
     import keras
 
-    return to_openvino(keras.models.load_model(path, compile=False), feature_layer)
+    return export_openvino(keras.models.load_model(path, compile=False), feature_layer)
 
 
-def _compile(graph: "openvino.Model", image_size: tuple[int, int, int]) -> "SimpleQueue[Any]":
+def _create_requests(
+    network: "openvino.Model", image_size: tuple[int, int, int]
+) -> "SimpleQueue[Any]":
     """Return inference requests that take uint8 (1, height, width, 3).
 
-    Each uses all cores, so that one that is alone is answered soonest. The second one keeps them busy while the first
-    one's results are taken out.
+    Each uses all cores, for the lowest latency of a single one. The second request keeps them busy
+    while the results of the first are copied.
     """
     import openvino as ov
     from openvino.preprocess import PrePostProcessor
 
-    taken = graph.input(0).partial_shape
-    if not taken.compatible(ov.PartialShape([1, *image_size])):
-        raise ValueError(f"takes {taken}, not image_size {list(image_size)}")
-    graph.reshape([1, *image_size])
-    processor = PrePostProcessor(graph)
+    shape = network.input(0).partial_shape
+    if not shape.compatible(ov.PartialShape([1, *image_size])):
+        raise ValueError(f"takes {shape}, not image_size {list(image_size)}")
+    network.reshape([1, *image_size])
+    processor = PrePostProcessor(network)
     processor.input().tensor().set_element_type(ov.Type.u8)
-    for place in range(3):
-        processor.output(place).tensor().set_element_type(ov.Type.f32)
+    for index in range(len(network.outputs)):
+        processor.output(index).tensor().set_element_type(ov.Type.f32)
     compiled = ov.Core().compile_model(processor.build(), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
     requests: SimpleQueue[Any] = SimpleQueue()
     for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1):

@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-NORM_LAYER = "head_norm"
-MAP_LAYER = "head_map"
-
 if TYPE_CHECKING:
     import keras
+
+NORM_LAYER = "head_norm"
+MAP_LAYER = "head_map"
+POOL_LAYER = "head_pool"
+OUTPUT_LAYER = "probabilities"
 
 
 def add_head(
@@ -17,19 +19,19 @@ def add_head(
     class_count: int,
     seed: int,
 ) -> "keras.Model":
-    """Put a softmax head on a layer of the backbone; what the backbone has after that layer is dropped.
+    """Attach a softmax head to a layer of the backbone, without the layers after that one.
 
-    A lesion is a few cells of the feature map. `conv_max` looks at each cell and its neighbours and takes the mean
-    of the strongest answer and of all answers: one cell is enough, and what fills the picture counts as well. It
-    drops whole channels (Tompson et al. 2015), as neighbours in a map say much the same; `average` (global average
-    pooling, Lin et al. 2013) suits what fills the picture; `flatten` is the head of most tutorials, and the one
-    with the most weights to overfit.
+    A lesion is a few cells of the feature map. `conv_max` combines each cell with its neighbors and
+    takes the mean of the maximum and the average over all cells: one cell is enough, and what fills
+    the image counts as well. Its dropout drops whole channels (Tompson et al. 2015), because
+    neighbors in a map are correlated. `average` (global average pooling, Lin et al. 2013) suits
+    what fills the image. `flatten` is the head of most tutorials, with the most weights to overfit.
 
     Args:
-        backbone: a functional model with a layer `feature_layer` whose output is (n, h, w, channels).
-        feature_layer: its name.
+        backbone: a functional model with a layer `feature_layer` of shape (n, h, w, channels).
+        feature_layer: the layer's name.
         head: `conv_max`, `average` or `flatten`.
-        dropout: share of features dropped in training, 0 to 0.95.
+        dropout: fraction of features dropped in training, 0 to 0.95.
         class_count: number of outputs.
         seed: of the new weights and of dropout.
 
@@ -46,22 +48,22 @@ def add_head(
         x = layers.SpatialDropout2D(dropout, seed=seed, name="head_dropout")(x)
         x = layers.Conv2D(64, 1, activation="relu", name="head_mix")(x)
         x = layers.Conv2D(32, 3, padding="same", activation="relu", name=MAP_LAYER)(x)
-        strongest = layers.GlobalMaxPooling2D(name="head_max")(x)
+        maximum = layers.GlobalMaxPooling2D(name="head_max")(x)
         mean = layers.GlobalAveragePooling2D(name="head_mean")(x)
-        x = layers.Average(name="head_pool")([strongest, mean])
+        x = layers.Average(name=POOL_LAYER)([maximum, mean])
     else:
         pool = layers.GlobalAveragePooling2D if head == "average" else layers.Flatten
-        x = pool(name="head_pool")(x)
+        x = pool(name=POOL_LAYER)(x)
         x = layers.BatchNormalization(name=NORM_LAYER)(x)
         x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
-    outputs = layers.Dense(class_count, activation="softmax", name="probabilities")(x)
+    outputs = layers.Dense(class_count, activation="softmax", name=OUTPUT_LAYER)(x)
     return keras.Model(backbone.input, outputs, name="classifier")
 
 
-def head_alone(
+def standalone_head(
     shape: tuple[int, int, int], head: str, dropout: float, class_count: int, seed: int
 ) -> "keras.Model":
-    """Return the head of `add_head` without a backbone, with the same first weights.
+    """Return the head of `add_head` without a backbone, with the same initial weights.
 
     Args:
         shape: of one feature map, (h, w, channels).

@@ -1,7 +1,7 @@
-"""How far an image lies from what the model was trained on."""
+"""Distance of an image from the training images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,15 @@ import numpy as np
 from cnnClassifier.utils.errors import BundleError
 
 _FOLDS = 5
+_MAX_COMPONENTS = 32
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A Gaussian in the space of pooled features: few directions with their own variance, one variance for the rest.
+class OutOfDistributionDetector:
+    """A Gaussian of pooled features: probabilistic PCA (Tipping & Bishop 1999).
 
-    The distance is Mahalanobis's under probabilistic PCA (Tipping & Bishop 1999), per dimension, so that training
-    images lie near 1.
+    A few directions have their own variance, all others share one. The distance is Mahalanobis's,
+    per dimension, so that it is near 1 for training images.
 
     Attributes:
         mean: float32, (channels,).
@@ -28,91 +29,86 @@ class Reference:
     mean: np.ndarray
     components: np.ndarray
     variances: np.ndarray
-    noise: float
+    noise: np.ndarray | float
 
     @classmethod
-    def fit(cls, features: np.ndarray) -> "Reference":
+    def fit(cls, features: np.ndarray) -> "OutOfDistributionDetector":
         """Fit to pooled features, float (n, channels), n at least 3."""
         from sklearn.decomposition import PCA
 
-        squeezed = _squeeze(features)
-        count = max(1, min(32, len(features) // 4, features.shape[1] - 1))
-        pca = PCA(n_components=count, svd_solver="full").fit(squeezed)
-        # scikit-learn's noise_variance_ spreads the rest over the samples' rank, not over all directions there are.
-        rest = float(squeezed.var(axis=0, ddof=1).sum() - pca.explained_variance_.sum())
+        transformed = _signed_sqrt(features)
+        count = max(1, min(_MAX_COMPONENTS, len(features) // 4, features.shape[1] - 1))
+        pca = PCA(n_components=count, svd_solver="full").fit(transformed)
+        # scikit-learn's noise_variance_ divides the rest by the rank of the sample, not by the
+        # number of all other directions.
+        rest = float(transformed.var(axis=0, ddof=1).sum() - pca.explained_variance_.sum())
         return cls(
-            pca.mean_.astype(np.float32),
-            pca.components_.astype(np.float32),
-            np.maximum(pca.explained_variance_, 1e-12).astype(np.float32),
-            max(rest / max(features.shape[1] - count, 1), 1e-12),
+            mean=pca.mean_.astype(np.float32),
+            components=pca.components_.astype(np.float32),
+            variances=np.maximum(pca.explained_variance_, 1e-12).astype(np.float32),
+            noise=max(rest / max(features.shape[1] - count, 1), 1e-12),
         )
 
     def distances(self, features: np.ndarray) -> np.ndarray:
-        """Return each row's distance, float32 (n,).
+        """Return the distance of each row of pooled features.
 
         Args:
-            features: pooled features, float (n, channels).
+            features: float, (n, channels).
+
+        Returns:
+            float32, (n,).
         """
-        centred = _squeeze(features) - self.mean
-        along = centred @ self.components.T
-        across = np.maximum((centred**2).sum(1) - (along**2).sum(1), 0)
-        squared = (along**2 / self.variances).sum(1) + across / self.noise
-        return np.sqrt(squared / centred.shape[1]).astype(np.float32)
+        centered = _signed_sqrt(features) - self.mean
+        projected = centered @ self.components.T
+        residual = np.maximum((centered**2).sum(1) - (projected**2).sum(1), 0)
+        squared = (projected**2 / self.variances).sum(1) + residual / self.noise
+        return np.sqrt(squared / centered.shape[1]).astype(np.float32)
 
     def save(self, path: Path) -> None:
         """Write as `.npz`."""
         with path.open("wb") as file:
-            np.savez(
-                file,
-                mean=self.mean,
-                components=self.components,
-                variances=self.variances,
-                noise=np.float64(self.noise),
-            )
+            np.savez(file, **asdict(self))
 
     @classmethod
-    def load(cls, path: Path) -> "Reference":
-        """Read what `save` wrote.
+    def load(cls, path: Path) -> "OutOfDistributionDetector":
+        """Read a file from `save`.
 
         Raises:
-            BundleError: it's missing or something else.
+            BundleError: it is missing or damaged.
         """
         try:
             with np.load(path) as archive:
-                return cls(
-                    archive["mean"],
-                    archive["components"],
-                    archive["variances"],
-                    float(archive["noise"]),
-                )
-        except Exception as error:  # NumPy and zipfile raise their own kinds for a damaged archive
+                return cls(**archive)
+        except Exception as error:  # NumPy and zipfile raise errors of many kinds
             raise BundleError(
-                f"{path}: not a reference for unfamiliar images ({error}); train again"
+                f"{path}: not an out-of-distribution detector ({error}); train again"
             ) from None
 
 
-def fit_reference(
+def fit_detector(
     features: np.ndarray, groups: Sequence[str], quantile: float
-) -> tuple[Reference, float]:
-    """Fit the reference, and the limit beyond which an image is unfamiliar.
+) -> tuple[OutOfDistributionDetector, float]:
+    """Fit the detector, and the threshold above which an image is out of distribution.
 
-    The limit is a quantile of distances of images from references that were fitted without their group: in-sample
-    distances would be too small.
+    The threshold is a quantile of out-of-fold distances, with whole groups left out: distances of
+    images that the detector was fitted to would be too small.
 
     Args:
-        features: pooled features of the training images as they are, float (n, channels).
+        features: pooled features of the training images without augmentation, (n, channels).
         groups: of each image.
-        quantile: share of training images that count as familiar, such as 0.95.
+        quantile: fraction of the training images below the threshold, such as 0.95.
     """
     from sklearn.model_selection import GroupKFold
 
     folds = min(_FOLDS, len(set(groups)))
     distances = np.empty(len(features), np.float32)
     for fitted, held_out in GroupKFold(folds).split(features, groups=groups):
-        distances[held_out] = Reference.fit(features[fitted]).distances(features[held_out])
-    return Reference.fit(features), round(float(np.quantile(distances, quantile)), 4)
+        detector = OutOfDistributionDetector.fit(features[fitted])
+        distances[held_out] = detector.distances(features[held_out])
+    threshold = round(float(np.quantile(distances, quantile)), 4)
+    return OutOfDistributionDetector.fit(features), threshold
 
 
-def _squeeze(features: np.ndarray) -> np.ndarray:
-    """Pooled activations have long tails: their signed square root is nearer to a Gaussian."""
+def _signed_sqrt(features: np.ndarray) -> np.ndarray:
+    """Make the long-tailed distribution of pooled activations more like a Gaussian."""
     return np.sign(features) * np.sqrt(np.abs(features.astype(np.float64)))

@@ -1,4 +1,4 @@
-"""Keras models on disk: loaded with clear errors, saved with the same bytes for the same model."""
+"""Keras models on disk: the same bytes for the same model, and clear errors."""
 
 import json
 import re
@@ -17,17 +17,16 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def save_model(model: "keras.Model", path: Path) -> None:
-    """Save as `.keras`, without the dates and memory addresses that Keras puts in: equal models give equal bytes."""
-    with atomic_write(path) as staged:
-        dated = staged.with_name("dated.keras")
-        model.save(dated)
-        with zipfile.ZipFile(dated) as source:
-            contents = {name: source.read(name) for name in source.namelist()}
+    """Save as `.keras`, without Keras's dates and memory addresses: equal models, equal bytes."""
+    with atomic_write(path) as temp_path:
+        original = temp_path.with_name("original.keras")
+        model.save(original)
+        with zipfile.ZipFile(original) as archive:
+            contents = {name: archive.read(name) for name in archive.namelist()}
         contents["config.json"] = _number_shared_objects(contents["config.json"])
-        contents["metadata.json"] = json.dumps(
-            {**json.loads(contents["metadata.json"]), "date_saved": ""}
-        ).encode()
-        write_archive(staged, contents)
+        metadata = json.loads(contents["metadata.json"])
+        contents["metadata.json"] = json.dumps({**metadata, "date_saved": ""}).encode()
+        write_archive(temp_path, contents)
 
 
 def write_archive(path: Path, contents: Mapping[str, bytes]) -> None:
@@ -37,29 +36,28 @@ def write_archive(path: Path, contents: Mapping[str, bytes]) -> None:
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), contents[name])
 
 
-def _number_shared_objects(config: bytes) -> bytes:
-    """Keras marks parts that are one object by its address; a number in order of appearance does as well."""
-    numbers: dict[bytes, int] = {}
-    return re.sub(
-        rb'("shared_object_id": )(\d+)',
-        lambda match: match[1] + b"%d" % numbers.setdefault(match[2], len(numbers)),
-        config,
-    )
-
-
-def load_model(path: Path, mend: str) -> "keras.Model":
+def load_model(path: Path, hint: str) -> "keras.Model":
     """Load a `.keras` file; code inside it is refused.
 
     Raises:
-        BundleError: it's missing or can't be read; `mend` says what to do.
+        BundleError: it is missing or can't be read; `hint` is the end of the message.
     """
     import keras
 
     if not path.is_file():
-        raise BundleError(f"{path} is missing; {mend}")
+        raise BundleError(f"{path} is missing; {hint}")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # zipfile, h5py and Keras each raise their own kinds
-        raise BundleError(
-            f"{path} can't be loaded ({' '.join(str(error).split())[:200]}); {mend}"
-        ) from None
+    except Exception as error:  # zipfile, h5py and Keras raise errors of many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"{path} can't be loaded ({reason}); {hint}") from None
+
+
+def _number_shared_objects(config: bytes) -> bytes:
+    """Replace the address, Keras's mark of a shared object, by a number in order of appearance."""
+    numbers: dict[bytes, int] = {}
+
+    def replace(match: re.Match[bytes]) -> bytes:
+        return match[1] + b"%d" % numbers.setdefault(match[2], len(numbers))
+
+    return re.sub(rb'("shared_object_id": )(\d+)', replace, config)

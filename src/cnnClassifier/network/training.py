@@ -2,10 +2,11 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+from sklearn.utils.class_weight import compute_class_weight
 
 from cnnClassifier.entity.config_entity import FitConfig
 from cnnClassifier.network.feature_cache import Features
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
     import keras
 
 History = dict[str, list[float]]
+EpochCallback = Callable[[dict[str, float], int], None]
 
 
 def make_deterministic(seed: int) -> None:
-    """Seed Python, NumPy and TensorFlow, and take deterministic kernels: equal runs give equal weights."""
+    """Seed Python, NumPy and TensorFlow, and use deterministic kernels."""
     import keras
     import tensorflow as tf
 
@@ -34,59 +36,59 @@ def fit(
     validation_labels: np.ndarray,
     config: FitConfig,
     verbose: int | None = None,
-    on_epoch: Callable[[dict[str, float], int], None] | None = None,
+    on_epoch: EpochCallback | None = None,
 ) -> History:
-    """Fit the tail with Adam (Kingma & Ba 2014) on cross-entropy, and keep the weights of the best validation loss.
+    """Fit the tail with Adam (Kingma & Ba 2014); keep the weights with the best validation loss.
 
     Args:
-        tail: from a feature map to probabilities; one that was fitted goes on from there (see `snapshot`).
+        tail: from a feature map to probabilities; a fitted one continues, see `snapshot`.
         train: n feature maps, every view of every training image.
         train_labels: int, (n,).
         validation: m feature maps.
         validation_labels: int, (m,).
-        config: epochs at the most, patience, batch size, learning rate, class weights, seed.
-        verbose: 1 shows Keras's bar, 2 a line an epoch, 0 nothing; None: the bar on a terminal, lines in a log.
-        on_epoch: is handed each epoch's figures and its number, from 1.
+        config: maximum of epochs, patience, batch size, learning rate, class weights, seed.
+        verbose: of `keras.Model.fit`; None: a bar on a terminal, lines in a log file.
+        on_epoch: called with each epoch's metrics and its number, from 1.
 
     Returns:
         For each epoch loss, accuracy, val_loss and val_accuracy.
     """
     import keras
 
-    standardise(tail, train)
+    set_normalization(tail, train)
     if not tail.compiled:  # once: compiling again would trace again
         adam = keras.optimizers.Adam(config.learning_rate)
         tail.compile(optimizer=adam, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
         adam.build(tail.trainable_variables)
     tail.optimizer.learning_rate = config.learning_rate
-    stop = keras.callbacks.EarlyStopping(
-        monitor="val_loss", patience=config.patience, restore_best_weights=True, start_from_epoch=0
-    )
+    callbacks: list[keras.callbacks.Callback] = [
+        keras.callbacks.EarlyStopping(
+            monitor="val_loss", patience=config.patience, restore_best_weights=True
+        )
+    ]
+    if on_epoch is not None:
+        callbacks.append(
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: on_epoch(logs, epoch + 1)
+            )
+        )
+    if verbose is None:
+        verbose = 1 if sys.stdout.isatty() else 2
     history = tail.fit(
-        _batches(train, train_labels, config.batch_size, config.seed),
-        validation_data=_batches(validation, validation_labels, 64, None),
+        _dataset(train, train_labels, config.batch_size, config.seed),
+        validation_data=_dataset(validation, validation_labels, 64, None),
         epochs=config.epochs,
         class_weight=class_weights(train_labels) if config.class_weights == "balanced" else None,
-        callbacks=[stop, *([_epochs_to(on_epoch)] if on_epoch else [])],
-        shuffle=False,  # Batches shuffles, by its own seed
-        verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
+        callbacks=callbacks,
+        shuffle=False,  # the data set shuffles, with its own seed
+        verbose=verbose,
     )
-    return {name: [float(value) for value in values] for name, values in history.history.items()}
-
-
-def _epochs_to(on_epoch: Callable[[dict[str, float], int], None]) -> "keras.callbacks.Callback":
-    import keras
-
-    return keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: on_epoch(logs, epoch + 1)
-    )
+    return {name: list(map(float, values)) for name, values in history.history.items()}
 
 
 def snapshot(tail: "keras.Model") -> Callable[[], None]:
-    """Remember a compiled or new tail's weights; return a function that brings it back to them, optimiser included."""
-    weights = [
-        np.array(variable.numpy(), copy=True) for variable in tail.variables
-    ]  # never a view of the variable
+    """Copy the weights of a tail; return a function that restores them and resets the optimizer."""
+    weights = [np.array(variable.numpy(), copy=True) for variable in tail.variables]
 
     def restore() -> None:
         for variable, value in zip(tail.variables, weights, strict=True):
@@ -100,12 +102,7 @@ def snapshot(tail: "keras.Model") -> Callable[[], None]:
 
 def predict(tail: "keras.Model", features: Features) -> np.ndarray:
     """Return the tail's probabilities, float32 (n, classes)."""
-    return np.concatenate(
-        [
-            np.asarray(tail.predict_on_batch(features.take(items)))
-            for items in _in_blocks(len(features))
-        ]
-    )
+    return np.concatenate([np.asarray(tail.predict_on_batch(x)) for x in features.batches()])
 
 
 def pooled_features(tail: "keras.Model", feature_layer: str, features: Features) -> np.ndarray:
@@ -113,62 +110,54 @@ def pooled_features(tail: "keras.Model", feature_layer: str, features: Features)
 
     Args:
         tail: from the cached feature maps to probabilities.
-        feature_layer: what the head stands on: inside the tail where blocks of the backbone are trained, or its input.
+        feature_layer: the layer that the head is attached to: inside the tail where blocks of the
+            backbone are trained, else the tail's input.
         features: n cached feature maps.
     """
     import keras
 
-    inside = [layer for layer in tail.layers if layer.name == feature_layer]
-    run = keras.Model(tail.input, inside[0].output).predict_on_batch if inside else np.asarray
-    return np.concatenate(
-        [
-            np.asarray(run(features.take(items))).mean((1, 2), dtype=np.float32)
-            for items in _in_blocks(len(features))
-        ]
-    )
+    run = np.asarray
+    if feature_layer in [layer.name for layer in tail.layers]:
+        run = keras.Model(tail.input, tail.get_layer(feature_layer).output).predict_on_batch
+    pooled = [np.asarray(run(x)).mean((1, 2), dtype=np.float32) for x in features.batches()]
+    return np.concatenate(pooled)
 
 
-def standardise(tail: "keras.Model", train: Features) -> None:
-    """Give a normalisation that is the tail's first layer the training features' mean and spread, and leave it so.
+def set_normalization(tail: "keras.Model", train: Features) -> None:
+    """Freeze a normalization that is the tail's first layer at the training features' statistics.
 
-    It is exact, and an epoch takes half the time of one that learns them. Where blocks of the backbone are trained
-    the features change, and the layer learns as usual.
+    These are exact, and an epoch takes half the time of one that learns them. Where blocks of the
+    backbone are trained, the features change, and the layer learns as usual.
     """
     norm = tail.layers[1]
     if norm.name != NORM_LAYER:
         return
     total, squares = np.zeros(train.shape[-1]), np.zeros(train.shape[-1])
-    for items in _in_blocks(len(train)):
-        block = train.take(items).astype(np.float32)
-        total += block.mean((1, 2), dtype=np.float64).sum(0)
-        squares += (block**2).mean((1, 2), dtype=np.float64).sum(0)
+    for batch in train.batches():
+        x = batch.astype(np.float32)
+        total += x.mean((1, 2), dtype=np.float64).sum(0)
+        squares += (x**2).mean((1, 2), dtype=np.float64).sum(0)
     mean = total / len(train)
-    norm.set_weights([*norm.get_weights()[:2], mean, np.maximum(squares / len(train) - mean**2, 0)])
+    variance = np.maximum(squares / len(train) - mean**2, 0)
+    gamma, beta, _, _ = norm.get_weights()
+    norm.set_weights([gamma, beta, mean, variance])
     norm.trainable = False
 
 
 def class_weights(labels: np.ndarray) -> dict[int, float]:
-    """Return weights that let each class count alike: n / (classes × n of the class)."""
-    counts = np.bincount(labels)
-    return {
-        label: float(len(labels) / (np.count_nonzero(counts) * count))
-        for label, count in enumerate(counts)
-        if count
-    }
+    """Return the weights that balance the classes: n / (classes × images of the class)."""
+    classes = np.unique(labels)
+    weights = compute_class_weight("balanced", classes=classes, y=labels)
+    return dict(zip(classes.tolist(), weights.tolist(), strict=True))
 
 
-def _in_blocks(count: int, size: int = 64) -> Iterator[np.ndarray]:
-    for start in range(0, count, size):
-        yield np.arange(start, min(start + size, count))
-
-
-def _batches(
-    features: Features, labels: np.ndarray, size: int, seed: int | None
+def _dataset(
+    features: Features, labels: np.ndarray, batch_size: int, seed: int | None
 ) -> "keras.utils.PyDataset":
     import keras
 
     class Batches(keras.utils.PyDataset):
-        """Read batches from the memory map; shuffled anew each epoch where there is a seed."""
+        """Read batches from the memory map; with a seed, shuffle them before each epoch."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -177,10 +166,10 @@ def _batches(
             self.on_epoch_end()
 
         def __len__(self) -> int:
-            return math.ceil(len(labels) / size)
+            return math.ceil(len(labels) / batch_size)
 
         def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-            items = self._order[number * size : (number + 1) * size]
+            items = self._order[number * batch_size : (number + 1) * batch_size]
             return features.take(items), labels[items]
 
         def on_epoch_end(self) -> None:

@@ -1,8 +1,12 @@
-"""Who may do what: tokens, the sign-in page, a rate for each client, and no help for other sites."""
+"""Access control: tokens, sign-in sessions, rate limits, and requests from other sites."""
 
+import hashlib
 import math
+import re
+import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, g, make_response, redirect, render_template, request
@@ -11,131 +15,203 @@ from limits import parse
 
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving.errors import RequestError
-from cnnClassifier.serving.tokens import SESSION_S, TRAIN, Sessions, Token, find
+from cnnClassifier.utils.errors import ConfigError
 
-COOKIE = "session"
-# Whoever watches the server has no token; public code is public.
-OPEN = {"routes.livez", "routes.readyz", "static", "access.sign_in"}
-_UNLIMITED = {"routes.livez", "routes.readyz", "static"}
-_FAILURES = "10/minute"
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+TOKENS_VARIABLE = "API_TOKENS"
+TRAIN = "train"
+_PREDICT = "predict"
+_COOKIE = "session"
+_SESSION_S = 12 * 3600
+_MAX_SESSIONS = 10_000
+_MAX_FAILURES = parse("10/minute")
+# Monitoring has no token, and the page's code is public.
+_PUBLIC_ENDPOINTS = {"routes.livez", "routes.readyz", "static", "auth.sign_in"}
+_UNLIMITED_ENDPOINTS = {"routes.livez", "routes.readyz", "static"}
+_LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
+
+_NAME = "[A-Za-z0-9._-]{1,40}"
+_PERMISSION = f"(?:{_PREDICT}|{TRAIN})"
+_ENTRY = re.compile(f"({_NAME}):([0-9a-fA-F]{{64}})(?::({_PERMISSION}(?:,{_PERMISSION})*))?")
+# Commas separate the permissions of an entry as well.
+_SEPARATOR = re.compile(rf"[\s,]+(?!{_PERMISSION}(?:[\s,]|$))")
 
 
-class Access:
-    """Look at each request before it is answered.
+@dataclass(frozen=True)
+class Token:
+    """One entry of `API_TOKENS`.
 
-    Args:
-        app: the app to stand before.
-        config: rate, other origins, host.
-        tokens: empty where everyone is let in.
+    Attributes:
+        name: appears in the log.
+        permissions: `predict`, and perhaps `train`.
     """
 
-    def __init__(self, app: Flask, config: ServingConfig, tokens: Sequence[Token]) -> None:
-        self._tokens = tuple(tokens)
-        self._sessions = Sessions()
-        self._origins = set(config.cors_origins)
-        # A name that somebody else's DNS points to this machine is no way in: a page of theirs could read the answers.
-        self._loopback = config.host in _LOOPBACK and config.trusted_proxy is None and not tokens
-        self._failures = parse(_FAILURES)
+    name: str
+    permissions: frozenset[str]
+
+
+# By sha256: the tokens themselves aren't stored.
+Tokens = Mapping[str, Token]
+
+
+def create_token(name: str, may_train: bool) -> tuple[str, str]:
+    """Return a random token and its entry for `API_TOKENS`.
+
+    Raises:
+        ConfigError: the name isn't valid.
+    """
+    if not re.fullmatch(_NAME, name):
+        expected = "1 to 40 letters, digits, dots, dashes or underscores"
+        raise ConfigError(f"token name {name!r:.60}: expected {expected}")
+    token = secrets.token_urlsafe(32)
+    suffix = f":{TRAIN}" if may_train else ""
+    return token, f"{name}:{_sha256(token)}{suffix}"
+
+
+def parse_tokens(text: str) -> Tokens:
+    """Read entries `name:sha256[:permission,permission]`, separated by commas or white space.
+
+    Raises:
+        ConfigError: an entry isn't valid; the message doesn't show its sha256.
+    """
+    tokens: dict[str, Token] = {}
+    entries = filter(None, _SEPARATOR.split(text.strip(", \t\r\n")))
+    for number, entry in enumerate(entries, 1):
+        where = f"environment: {TOKENS_VARIABLE}: entry {number}"
+        match = _ENTRY.fullmatch(entry)
+        if not match:
+            raise ConfigError(
+                f"{where}: expected name:sha256 or name:sha256:{TRAIN}; "
+                "make one with `python app.py --new-token NAME`"
+            )
+        name, sha256, permissions = match.groups()
+        if any(token.name == name for token in tokens.values()):
+            raise ConfigError(f"{where}: the name {name} is used twice; give each token its own")
+        listed = permissions.split(",") if permissions else []
+        tokens[sha256.lower()] = Token(name, frozenset([_PREDICT, *listed]))
+    return tokens
+
+
+def find_token(tokens: Tokens, secret: str) -> Token | None:
+    """Return the token that was sent, if it is one of them."""
+    return tokens.get(_sha256(secret))
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class Auth:
+    """Check each request before it is processed.
+
+    Browsers sign in once and then send a cookie with a random identifier. These are in memory, so
+    that signing out or a restart ends a session.
+
+    Args:
+        app: the app to protect.
+        config: rate limit, allowed origins, host.
+        tokens: without any, every client is admitted.
+    """
+
+    def __init__(self, app: Flask, config: ServingConfig, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self._sessions: dict[str, tuple[Token, float]] = {}  # and when they end
+        self._allowed_origins = set(config.cors_origins)
+        # Against DNS rebinding: a page under a foreign name that resolves to this machine could
+        # read the responses.
+        is_local = config.host in _LOOPBACK_HOSTS and config.trusted_proxy is None
+        self._check_host = is_local and not tokens
         app.before_request(self._identify)
         self._limiter = Limiter(
             lambda: g.client,
             app=app,
             application_limits=[ApplicationLimit(config.rate_limit)] if config.rate_limit else [],
             storage_uri="memory://",
-            on_breach=_refuse_too_many,
+            on_breach=_raise_rate_limit,
         )
-        self._limiter.request_filter(lambda: request.endpoint in _UNLIMITED)
-        app.before_request(self._admit)
+        self._limiter.request_filter(lambda: request.endpoint in _UNLIMITED_ENDPOINTS)
+        app.before_request(self._authorize)
         app.context_processor(lambda: {"signed_in": g.get("session") is not None})
-        app.register_blueprint(self._routes())
+        app.register_blueprint(self._make_blueprint())
 
     def _identify(self) -> None:
         g.token = g.session = None
-        address = request.remote_addr or "-"
-        kind, _, presented = request.headers.get("Authorization", "").partition(" ")
-        if self._tokens and kind.lower() == "bearer":
-            g.token = self._presented(presented.strip(), address)
-        elif self._tokens and (identifier := request.cookies.get(COOKIE)):
-            g.token = self._sessions.token(identifier)
-            g.session = identifier if g.token else None
-        g.client = f"token:{g.token.name}" if g.token else f"address:{address}"
+        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        identifier = request.cookies.get(_COOKIE)
+        if self._tokens and scheme.lower() == "bearer":
+            g.token = self._authenticate(secret.strip())
+        elif self._tokens and identifier:
+            token, end = self._sessions.get(identifier, (None, 0.0))
+            if end > time.monotonic():
+                g.token, g.session = token, identifier
+        g.client = f"token:{g.token.name}" if g.token else f"address:{request.remote_addr or '-'}"
 
-    def _presented(self, presented: str, address: str) -> Token:
-        token = find(self._tokens, presented)
+    def _authenticate(self, secret: str) -> Token:
+        token = find_token(self._tokens, secret)
         if token:
             return token
-        if not self._limiter.limiter.hit(self._failures, "failures", address):
-            raise RequestError(
-                429,
-                "too_many_failures",
-                "too many wrong tokens; try again later",
-                {"Retry-After": "60"},
-            )
-        raise RequestError(
-            401, "bad_token", "this token isn't known here", {"WWW-Authenticate": "Bearer"}
-        )
+        address = request.remote_addr or "-"
+        if not self._limiter.limiter.hit(_MAX_FAILURES, "failures", address):
+            message = "too many invalid tokens; try again later"
+            raise RequestError(429, "too_many_failures", message, {"Retry-After": "60"})
+        raise RequestError(401, "bad_token", "Unknown token", {"WWW-Authenticate": "Bearer"})
 
-    def _admit(self) -> Response | None:
-        host = request.headers.get("Host")  # which every browser sends
-        if self._loopback and host and not _is_local(host):
-            raise RequestError(
-                421,
-                "unknown_host",
-                "this server answers to localhost; see --host to open it to others",
-            )
+    def _create_session(self, token: Token) -> str:
+        if len(self._sessions) >= _MAX_SESSIONS:
+            self._sessions.pop(next(iter(self._sessions)), None)  # the oldest
+        identifier = secrets.token_urlsafe(32)
+        self._sessions[identifier] = (token, time.monotonic() + _SESSION_S)
+        return identifier
+
+    def _authorize(self) -> Response | None:
+        if self._check_host and not _is_local_host(request.headers.get("Host", "")):
+            message = "this server answers to localhost only; see --host to open it to others"
+            raise RequestError(421, "unknown_host", message)
         if request.method not in ("GET", "HEAD", "OPTIONS"):
-            self._refuse_other_sites()
-        if not self._tokens or g.token or request.endpoint in OPEN or request.method == "OPTIONS":
+            self._refuse_cross_site()
+        is_public = request.endpoint in _PUBLIC_ENDPOINTS or request.method == "OPTIONS"
+        if not self._tokens or g.token or is_public:
             return None
-        if _is_navigation():
-            return _form("", request.path, 401)
-        raise RequestError(
-            401,
-            "token_needed",
-            "send a token: Authorization: Bearer …",
-            {"WWW-Authenticate": "Bearer"},
-        )
+        is_navigation = request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate"
+        if request.method == "GET" and is_navigation and _accepts_html():
+            return _sign_in_form("", request.path, 401)
+        message = "send a token: Authorization: Bearer …"
+        raise RequestError(401, "token_needed", message, {"WWW-Authenticate": "Bearer"})
 
-    def _refuse_other_sites(self) -> None:
-        origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
-        if origin in self._origins:
+    def _refuse_cross_site(self) -> None:
+        origin = request.headers.get("Origin")
+        site = request.headers.get("Sec-Fetch-Site")
+        if origin in self._allowed_origins:
             return
         if site is not None:
-            foreign = site not in ("same-origin", "none")
-        else:  # an older browser, plain HTTP, or no browser at all, which sends neither
-            foreign = origin is not None and urlsplit(origin).netloc != request.host
-        if foreign:
-            raise RequestError(
-                403,
-                "other_site",
-                "pages of other sites may not send this; see serving.cors_origins",
-            )
+            is_cross_site = site not in ("same-origin", "none")
+        else:  # an old browser, plain HTTP, or a program, which sends neither
+            is_cross_site = origin is not None and urlsplit(origin).netloc != request.host
+        if is_cross_site:
+            message = "pages of other sites may not send this; see serving.cors_origins"
+            raise RequestError(403, "other_site", message)
 
-    def _routes(self) -> Blueprint:
-        routes = Blueprint("access", __name__)
+    def _make_blueprint(self) -> Blueprint:
+        routes = Blueprint("auth", __name__)
 
         @routes.post("/session")
         def sign_in() -> Response:
             target = request.form.get("next", "/")
             if not self._tokens:
-                return _home(target)
+                return _redirect(target)
             try:
-                token = self._presented(
-                    request.form.get("token", "").strip(), request.remote_addr or "-"
-                )
+                token = self._authenticate(request.form.get("token", "").strip())
             except RequestError as error:
-                if not _wants_html():
+                if not _accepts_html():
                     raise
                 g.error_code = error.code
-                response = _form(str(error), target, error.status)
+                response = _sign_in_form(str(error), target, error.status)
                 response.headers.update(error.headers)
                 return response
-            response = _home(target)
+            response = _redirect(target)
             response.set_cookie(
-                COOKIE,
-                self._sessions.open(token),
-                max_age=SESSION_S,
+                _COOKIE,
+                self._create_session(token),
+                max_age=_SESSION_S,
                 secure=request.is_secure,
                 httponly=True,
                 samesite="Strict",
@@ -145,70 +221,60 @@ class Access:
         @routes.post("/session/end")
         @routes.delete("/session", endpoint="end_session")
         def sign_out() -> Response:
-            if g.session:
-                self._sessions.close(g.session)
-            response = _home("/")
+            self._sessions.pop(g.session, None)
+            response = _redirect("/")
             response.delete_cookie(
-                COOKIE, secure=request.is_secure, httponly=True, samesite="Strict"
+                _COOKIE, secure=request.is_secure, httponly=True, samesite="Strict"
             )
             return response
 
         return routes
 
 
-def need_training_right(by_header: bool = False) -> None:
-    """Let nobody pass whose token may not train.
+def require_train_permission(by_header: bool = False) -> None:
+    """Refuse a request whose token may not train.
 
     Args:
-        by_header: whether the token must come with the request itself: a browser sends a cookie unasked.
+        by_header: require the token in the header: a browser adds a cookie to any request.
 
     Raises:
         RequestError: 403, with what to do.
     """
     if g.token is None:
-        raise RequestError(
-            403,
-            "training_off",
-            "training needs API_TOKENS; see `python app.py --new-token NAME --may-train`",
-        )
+        message = "training needs API_TOKENS; see `python app.py --new-token NAME --may-train`"
+        raise RequestError(403, "training_off", message)
     if by_header and g.session is not None:
         raise RequestError(403, "bearer_needed", "send the token itself: Authorization: Bearer …")
-    if TRAIN not in g.token.rights:
+    if TRAIN not in g.token.permissions:
         raise RequestError(403, "no_right", f"the token {g.token.name} may not train")
 
 
-def _refuse_too_many(breached: RequestLimit) -> Response:
-    wait = max(1, math.ceil(breached.reset_at - time.time()))
-    message = f"more than {breached.limit}; try again in {wait} s"
-    raise RequestError(429, "too_many_requests", message, {"Retry-After": str(wait)})
+def _raise_rate_limit(limit: RequestLimit) -> Response:
+    wait_s = max(1, math.ceil(limit.reset_at - time.time()))
+    message = f"more than {limit.limit}; try again in {wait_s} s"
+    raise RequestError(429, "too_many_requests", message, {"Retry-After": str(wait_s)})
 
 
-def _is_local(host: str) -> bool:
-    name = (urlsplit(f"//{host}").hostname or "") if host.count("[") == host.count("]") else ""
-    return name in _LOOPBACK or name.endswith(".localhost")
+def _is_local_host(host: str) -> bool:
+    if not host:  # every browser sends it
+        return True
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+    except ValueError:
+        return False
+    return name in _LOOPBACK_HOSTS or name.endswith(".localhost")
 
 
-def _wants_html() -> bool:
+def _accepts_html() -> bool:
     return "text/html" in request.headers.get("Accept", "")
 
 
-def _is_navigation() -> bool:
-    return (
-        request.method == "GET"
-        and request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate"
-        and _wants_html()
-    )
+def _sign_in_form(message: str, target: str, status: int) -> Response:
+    form = render_template("signin.html", message=message, next=target)
+    return make_response(form, status, {"WWW-Authenticate": "Bearer"})
 
 
-def _form(message: str, target: str, status: int) -> Response:
-    response = make_response(render_template("signin.html", message=message, next=target), status)
-    response.headers["WWW-Authenticate"] = "Bearer"
-    return response
-
-
-def _home(target: str) -> Response:
-    # Only a path of this very site: `//elsewhere` and `/\elsewhere` would leave it.
-    inside = (
-        target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
-    )
-    return make_response(redirect(target if inside else "/", 303))
+def _redirect(target: str) -> Response:
+    # Only to a path of this site: `//elsewhere` and `/\elsewhere` would leave it.
+    is_path = target.startswith("/") and not target.startswith(("//", "/\\"))
+    return make_response(redirect(target if is_path and target.isprintable() else "/", 303))

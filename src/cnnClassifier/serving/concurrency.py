@@ -1,4 +1,4 @@
-"""Let a few requests work at once, a few more wait for their turn, and refuse the rest."""
+"""Limit how many requests are processed at once; some more wait, the rest are refused."""
 
 import threading
 import time
@@ -8,98 +8,94 @@ from contextlib import contextmanager
 
 from cnnClassifier.serving.errors import RequestError
 
-# How often one that waits looks whether its client is still there.
-_LOOK_S = 0.25
+_CHECK_INTERVAL_S = 0.25
 
 
 class ConcurrencyLimiter:
-    """Slots that are handed on in the order of arrival.
+    """Slots that waiting requests get in the order of their arrival.
+
+    A semaphore wouldn't keep that order for requests that look for their client while they wait.
 
     Args:
-        max_concurrent_requests: how many requests hold a slot at once.
-        max_queued_requests: how many may wait for one.
+        max_concurrent: how many requests hold a slot at once.
+        max_queued: how many more may wait for one.
     """
 
-    def __init__(self, max_concurrent_requests: int, max_queued_requests: int) -> None:
-        self._free = max_concurrent_requests
-        self._queue_length = max_queued_requests
+    def __init__(self, max_concurrent: int, max_queued: int) -> None:
+        self._max_concurrent = max_concurrent
+        self._max_queued = max_queued
         self._queue: deque[threading.Event] = deque()
         self._lock = threading.Lock()
         self.running = 0
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for a slot."""
+        """Return how many requests wait for a slot."""
         return len(self._queue)
 
     @contextmanager
-    def take(self, check: Callable[[], None]) -> Iterator[None]:
+    def slot(self, check: Callable[[], None]) -> Iterator[None]:
         """Hold a slot.
 
         Args:
-            check: called now and then while waiting; what it raises ends the wait.
+            check: called repeatedly while waiting; an exception from it ends the wait.
 
         Raises:
-            RequestError: 503 `busy`; as many wait already as may.
+            RequestError: 503 `busy`: too many requests wait already.
         """
-        self._enter(check)
+        self._acquire(check)
         try:
             yield
         finally:
-            self._leave()
+            self._release()
 
-    def _enter(self, check: Callable[[], None]) -> None:
+    def _acquire(self, check: Callable[[], None]) -> None:
         with self._lock:
-            if self._free:
-                self._free -= 1
+            if self.running < self._max_concurrent:
                 self.running += 1
                 return
-            if len(self._queue) >= self._queue_length:
+            if len(self._queue) >= self._max_queued:
                 raise RequestError(
-                    503, "busy", "too many requests wait already; try again", {"Retry-After": "2"}
+                    503, "busy", "too many requests are waiting; try again", {"Retry-After": "2"}
                 )
-            turn = threading.Event()
-            self._queue.append(turn)
-        while not turn.wait(_LOOK_S):
+            acquired = threading.Event()
+            self._queue.append(acquired)
+        while not acquired.wait(_CHECK_INTERVAL_S):
             try:
                 check()
             except BaseException:
-                self._give_up(turn)
+                self._cancel(acquired)
                 raise
 
-    def _give_up(self, turn: threading.Event) -> None:
+    def _cancel(self, acquired: threading.Event) -> None:
         with self._lock:
-            if not turn.is_set():
-                self._queue.remove(turn)
+            if not acquired.is_set():
+                self._queue.remove(acquired)
                 return
-        self._leave()  # the slot came in this very moment
+        self._release()  # the slot was handed over in this very moment
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         with self._lock:
             if self._queue:
                 self._queue.popleft().set()
             else:
                 self.running -= 1
-                self._free += 1
 
 
-def checker(deadline: float, gone: Callable[[], bool]) -> Callable[[], None]:
-    """Return a function that raises once a request needn't be worked on any longer.
+def make_check(timeout_s: float, is_disconnected: Callable[[], bool]) -> Callable[[], None]:
+    """Return a function that raises once a request needn't be processed any longer.
 
     Args:
-        deadline: on the clock of `time.monotonic`.
-        gone: tells whether the client has closed the connection.
+        timeout_s: from now on.
+        is_disconnected: whether the client has closed the connection.
     """
+    deadline = time.monotonic() + timeout_s
 
     def check() -> None:
-        if gone():
+        if is_disconnected():
             raise RequestError(499, "client_gone", "the client closed the connection")
         if time.monotonic() > deadline:
-            raise RequestError(
-                503,
-                "timeout",
-                "the request took too long; send less or later",
-                {"Retry-After": "5"},
-            )
+            message = "the request took too long; send fewer images or try again later"
+            raise RequestError(503, "timeout", message, {"Retry-After": "5"})
 
     return check

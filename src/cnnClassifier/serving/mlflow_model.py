@@ -16,9 +16,10 @@ class ImageClassifier:
     """Answer for MLflow as the page answers people."""
 
     def __init__(self, folder: Path) -> None:
+        from cnnClassifier.entity.bundle import ModelBundle
         from cnnClassifier.serving.predictor import Predictor
 
-        self._predictor = Predictor(folder, _MOST_PIXELS)
+        self._predictor = Predictor(ModelBundle.read(folder), _MOST_PIXELS)
 
     def predict(self, table: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Classify the image files in the column `image`.
@@ -34,7 +35,7 @@ class ImageClassifier:
             {
                 "class": p.class_name,
                 **p.probabilities,
-                "unfamiliar": p.unfamiliar,
+                "unfamiliar": p.out_of_distribution,
                 "model_id": p.model_id,
             }
             for p in said

@@ -1,6 +1,5 @@
-"""Keep the one loaded model, take up a new one that is put in its place, and know why there is none."""
+"""Keep one loaded model, replace it when a new bundle appears, and report why there is none."""
 
-import os
 import threading
 import time
 from datetime import UTC, datetime
@@ -11,179 +10,131 @@ from cnnClassifier.entity.bundle import (
     INT8_FILE,
     METADATA_FILE,
     MODEL_FILE,
-    REFERENCE_FILE,
+    OOD_DETECTOR_FILE,
     ModelBundle,
 )
 from cnnClassifier.entity.config_entity import ServingConfig
+from cnnClassifier.serving.errors import RequestError
 from cnnClassifier.serving.predictor import Predictor
 from cnnClassifier.utils.errors import BundleError
 from cnnClassifier.utils.log import logger
 
-_POLL_S = 1.0
-_PARTS = (MODEL_FILE, METADATA_FILE, REFERENCE_FILE, INT8_FILE)
-# Of each file that makes a model: name, inode, size, time of change. Equal marks, equal files.
-_Mark = tuple[tuple[str, int, int, int], ...]
-
-
-class ModelUnavailableError(Exception):
-    """There is no model to answer with.
-
-    Attributes:
-        code: `loading`, `no_model` or `broken_model`.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+# Path, inode, size and time of change of each file of a model: equal if the files are equal.
+_Fingerprint = list[tuple[Path, int, int, int]]
 
 
 class ModelManager:
-    """Load the model, and swap it between requests when a new bundle stands in its place.
+    """Load the model, and swap it between requests when its bundle has changed.
 
-    A new one must be whole, belong together and answer; it may have other classes. One that fails is refused, and the
-    old one goes on. Who holds a predictor may use it to the end.
+    A new bundle must be complete, consistent and able to predict; it may have other classes. If it
+    fails, the loaded model stays. A request that holds a predictor may use it to its end.
 
     Args:
-        bundle_dir: where training leaves its bundle.
-        max_pixels: refuse images with more.
-        evaluation_dir: where evaluation says whether the model may calculate in int8; None: it may not.
+        config: where the bundle and its evaluation are, and the limits.
         poll_s: how often to look for a new bundle; it must look the same twice.
     """
 
-    def __init__(
-        self,
-        bundle_dir: Path,
-        max_pixels: int,
-        evaluation_dir: Path | None = None,
-        poll_s: float = _POLL_S,
-    ) -> None:
-        self._bundle_dir = bundle_dir
-        self._max_pixels = max_pixels
-        self._evaluation_dir = evaluation_dir
+    def __init__(self, config: ServingConfig, poll_s: float = 1.0) -> None:
+        self._bundle_dir = config.bundle_dir
+        self._max_pixels = config.max_pixels
+        self._evaluation_dir = config.evaluation_dir if config.int8 else None
         self._poll_s = poll_s
         self._predictor: Predictor | None = None
-        self._tried: _Mark = ()
-        self._refused: dict[str, str] | None = None
+        self._tried: _Fingerprint = []
         self._loading = threading.Lock()
         self._stopped = threading.Event()
-
-    @classmethod
-    def of(cls, config: ServingConfig) -> "ModelManager":
-        """Return the host that a configuration asks for."""
-        return cls(
-            config.bundle_dir, config.max_pixels, config.evaluation_dir if config.int8 else None
-        )
-
-    @property
-    def refused(self) -> dict[str, str] | None:
-        """`reason` and `when` (ISO 8601) of a newer bundle that can't be used, or None."""
-        return self._refused
+        self.refusal: dict[str, dict[str, str]] = {}
 
     def start(self) -> None:
-        """Begin to load and to watch in the background."""
+        """Load the model and watch for a new one in the background."""
         threading.Thread(target=self._watch, name="watch-model", daemon=True).start()
 
     def stop(self) -> None:
         """Stop watching; the loaded model stays."""
         self._stopped.set()
 
+    @property
+    def is_loading(self) -> bool:
+        """Return whether a model is being loaded."""
+        return self._loading.locked()
+
     def predictor(self, wait: bool) -> Predictor:
-        """Return the loaded model; load it where that hasn't worked yet.
+        """Return the loaded model; load it if that hasn't succeeded yet.
 
         Args:
-            wait: where another thread is loading it, wait for that instead of raising `loading`.
+            wait: if another thread is loading it, wait instead of raising `loading`.
 
         Raises:
-            ModelUnavailableError: it says what to do.
+            RequestError: 503 `loading`, `no_model` or `broken_model`, with what to do.
         """
         if self._predictor:
             return self._predictor
         if not self._loading.acquire(blocking=wait):
-            raise ModelUnavailableError(
-                "loading", "the model is being loaded; try again in a second"
-            )
+            message = "the model is being loaded; try again in a second"
+            raise RequestError(503, "loading", message, {"Retry-After": "1"})
         try:
-            return self._predictor or self._load()
+            return self._predictor or self._load(self._fingerprint())
         except BundleError as error:
-            present = all(
-                (self._bundle_dir / name).is_file() for name in (MODEL_FILE, METADATA_FILE)
-            )
-            raise ModelUnavailableError(
-                "broken_model" if present else "no_model", str(error)
-            ) from error
+            files = [self._bundle_dir / MODEL_FILE, self._bundle_dir / METADATA_FILE]
+            code = "broken_model" if all(map(Path.is_file, files)) else "no_model"
+            raise RequestError(503, code, str(error), {"Retry-After": "5"}) from error
         finally:
             self._loading.release()
 
-    def _load(self) -> Predictor:
-        started, self._tried = time.perf_counter(), self._mark()
-        predictor = Predictor(self._bundle_dir, self._max_pixels, self._evaluation_dir)
-        if self._mark() != self._tried:
-            raise BundleError(
-                f"{self._bundle_dir} changed while it was read; it will be read again"
-            )
-        self._predictor, self._refused = predictor, None
-        spent = time.perf_counter() - started
-        logger.info(
-            "model %s (%s) ready in %.1f s", predictor.bundle.model_id, predictor.engine, spent
-        )
+    def _load(self, fingerprint: _Fingerprint) -> Predictor:
+        start = time.perf_counter()
+        self._tried = fingerprint
+        bundle = ModelBundle.read(self._bundle_dir)
+        predictor = Predictor(bundle, self._max_pixels, self._evaluation_dir)
+        if self._fingerprint() != fingerprint:
+            raise BundleError(f"{self._bundle_dir} changed while it was read; it is read again")
+        self._predictor = predictor
+        self.refusal = {}
+        seconds = time.perf_counter() - start
+        description = describe_model(predictor.bundle)
+        logger.info("%s; ready in %.1f s (%s)", description, seconds, predictor.engine)
         return predictor
 
     def _watch(self) -> None:
         try:
             self.predictor(wait=True)
-        except ModelUnavailableError as error:
+        except RequestError as error:
             logger.warning("%s", error)
-        before = self._mark()
+        previous = self._fingerprint()
         while not self._stopped.wait(self._poll_s):
-            now = self._mark()
-            if now == before and now not in ((), self._tried):
-                self._take_up(now)
-            before = now
+            current = self._fingerprint()
+            if current and current == previous and current != self._tried:
+                self._replace(current)
+            previous = current
 
-    def _take_up(self, mark: _Mark) -> None:
+    def _replace(self, fingerprint: _Fingerprint) -> None:
         with self._loading:
             try:
-                if not self._serves_it_already():
-                    self._load()
-                self._tried, self._refused = mark, None
+                self._load(fingerprint)
             except BundleError as error:
-                if (
-                    self._mark() == mark
-                ):  # else it is still being written, and will be looked at again
-                    self._tried = mark
-                    self._refused = {
-                        "reason": str(error),
-                        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-                    }
-                    logger.warning(
-                        "model refused%s: %s",
-                        ", the old one goes on" if self._predictor else "",
-                        error,
-                    )
+                if self._fingerprint() != fingerprint:
+                    return  # it is still being written
+                when = datetime.now(UTC).isoformat(timespec="seconds")
+                self.refusal = {"refused": {"reason": str(error), "when": when}}
+                suffix = ", the loaded one stays" if self._predictor else ""
+                logger.warning("new model refused%s: %s", suffix, error)
 
-    def _serves_it_already(self) -> bool:
-        if not self._predictor:
-            return False
-        bundle = ModelBundle.read(self._bundle_dir)
-        engine = "int8" if bundle.accepts_int8(self._evaluation_dir) else "keras-openvino"
-        return (bundle, engine) == (self._predictor.bundle, self._predictor.engine)
-
-    def _mark(self) -> _Mark:
-        paths = [self._bundle_dir / name for name in _PARTS]
-        found = [(path, status) for path in paths if (status := _status(path))]
-        if (
-            found
-            and self._evaluation_dir
-            and (status := _status(self._evaluation_dir / INT8_AGREEMENT_FILE))
-        ):
-            found.append((self._evaluation_dir / INT8_AGREEMENT_FILE, status))
-        return tuple(
-            (path.name, status.st_ino, status.st_size, status.st_mtime_ns) for path, status in found
-        )
+    def _fingerprint(self) -> _Fingerprint:
+        paths = []
+        for name in (MODEL_FILE, METADATA_FILE, OOD_DETECTOR_FILE, INT8_FILE):
+            paths.append(self._bundle_dir / name)
+        if self._evaluation_dir:
+            paths.append(self._evaluation_dir / INT8_AGREEMENT_FILE)
+        fingerprint = []
+        for path in paths:
+            if path.is_file():
+                status = path.stat()
+                fingerprint.append((path, status.st_ino, status.st_size, status.st_mtime_ns))
+        return fingerprint
 
 
-def _status(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:
-        return None
+def describe_model(bundle: ModelBundle) -> str:
+    """Return one line about a model."""
+    images = "synthetic images" if bundle.synthetic else "images"
+    labels = ", ".join(map(bundle.label, bundle.classes))
+    return f"model {bundle.model_id}: {bundle.backbone}, trained on {images} of {labels}"

@@ -1,79 +1,58 @@
-"""What a request asks of /predict beside its images."""
+"""Options of a request to /predict, besides its images."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cnnClassifier.entity.dicom_options import WINDOWS, DicomOptions, parse_window
+from cnnClassifier.entity.dicom_options import DicomOptions, parse_window
 from cnnClassifier.serving.errors import RequestError
 
-WINDOW_PATTERN = rf"^(auto|{'|'.join(WINDOWS)}|-?[0-9]{{1,5}}(\.[0-9]{{1,3}})?, ?[1-9][0-9]{{0,4}}(\.[0-9]{{1,3}})?)$"
-MAX_FRAME = 100_000
+OPTION_NAMES = ("window", "frame", "map", "preview")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True)
-class Options:
+class PredictOptions:
     """Options of one request.
 
     Attributes:
-        reading: window and frame of DICOM files.
-        map: whether the answer holds the class activation map.
-        preview: whether the answer holds the picture as the decoder sees it.
+        dicom: window and frame of DICOM files.
+        map: whether the response includes the class activation map.
+        preview: whether the response includes the decoded image.
     """
 
-    reading: DicomOptions
+    dicom: DicomOptions
     map: bool
     preview: bool
 
 
-def options_of(*sources: Mapping[str, Any]) -> Options:
-    """Return the options; where two sources name the same one, the first goes before.
+def parse_options(*sources: Any) -> PredictOptions:
+    """Read the options; where two sources have the same one, the first overrides.
+
+    Args:
+        sources: JSON object, form fields or query.
 
     Raises:
         RequestError: 400 `bad_option`, with what was expected.
     """
-    found: dict[str, Any] = {}
-    for source in reversed(sources):
-        found |= {
-            name: read(name, source[name]) for name, read in READERS.items() if name in source
-        }
-    reading = DicomOptions(found.get("window", "auto"), found.get("frame", 1))
-    return Options(reading, found.get("map", False), found.get("preview", False))
+    values = ChainMap(*sources)
+    try:
+        window = parse_window(str(values.get("window", "auto")))
+    except ValueError as error:
+        raise RequestError(400, "bad_option", str(error)) from None
+    frame = str(values.get("frame", 1))
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", frame):
+        raise RequestError(400, "bad_option", "frame: expected a whole number from 1")
+    dicom = DicomOptions(window, int(frame))
+    return PredictOptions(dicom, _parse_flag(values, "map"), _parse_flag(values, "preview"))
 
 
-def _window(name: str, value: Any) -> str | tuple[float, float]:
-    if not isinstance(value, str) or not re.search(WINDOW_PATTERN, value) or value.endswith("\n"):
-        raise _refusal(
-            name, f"auto, {', '.join(WINDOWS)}, or centre and width in HU, such as -600,1500"
-        )
-    return parse_window(value)
-
-
-def _frame(name: str, value: Any) -> int:
-    if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) < 10:
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_FRAME:
-        return value
-    raise _refusal(name, f"a whole number from 1 to {MAX_FRAME}")
-
-
-def _flag(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value in _FLAGS:
-        return _FLAGS[value]
-    raise _refusal(name, "true or false")
-
-
-def _refusal(name: str, wanted: str) -> RequestError:
-    return RequestError(400, "bad_option", f"{name}: expected {wanted}")
-
-
-READERS: dict[str, Callable[[str, Any], Any]] = {
-    "window": _window,
-    "frame": _frame,
-    "map": _flag,
-    "preview": _flag,
-}
+def _parse_flag(values: Mapping[str, Any], name: str) -> bool:
+    value = values.get(name, False)
+    if isinstance(value, str):
+        value = _FLAGS.get(value)
+    if not isinstance(value, bool):
+        raise RequestError(400, "bad_option", f"{name}: expected true or false")
+    return value

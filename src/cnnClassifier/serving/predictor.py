@@ -1,75 +1,66 @@
-"""From an image file's bytes to the class that the model calls."""
+"""Predict the class of an image file."""
 
 from pathlib import Path
 
-import numpy as np
-
 from cnnClassifier.entity.bundle import ModelBundle
-from cnnClassifier.entity.dicom_options import DicomOptions
+from cnnClassifier.entity.dicom_options import DEFAULT_DICOM_OPTIONS, DicomOptions
 from cnnClassifier.entity.prediction import Prediction
 from cnnClassifier.imaging.decode import decode
-from cnnClassifier.imaging.prepare import resize, shrink
+from cnnClassifier.imaging.prepare import resize
 from cnnClassifier.network.engine import Engine
-
-_AS_IT_IS = DicomOptions()
-_PREVIEW = 512  # pixels of the longest side: what a page shows of a picture
 
 
 class Predictor:
     """A trained model, ready for image files.
 
     Args:
-        bundle_dir: a folder with `model.keras` and `model.json`.
+        bundle: from `ModelBundle.read`.
         max_pixels: refuse images with more.
-        evaluation_dir: where evaluation says whether the model may calculate in int8; None: it may not.
+        evaluation_dir: the folder where evaluation accepted the int8 model; None: int8 isn't used.
 
     Raises:
-        BundleError: there is no model that can be used.
+        BundleError: the model can't be run.
     """
 
     def __init__(
-        self, bundle_dir: Path, max_pixels: int, evaluation_dir: Path | None = None
+        self, bundle: ModelBundle, max_pixels: int, evaluation_dir: Path | None = None
     ) -> None:
-        self._engine = Engine(
-            bundle_dir, int8=ModelBundle.read(bundle_dir).accepts_int8(evaluation_dir)
-        )
+        self.bundle = bundle
+        self._engine = Engine(bundle, int8=bundle.accepts_int8(evaluation_dir))
         self._max_pixels = max_pixels
 
     @property
-    def bundle(self) -> ModelBundle:
-        """What is known of the model."""
-        return self._engine.bundle
-
-    @property
     def engine(self) -> str:
-        """What calculates: `keras-openvino` or `int8`."""
+        """The engine's name: `keras-openvino` or `int8`."""
         return self._engine.name
 
-    def predict(self, data: bytes, reading: DicomOptions = _AS_IT_IS) -> Prediction:
+    def predict(
+        self, data: bytes, dicom_options: DicomOptions = DEFAULT_DICOM_OPTIONS
+    ) -> Prediction:
         """Classify one image file.
 
         Args:
             data: a PNG, JPEG, BMP, GIF, TIFF, WebP or DICOM file.
-            reading: window and frame of a DICOM file; `auto` is the window that the model was trained with.
+            dicom_options: window and frame of a DICOM file; `auto` is the window that the model
+                was trained with.
 
         Raises:
             ImageError: the bytes can't be used as an image.
         """
         bundle = self.bundle
-        decoded = decode(data, self._max_pixels, reading.or_window(bundle.dicom_window))
-        image = resize(decoded.pixels, bundle.image_size)
-        seen = self._engine.inspect(image[np.newaxis])
-        scores = [float(score) for score in seen.probabilities[0]]
-        name = bundle.called(scores)
+        dicom_options = dicom_options.with_default_window(bundle.dicom_window)
+        decoded = decode(data, self._max_pixels, dicom_options)
+        result = self._engine.predict([resize(decoded.pixels, bundle.image_size)])
+        class_name = bundle.classes[result.predicted[0]]
         return Prediction(
-            label=bundle.label(name),
-            class_name=name,
-            probabilities=dict(zip(bundle.classes, scores, strict=True)),
+            label=bundle.label(class_name),
+            class_name=class_name,
+            probabilities=dict(zip(bundle.classes, result.probabilities[0].tolist(), strict=True)),
             model_id=bundle.model_id,
-            unfamiliar=bool(seen.distances[0] > bundle.unfamiliar_limit),
-            distance=float(seen.distances[0]),
-            unfamiliar_limit=bundle.unfamiliar_limit,
-            map=seen.maps[0],
+            out_of_distribution=bool(result.out_of_distribution[0]),
+            distance=float(result.distances[0]),
+            ood_threshold=bundle.ood_threshold,
+            activation_map=result.activation_maps[0],
             dicom=decoded.dicom,
-            pixels=shrink(decoded.pixels, _PREVIEW),
+            pixels=decoded.pixels,
         )

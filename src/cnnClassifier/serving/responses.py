@@ -1,136 +1,104 @@
-"""From predictions to the JSON that leaves."""
+"""The JSON of /predict."""
 
-import base64
-import io
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.disclaimers import DISCLAIMER
 from cnnClassifier.entity.prediction import Prediction
-from cnnClassifier.serving.errors import RequestError, content_of
-from cnnClassifier.serving.evaluated import figure_of
-from cnnClassifier.serving.predict_options import Options
+from cnnClassifier.imaging.prepare import shrink
+from cnnClassifier.serving.errors import RequestError, error_body
+from cnnClassifier.serving.predict_options import PredictOptions
 from cnnClassifier.serving.predictor import Predictor
 from cnnClassifier.serving.uploads import Upload
 from cnnClassifier.utils.errors import ImageError
+from cnnClassifier.utils.images import image_data_uri
+
+_PREVIEW_SIZE = 512  # pixels of the longest side
 
 
-def answer_all(
-    predictor: Predictor, upload: Upload, margin: float, before_each: Callable[[], None]
+def predict_all(
+    predictor: Predictor, upload: Upload, uncertain_margin: float, check: Callable[[], None]
 ) -> list[dict[str, Any]]:
-    """Return one answer for each image, in order; an image that can't be used has its error as its answer.
+    """Classify the images of a request, in order.
 
     Args:
         predictor: the model.
         upload: images and options.
-        margin: see `is_uncertain`.
-        before_each: called before each image; what it raises ends the request.
+        uncertain_margin: see `is_uncertain`.
+        check: called before each image; an exception from it ends the request.
+
+    Returns:
+        One result for each image; where an image can't be used, its error.
 
     Raises:
         ImageError: the only image can't be used.
-        RequestError: none of several can be used: 422 with the first one's code.
+        RequestError: the only image can't be used; 422: none of several can be used.
     """
-    answers: list[dict[str, Any]] = []
-    first: ImageError | RequestError | None = None
-    for data in upload.images:
-        before_each()
+    results = []
+    errors: list[ImageError | RequestError] = []
+    for image in upload.images:
+        check()
         try:
-            if isinstance(data, RequestError):
-                raise data
-            answers.append(_answer(predictor, data, upload.options, margin))
+            if isinstance(image, RequestError):
+                raise image
+            results.append(_predict(predictor, image, upload.options, uncertain_margin))
         except (ImageError, RequestError) as error:
-            if len(upload.images) == 1:
-                raise
-            first = first or error
-            answers.append(content_of(error.code, str(error)))
-    if first and all("error" in answer for answer in answers):
-        raise RequestError(
-            422, first.code, f"none of {len(answers)} images can be used; the first: {first}"
-        )
-    return answers
+            errors.append(error)
+            results.append(error_body(error.code, str(error)))
+    if len(errors) < len(results):
+        return results
+    if len(errors) == 1:
+        raise errors[0]
+    message = f"none of {len(errors)} images can be used; the first: {errors[0]}"
+    raise RequestError(422, errors[0].code, message)
 
 
 def is_uncertain(prediction: Prediction, bundle: ModelBundle, margin: float) -> bool:
-    """Return whether another class was nearly called.
+    """Return whether another class is almost as probable.
 
     Args:
         prediction: of the model that `bundle` describes.
-        bundle: of two classes the positive one's probability is held against its threshold, of more the best two
-            against each other.
-        margin: how near is nearly.
+        bundle: with two classes, the positive one's probability is compared with its threshold;
+            with more, the two highest with each other.
+        margin: a smaller difference is uncertain.
     """
     if len(bundle.classes) == 2:
         return abs(prediction.probabilities[bundle.positive_class] - bundle.threshold) < margin
-    best, second = sorted(prediction.probabilities.values(), reverse=True)[:2]
-    return best - second < margin
+    second, highest = sorted(prediction.probabilities.values())[-2:]
+    return highest - second < margin
 
 
-def _answer(predictor: Predictor, data: bytes, options: Options, margin: float) -> dict[str, Any]:
-    started = time.perf_counter()
-    prediction = predictor.predict(data, options.reading)
+def _predict(
+    predictor: Predictor, image: bytes, options: PredictOptions, margin: float
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    prediction = predictor.predict(image, options.dicom)
     bundle = predictor.bundle
-    answer: dict[str, Any] = {
+    result: dict[str, Any] = {
         "image": prediction.label,
         "class": prediction.class_name,
         "probability": prediction.probabilities[prediction.class_name],
         "probabilities": prediction.probabilities,
         "threshold": bundle.threshold if len(bundle.classes) == 2 else None,
         "uncertain": is_uncertain(prediction, bundle, margin),
-        "unfamiliar": prediction.unfamiliar,
+        "unfamiliar": prediction.out_of_distribution,
         "distance": prediction.distance,
-        "unfamiliar_limit": prediction.unfamiliar_limit,
+        "unfamiliar_limit": prediction.ood_threshold,
     }
     if options.map:
-        answer["map"] = [[round(value, 3) for value in row] for row in prediction.map.tolist()]
+        result["map"] = prediction.activation_map.astype(float).round(3).tolist()
     if options.preview:
-        answer["preview"] = preview_of(prediction.pixels)
+        preview = shrink(prediction.pixels, _PREVIEW_SIZE)
+        result["preview"] = image_data_uri(preview, "PNG", compress_level=1)
     if prediction.dicom:
-        answer["dicom"] = asdict(prediction.dicom)
-    return answer | {
-        "ms": round((time.perf_counter() - started) * 1000, 1),
+        result["dicom"] = asdict(prediction.dicom)
+    return result | {
+        "ms": round((time.perf_counter() - start) * 1000, 1),
         "model": prediction.model_id,
         "model_sha256": bundle.model_sha256,
         "synthetic": bundle.synthetic,
-        "disclaimer": DISCLAIMER,
-    }
-
-
-def preview_of(pixels: np.ndarray) -> str:
-    """Return a picture as a PNG data URI.
-
-    Args:
-        pixels: uint8, (height, width, 3), RGB.
-    """
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def facts_of(bundle: ModelBundle, scores: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what /model tells.
-
-    Args:
-        bundle: the model.
-        scores: content of its scores.json, where that is at hand.
-    """
-    return {
-        "model": bundle.model_id,
-        "model_sha256": bundle.model_sha256,
-        "backbone": bundle.backbone,
-        "classes": bundle.classes,
-        "labels": {name: bundle.label(name) for name in bundle.classes},
-        "positive_class": bundle.positive_class,
-        "threshold": bundle.threshold if len(bundle.classes) == 2 else None,
-        "image_size": bundle.image_size,
-        "synthetic": bundle.synthetic,
-        # The kind alone: an address or a path of the training data is nobody's business here.
-        "data_source": "phantom" if bundle.synthetic else "images",
-        "metrics": scores and {name: figure_of(scores, name) for name in scores["counts"]},
         "disclaimer": DISCLAIMER,
     }

@@ -1,27 +1,24 @@
-"""The page and the JSON routes."""
-
-import time
+"""The upload page, /predict, health and metrics."""
 
 from flask import Blueprint, Response, g, jsonify, render_template, request
 
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.disclaimers import DISCLAIMER
-from cnnClassifier.serving.concurrency import ConcurrencyLimiter, checker
-from cnnClassifier.serving.evaluated import scores_of
+from cnnClassifier.serving.concurrency import ConcurrencyLimiter, make_check
 from cnnClassifier.serving.metrics import Metrics
 from cnnClassifier.serving.model_manager import ModelManager
-from cnnClassifier.serving.responses import answer_all, facts_of
+from cnnClassifier.serving.responses import predict_all
 from cnnClassifier.serving.uploads import read_upload
 
 
-def make_routes(
-    host: ModelManager, config: ServingConfig, turns: ConcurrencyLimiter, metrics: Metrics
+def make_blueprint(
+    manager: ModelManager, config: ServingConfig, limiter: ConcurrencyLimiter, metrics: Metrics
 ) -> Blueprint:
-    """Return the app's routes, answered by the model in `host`."""
+    """Return the routes, which use the model in `manager`."""
     routes = Blueprint("routes", __name__)
 
     @routes.get("/")
-    def page() -> str:
+    def index() -> str:
         return render_template(
             "index.html", disclaimer=DISCLAIMER, max_upload_bytes=config.max_upload_bytes
         )
@@ -32,29 +29,25 @@ def make_routes(
 
     @routes.get("/readyz")
     def readyz() -> Response:
-        predictor = host.predictor(wait=False)
-        facts = {"status": "ready", "model": predictor.bundle.model_id, "engine": predictor.engine}
-        return jsonify(facts | ({"refused": host.refused} if host.refused else {}))
-
-    @routes.get("/model")
-    def model() -> Response:
-        bundle = host.predictor(wait=True).bundle
-        return jsonify(facts_of(bundle, scores_of(bundle, config.evaluation_dir)))
+        predictor = manager.predictor(wait=False)
+        content = {"status": "ready", "model": predictor.bundle.model_id}
+        content["engine"] = predictor.engine
+        return jsonify(content | manager.refusal)
 
     @routes.get("/metrics")
     def prometheus() -> Response:
-        return metrics.page()
+        return metrics.export()
 
     @routes.post("/predict")
     def predict() -> Response:
-        gone = request.environ.get("waitress.client_disconnected", lambda: False)
-        check = checker(time.monotonic() + config.request_timeout_s, gone)
-        with turns.take(check):
+        is_disconnected = request.environ.get("waitress.client_disconnected", lambda: False)
+        check = make_check(config.request_timeout_s, is_disconnected)
+        with limiter.slot(check):
             upload = read_upload(request, config)
-            g.images = len(upload.images)
-            predictor = host.predictor(wait=True)
-            answers = answer_all(predictor, upload, config.uncertain_margin, check)
-        metrics.count_answers(answers, predictor.bundle)
-        return jsonify(answers)
+            g.image_count = len(upload.images)
+            predictor = manager.predictor(wait=True)
+            results = predict_all(predictor, upload, config.uncertain_margin, check)
+        metrics.count_predictions(results, predictor.bundle)
+        return jsonify(results)
 
     return routes

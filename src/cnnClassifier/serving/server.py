@@ -1,4 +1,4 @@
-"""Serve the app with waitress: one process, several threads, no development server."""
+"""Serve the app with waitress: one process, several threads."""
 
 import contextlib
 import ctypes
@@ -7,54 +7,49 @@ import logging
 import signal
 import socket
 import sys
-import time
 from ipaddress import ip_address
 from typing import Any
 
 from flask import Flask
-from waitress import wasyncore
 from waitress.server import create_server
 
 from cnnClassifier.entity.config_entity import ServingConfig
-from cnnClassifier.serving import waitress_channel as channels
+from cnnClassifier.serving import waitress_channel
 from cnnClassifier.utils.errors import ConfigError
 from cnnClassifier.utils.log import logger
 
-# For what needn't wait for a turn: the page, health, metrics, refusals.
-_SPARE_THREADS = 6
-_CONNECTIONS = 400
-_GRACE_S = 0.2
-_DRAIN_S = 7.0
+# For requests that need no slot: the page, health checks, metrics, refusals.
+_EXTRA_THREADS = 6
+# Sockets, the listening one included; see waitress_channel.MAX_CONNECTIONS.
+_MAX_SOCKETS = 400
 _M_ARENA_MAX = -8  # of malloc.h
 
 
-def share_memory() -> None:
-    """Let all threads to come allocate from two arenas, where the C library is glibc; elsewhere nothing is done.
+def limit_malloc_arenas() -> None:
+    """Let all new threads allocate from two arenas, where the C library is glibc.
 
-    It gives each of dozens of threads an arena of its own, which keeps what pictures took there: 120 MB more.
+    Otherwise each of dozens of threads gets its own, which keeps freed image memory: 120 MB more.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take the port.
+    """Return a listening socket.
 
     Raises:
-        ConfigError: it is in use, isn't allowed, or the host is none of this machine.
+        ConfigError: the port is in use or not allowed, or the host isn't one of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, UnicodeError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
-            raise ConfigError(
-                f"port {port} of {host} is in use; stop what runs there or choose another with --port"
-            ) from None
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"can't listen on {host}, port {port}: {reason}; choose others with --host and --port"
-        ) from None
+            message = f"port {port} of {host} is in use; stop the other program or choose --port"
+        else:
+            reason = getattr(error, "strerror", None) or error
+            message = f"can't listen on {host}, port {port}: {reason}; choose --host and --port"
+        raise ConfigError(message) from None
 
 
 def url_of(listener: socket.socket) -> str:
@@ -66,15 +61,43 @@ def url_of(listener: socket.socket) -> str:
 
 
 def is_public(listener: socket.socket) -> bool:
-    """Return whether other machines may reach it."""
+    """Return whether other machines can reach the socket."""
     return not ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> None:
-    """Answer requests until Ctrl-C or a SIGTERM; then finish what has begun, for a few seconds at most."""
-    # Several requests that wait for the model are no reason to warn.
+def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> int:
+    """Answer requests until SIGINT or SIGTERM, then finish those that have begun.
+
+    Returns:
+        The number of requests that were still unanswered after a few seconds.
+    """
+    # Requests that wait for a slot are no reason for a warning.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    body = 2 * app.config["MAX_CONTENT_LENGTH"]
+    max_body_bytes = 2 * app.config["MAX_CONTENT_LENGTH"]
+    server = _create_server(app, listener, config, max_body_bytes)
+    received: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        if received:  # a second signal stops at once
+            sys.exit(0)
+        received.append(number)
+        server.pull_trigger()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    max_buffered_bytes = max(waitress_channel.MAX_BUFFERED_BYTES, 4 * max_body_bytes)
+    while not received:
+        waitress_channel.poll(server)
+        waitress_channel.enforce_limits(server, max_buffered_bytes)
+    unanswered = waitress_channel.drain(server)
+    if unanswered:
+        logger.warning("stopped with %d requests unanswered", unanswered)
+    return unanswered
+
+
+def _create_server(
+    app: Flask, listener: socket.socket, config: ServingConfig, max_body_bytes: int
+) -> Any:
     proxy: dict[str, Any] = {}
     if config.trusted_proxy:
         proxy = {
@@ -82,60 +105,21 @@ def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> None:
             "trusted_proxy_headers": {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"},
             "clear_untrusted_proxy_headers": True,
         }
-    server: Any = create_server(
+    server = create_server(
         app,
         sockets=[listener],
-        threads=config.max_concurrent_requests + config.max_queued_requests + _SPARE_THREADS,
+        threads=config.max_concurrent_requests + config.max_queued_requests + _EXTRA_THREADS,
         ident=None,
-        # Above the app's own limit, so that the app can answer a body that is somewhat too large.
-        max_request_body_size=body,
-        # Bodies and answers stay in memory: pictures of patients are never written to a disk.
-        inbuf_overflow=body,
+        # Above the app's own limit, so that the app can answer a body that is slightly too large.
+        max_request_body_size=max_body_bytes,
+        # Bodies and responses stay in memory: images of patients are never written to a disk.
+        inbuf_overflow=max_body_bytes,
         outbuf_overflow=1 << 30,
-        # Read on while a request is worked on: that is how a client is noticed that goes away.
+        # Keep reading while a request is processed: only so is a disconnected client noticed.
         channel_request_lookahead=1,
-        connection_limit=_CONNECTIONS,
+        connection_limit=_MAX_SOCKETS,
         asyncore_use_poll=True,
         **proxy,
     )
-    server.channel_class = channels.Channel
-    stopping: list[int] = []
-
-    def stop(number: int, _: object) -> None:
-        if stopping:  # asked twice: at once
-            sys.exit(0)
-        stopping.append(number)
-        server.pull_trigger()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    most_bytes = max(channels.HELD_BYTES, 4 * body)
-    while not stopping:
-        _turn(server)
-        channels.tend(server.active_channels.values(), most_bytes)
-    _drain(server)
-
-
-def _turn(server: Any, timeout_s: float = 1.0) -> None:
-    """Wait for something to happen on the sockets, and do what is to be done."""
-    wasyncore.loop(
-        timeout=timeout_s, use_poll=server.adj.asyncore_use_poll, map=server._map, count=1
-    )
-
-
-def _drain(server: Any) -> None:
-    """Take no new connections, and wait until every request that has begun is answered."""
-    grace = time.monotonic() + _GRACE_S
-    while time.monotonic() < grace:  # what the system has accepted already counts as begun
-        _turn(server, _GRACE_S / 4)
-    server.accepting = False
-    server.del_channel()
-    server.socket.close()
-    until = time.monotonic() + _DRAIN_S
-    while (rest := until - time.monotonic()) > 0 and any(
-        one.is_busy for one in server.active_channels.values()
-    ):
-        _turn(server, min(rest, 1.0))
-    left = sum(channel.is_busy for channel in server.active_channels.values())
-    if left:
-        logger.warning("stopped with %d requests unanswered", left)
+    server.channel_class = waitress_channel.Channel
+    return server

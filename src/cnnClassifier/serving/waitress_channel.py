@@ -1,84 +1,127 @@
-"""What waitress does for each connection, and what it refuses before the app sees it."""
+"""Connections of the waitress server: limits, JSON errors and a graceful stop.
+
+waitress has no public interface for these. This is the only module that uses its internals, so its
+version is pinned, and a test fails when another version is installed.
+"""
 
 import json
+import select
 import time
-from collections.abc import Iterable
+from collections import deque
 from typing import Any
 
+from waitress import wasyncore
 from waitress.channel import HTTPChannel
-from waitress.task import ErrorTask
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
-from cnnClassifier.serving.errors import content_of
-from cnnClassifier.serving.request_logging import HEADERS, ID_HEADER, new_id
+from cnnClassifier.serving.errors import error_body
+from cnnClassifier.serving.request_logging import ID_HEADER, SECURITY_HEADERS, new_request_id
 from cnnClassifier.utils.log import logger
 
-# How long a request may take to arrive: one that drips in byte by byte must not hold its connection for ever.
-RECEIVE_S = 120.0
-# Bodies wait in memory for their turn; more than this all together, and the newest that still arrive are refused.
-HELD_BYTES = 256_000_000
+# A request that arrives byte by byte must not hold its connection for ever.
+RECEIVE_TIMEOUT_S = 120.0
+# Bodies that wait for a slot are in memory; beyond this sum the newest uploads are refused.
+MAX_BUFFERED_BYTES = 256_000_000
+# With more connections than this, the one that has been idle longest is closed.
+MAX_CONNECTIONS = 300
+# While stopping: connections that are already accepted by the system still get their answer.
+ACCEPT_S = 0.2
+# A client that has just received an answer may be sending its next request.
+IDLE_S = 0.5
+DRAIN_TIMEOUT_S = 7.0
 
 
-class _TooSlowError(Error):
+class _RequestTimeoutError(Error):
     code, reason = 408, "Request Timeout"
 
 
-class _OverloadedError(Error):
+class _BusyError(Error):
     code, reason = 503, "Busy"
 
 
+class _RequestParser(HTTPRequestParser):
+    """Refuse ambiguous lengths, and ask for no body where none is announced."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        has_encoding = self.chunked or "TRANSFER_ENCODING" in self.headers
+        if has_encoding and "CONTENT_LENGTH" in self.headers:
+            raise ParsingError("Transfer-Encoding and Content-Length exclude each other")
+        if self.body_rcv is None:
+            self.expect_continue = False
+
+
+class _Task(WSGITask):
+    """Close the connection after the response while the server stops."""
+
+    def build_response_header(self) -> bytes:
+        # With another request behind this one, that one's response closes the connection.
+        if not self.channel.server.accepting and len(self.channel.requests) == 1:
+            self.set_close_on_finish()
+        return super().build_response_header()
+
+
 class _JsonErrorTask(ErrorTask):
-    """Say in JSON what waitress refuses."""
+    """Answer in JSON where waitress itself refuses a request."""
 
     def execute(self) -> None:
         error = self.request.error
         code = "too_large" if error.code == 413 else error.reason.lower().replace(" ", "_")
-        # Of faults of its own waitress says nothing that helps anybody.
+        # The body of an internal error holds nothing that helps the client.
         message = error.reason if error.code == 500 else f"{error.reason}: {error.body}"
-        identifier = new_id()
-        body = json.dumps(content_of(code, message) | {"request_id": identifier}).encode()
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers += [
-            ("Content-Type", "application/json"),
-            (ID_HEADER, identifier),
-            *HEADERS.items(),
-        ]
+        request_id = new_request_id()
+        body = json.dumps(error_body(code, message) | {"request_id": request_id}).encode()
+        headers = SECURITY_HEADERS | {"Content-Type": "application/json", ID_HEADER: request_id}
         if error.code == 503:
-            self.response_headers.append(("Retry-After", "5"))
+            headers["Retry-After"] = "5"
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers += headers.items()
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
-        logger.info("method=- path=- status=%d request=%s code=%s", error.code, identifier, code)
+        logger.info("method=- path=- status=%d request=%s code=%s", error.code, request_id, code)
+
+
+class _DiscardBuffer(deque[bytes]):
+    """A body buffer that keeps nothing: made with `maxlen=0`."""
+
+    def close(self) -> None:
+        self.clear()
 
 
 class Channel(HTTPChannel):
     """A connection that knows since when a request has been arriving."""
 
+    parser_class = _RequestParser
+    task_class = _Task
     error_task_class = _JsonErrorTask
-    began = 0.0
+    receiving_since = 0.0
     request: Any = None
 
     def received(self, data: bytes) -> bool:
         """Take what has arrived."""
         if self.request is None:
-            self.began = time.monotonic()
+            self.receiving_since = time.monotonic()
         return super().received(data)
 
     @property
-    def held_bytes(self) -> int:
-        """How much of bodies lies in memory."""
-        every = [*self.requests, self.request]
-        return sum(
-            request.body_bytes_received for request in every if request and not request.error
-        )
+    def buffered_bytes(self) -> int:
+        """Return how many bytes of bodies are in memory."""
+        total = 0
+        for request in [*self.requests, self.request]:
+            if request is not None and not request.error:
+                total += request.body_bytes_received
+        return total
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request arrives, is worked on, or its answer is still leaving."""
+        """Return whether a request is arriving or processed, or its response not yet sent."""
         return bool(self.requests or self.total_outbufs_len or self.request is not None)
 
-    def give_up(self, error: Error) -> None:
-        """Answer the request that is arriving, and wait for no more of it."""
+    def abort_request(self, error: Error) -> None:
+        """Answer the request that is arriving with an error at once."""
         with self.requests_lock:
             request, self.request = self.request, None
             request.error = error
@@ -86,39 +129,85 @@ class Channel(HTTPChannel):
             if len(self.requests) == 1:
                 self.server.add_task(self)
 
-    def refuse(self, error: Error) -> None:
-        """Keep nothing of the body that is arriving; a client that is cut off would never read why."""
+    def discard_body(self, error: Error) -> None:
+        """Read the request to its end without keeping it, then answer with an error.
+
+        A client that is cut off while it sends would not read the response.
+        """
         self.request.error = error
-        self.request.body_rcv.buf = _Nowhere()
+        self.request.body_rcv.buf = _DiscardBuffer(maxlen=0)
 
 
-class _Nowhere:
-    """Takes the place of a buffer whose content nobody wants."""
-
-    def append(self, _: bytes) -> None:
-        pass
-
-    def __len__(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
+def poll(server: Any, timeout_s: float = 1.0) -> None:
+    """Wait for events on the server's sockets and handle them."""
+    wasyncore.loop(timeout=timeout_s, use_poll=True, map=server._map, count=1)
 
 
-def tend(channels: Iterable[Channel], most_bytes: int) -> None:
-    """Refuse what arrives too slowly, and the newest where too much lies in memory; call it in the thread that reads.
+def enforce_limits(server: Any, max_buffered_bytes: int) -> None:
+    """Answer slow requests, refuse uploads that exceed the memory, close surplus idle connections.
 
-    Args:
-        channels: all connections.
-        most_bytes: of bodies, all together.
+    Call it in the thread that polls.
     """
-    every = list(channels)
-    arriving = sorted((one for one in every if one.request is not None), key=lambda one: one.began)
-    while arriving and time.monotonic() - arriving[0].began > RECEIVE_S:
-        arriving.pop(0).give_up(_TooSlowError(f"the request didn't arrive within {RECEIVE_S:g} s"))
-    filling = [one for one in arriving if one.request.body_rcv and not one.request.error]
-    held = sum(one.held_bytes for one in every) if filling else 0
-    while filling and held > most_bytes:
-        newest = filling.pop()
-        held -= newest.request.body_bytes_received
-        newest.refuse(_OverloadedError("too many uploads at once; try again"))
+    channels = list(server.active_channels.values())
+    _close_idle(channels)
+    receiving = [channel for channel in channels if channel.request is not None]
+    receiving.sort(key=lambda channel: channel.receiving_since)
+    deadline = time.monotonic() - RECEIVE_TIMEOUT_S
+    while receiving and receiving[0].receiving_since < deadline:
+        message = f"the request didn't arrive within {RECEIVE_TIMEOUT_S:g} s"
+        receiving.pop(0).abort_request(_RequestTimeoutError(message))
+    if not receiving:
+        return
+    buffered = sum(channel.buffered_bytes for channel in channels)
+    for channel in reversed(receiving):
+        if buffered <= max_buffered_bytes:
+            break
+        if channel.request.body_rcv and not channel.request.error:
+            buffered -= channel.request.body_bytes_received
+            channel.discard_body(_BusyError("too many uploads at once; try again"))
+
+
+def _close_idle(channels: list[Channel]) -> None:
+    surplus = len(channels) - MAX_CONNECTIONS
+    if surplus <= 0:
+        return
+    idle = [channel for channel in channels if not channel.is_busy]
+    idle.sort(key=lambda channel: channel.last_activity)
+    for channel in idle[:surplus]:
+        channel.handle_close()
+
+
+def drain(server: Any) -> int:
+    """Accept no more connections and answer every request that has been sent.
+
+    From here on each response closes its connection, so that clients that send request after
+    request come to an end.
+
+    Returns:
+        The number of connections whose request is still unanswered after `DRAIN_TIMEOUT_S`.
+    """
+    server.accepting = False  # only marks the state: the socket is still listening
+    end = time.monotonic() + ACCEPT_S
+    while time.monotonic() < end:
+        _accept_waiting(server)
+        poll(server, ACCEPT_S / 10)
+    _accept_waiting(server)
+    server.del_channel()
+    server.socket.close()
+    end = time.monotonic() + DRAIN_TIMEOUT_S
+    while time.monotonic() < end and _has_active(server):
+        poll(server, 0.1)
+    return sum(channel.is_busy for channel in server.active_channels.values())
+
+
+def _accept_waiting(server: Any) -> None:
+    while select.select([server.socket], [], [], 0)[0]:
+        server.handle_accept()
+
+
+def _has_active(server: Any) -> bool:
+    idle_since = time.time() - IDLE_S  # waitress notes activity on this clock
+    for channel in server.active_channels.values():
+        if channel.is_busy or channel.last_activity > idle_since:
+            return True
+    return False

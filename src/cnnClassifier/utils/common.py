@@ -1,4 +1,4 @@
-"""Small helpers for files: YAML, JSON, binaries, folders, hashes."""
+"""Small helpers for files: YAML, JSON, CSV, folders, hashes, atomic writes."""
 
 import csv
 import glob
@@ -25,16 +25,13 @@ def read_yaml(path: Path) -> ConfigBox:
     """Read a YAML file whose top level is a mapping.
 
     Raises:
-        ConfigError: the file is missing, isn't YAML, is empty, or holds something else than a mapping.
+        ConfigError: the file is missing, isn't YAML, is empty, or isn't a mapping.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; name another with --config or --params") from None
     except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror or error}; name another with --config or --params"
-        ) from None
+        reason = str(error.strerror).lower()
+        raise ConfigError(f"{path}: {reason}; use --config or --params") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -45,71 +42,77 @@ def read_yaml(path: Path) -> ConfigBox:
     except BoxError as error:
         raise ConfigError(f"{path}: {error}") from None
     if box.to_dict() != content:
-        raise ConfigError(f"{path}: keys that differ by case alone; expected each key once")
+        raise ConfigError(f"{path}: keys that differ only in case; expected each key once")
     return box
 
 
 def create_directories(*paths: Path) -> None:
-    """Make each folder and its parents; those that exist stay as they are."""
+    """Create folders and their parents; existing ones stay as they are."""
     for path in paths:
         Path(path).mkdir(parents=True, exist_ok=True)
 
 
 def project_dir() -> Path:
-    """Return where caches and runs lie: the folder that we are in, or the clone whose experiment DVC runs in a copy.
+    """Return the folder of caches and runs: the current one, or the clone of a DVC experiment.
 
-    `dvc exp run --queue` and `--temp` make copies below `.dvc/tmp/exps`, and remove them at the end.
+    `dvc exp run --queue` and `--temp` run in copies in `.dvc/tmp/exps`, which DVC removes at the
+    end.
     """
-    here = Path.cwd()
-    return next(
-        (folder for folder in here.parents if here.is_relative_to(folder / ".dvc/tmp/exps")), Path()
-    )
+    current = Path.cwd()
+    for folder in current.parents:
+        if current.is_relative_to(folder / ".dvc/tmp/exps"):
+            return folder
+    return Path()
 
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to write to; on success it takes the target's place in one rename.
+    """Yield a temporary path to write to, and move it to `target` if no error occurs.
 
-    A file or a folder may be written. On an error, or when the process is killed, the old target stays. The path lies
-    alone in a scratch folder; what else is put there goes away at the end.
+    The target may be a file or a folder. After an error, or if the process is killed, the old
+    target remains. The path is in a temporary folder of its own beside the target; other files
+    there are deleted at the end.
     """
     target = Path(target)
     create_directories(target.parent)
-    scratch = Path(tempfile.mkdtemp(prefix=_scratch_prefix(target), dir=target.parent))
+    temp_dir = Path(tempfile.mkdtemp(prefix=_temp_prefix(target), dir=target.parent))
+    temp_path = temp_dir / target.name
+    old = temp_dir / "old"
     try:
-        staged = scratch / target.name
-        yield staged
-        old = scratch / "old"
+        yield temp_path
         try:
-            if target.exists() and (
-                target.is_dir() or staged.is_dir()
-            ):  # a rename replaces files by files alone
+            # A rename replaces a file by a file, but neither a folder nor by one.
+            if target.exists() and (target.is_dir() or temp_path.is_dir()):
                 os.replace(target, old)
-            os.replace(staged, target)
-        except BaseException:  # Ctrl-C between the two renames as well
+            os.replace(temp_path, target)
+        except BaseException:  # Ctrl-C between the two renames, too
             if old.exists() and not target.exists():
                 os.replace(old, target)
             raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def remove_stale_temp(target: Path) -> None:
-    """Remove what killed runs of `atomic_write` left beside `target`; if one fell between its two renames, undo the first.
+    """Remove what killed runs of `atomic_write` left; restore a target that they had moved away.
 
-    Call it only where no other process can be atomic_write `target`, such as under a lock.
+    No other process may be writing the same target: call it only under a lock.
     """
-    for scratch in Path(target).parent.glob(f"{glob.escape(_scratch_prefix(target))}*"):
-        if (scratch / "old").exists() and not target.exists():
-            os.replace(scratch / "old", target)
-        shutil.rmtree(scratch, ignore_errors=True)
+    for temp_dir in Path(target).parent.glob(f"{glob.escape(_temp_prefix(target))}*"):
+        if (temp_dir / "old").exists() and not target.exists():
+            os.replace(temp_dir / "old", target)
+        shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def save_json(path: Path, data: Any) -> None:
-    """Write `data` as indented JSON with a closing newline; NaN and infinities are refused."""
+    """Write `data` as indented JSON with a final newline.
+
+    Raises:
+        ValueError: `data` contains NaN or an infinity.
+    """
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with atomic_write(path) as staged:
-        staged.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temp_path:
+        temp_path.write_text(text, encoding="utf-8")
 
 
 def load_json(path: Path) -> Any:
@@ -118,7 +121,7 @@ def load_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows under a header, with line feeds on every system."""
+    """Write a header and rows, with line feeds on every system."""
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -126,7 +129,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def read_numeric_csv(path: Path) -> dict[str, list[float]]:
-    """Read a CSV file of numbers, column by column.
+    """Read a CSV file of numbers.
+
+    Returns:
+        The values of each column, by its header.
 
     Raises:
         OSError: the file can't be read.
@@ -142,12 +148,12 @@ def read_numeric_csv(path: Path) -> dict[str, list[float]]:
 
 
 def get_size(path: Path) -> str:
-    """Return a file's size for people, such as `56.2 MB`."""
+    """Return the size of a file, such as `56.2 MB`."""
     return format_size(Path(path).stat().st_size)
 
 
 def format_size(count: float) -> str:
-    """Return a number of bytes for people, such as `56.2 MB`."""
+    """Format a number of bytes, such as `56.2 MB`."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
@@ -157,10 +163,10 @@ def format_size(count: float) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _scratch_prefix(target: Path) -> str:
+def _temp_prefix(target: Path) -> str:
     return f".{target.name}.unfinished-"

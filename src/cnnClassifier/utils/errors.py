@@ -1,39 +1,47 @@
-"""Errors that end in one line for the person at the keyboard."""
+"""Errors that end a command with one line."""
 
 
 class UserError(Exception):
-    """Something that the user can mend: the message says what, where and what to do, in one line."""
+    """An error that the user can fix: the message says in one line what, where and how."""
 
 
 class ConfigError(UserError):
-    """A configuration file has a missing, unknown or ill-typed key."""
+    """A configuration file has an unknown, missing or invalid key."""
 
 
 class SourceError(UserError):
-    """The data source can't be fetched, unpacked or understood."""
+    """The data source can't be downloaded, unpacked or recognized."""
+
+
+class DownloadError(UserError):
+    """A file can't be downloaded."""
+
+
+class StorageError(UserError):
+    """The disk is full, read-only, or lacks a file."""
 
 
 class ManifestError(UserError):
-    """The data can't be split as asked, or a manifest doesn't hold what a stage needs."""
+    """The data can't be split as configured, or a manifest lacks data that a stage needs."""
 
 
 class WeightsError(UserError):
-    """No source gave the pretrained weights."""
+    """No source provided the pretrained weights."""
 
 
 class BundleError(UserError):
-    """The trained bundle is missing or its parts don't belong together."""
+    """The bundle is missing, or its files don't belong together."""
 
 
 class GateError(UserError):
-    """The model or its data don't meet what config.yaml asks."""
+    """The model or its data fail a gate of config.yaml."""
 
 
 class ImageError(UserError):
     """Bytes that can't be used as an image.
 
     Attributes:
-        code: a stable word for programs: `empty`, `not_an_image`, `corrupt`, `too_large`, `unsupported` or
+        code: for programs: `empty`, `not_an_image`, `corrupt`, `too_large`, `unsupported` or
             `no_such_frame`.
     """
 

@@ -8,46 +8,49 @@ from pathlib import Path
 from cnnClassifier.utils.errors import ConfigError, UserError
 
 logger = logging.getLogger("cnnClassifier")
+_FULL_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def configure_logging(log_file: Path, or_terminal: bool = False) -> None:
-    """Send log records to stderr (messages alone) and to `log_file` (with time, level and traceback).
+    """Send messages to stderr, and messages with time, level and traceback to `log_file`.
 
     Args:
-        log_file: its folder is made if need be.
-        or_terminal: where the file can't be written, as in a read-only container, stderr takes its place.
+        log_file: its folder is created if necessary.
+        or_terminal: if the file can't be written, as in a read-only container, send everything
+            to stderr instead of raising an error.
 
     Raises:
         ConfigError: the file can't be written.
     """
-    full = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     terminal = logging.StreamHandler(sys.stderr)
-    terminal.setFormatter(_OneLine("%(message)s"))
+    terminal.setFormatter(_OneLineFormatter())
     terminal.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [terminal]
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(log_file, encoding="utf-8")
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        handlers[-1].setFormatter(logging.Formatter(_FULL_FORMAT))
     except OSError as error:
         if not or_terminal:
             raise ConfigError(
-                f"{log_file}: can't be written ({error.strerror}); name another log_file in config.yaml"
+                f"{log_file}: can't be written ({error.strerror}); set another log_file in "
+                "config.yaml"
             ) from None
-        terminal.setFormatter(full)
-    else:
-        file.setFormatter(full)
-        handlers.append(file)
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
+        terminal.setFormatter(logging.Formatter(_FULL_FORMAT))
+    for handler in logger.handlers:
         handler.close()
+    logger.handlers = handlers
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    for handler in handlers:
-        logger.addHandler(handler)
 
 
 def run_and_report(work: Callable[[], None], name: str, log_file: Path) -> int:
-    """Run `work`; turn an error into one line on the terminal and a traceback in the log file.
+    """Run `work`; log an error as one line on the terminal and a traceback in the log file.
+
+    Args:
+        work: the stage or command.
+        name: starts each message.
+        log_file: named in the message of an unexpected error.
 
     Returns:
         The exit code: 0, 1 for an error, 130 for Ctrl-C.
@@ -61,20 +64,18 @@ def run_and_report(work: Callable[[], None], name: str, log_file: Path) -> int:
         logger.error("%s: %s", name, error, exc_info=True)
         return 1
     except Exception as error:
-        message = " ".join(str(error).split())  # TensorFlow's go over many lines
-        hint = f"; the traceback is in {log_file}"
-        logger.error("%s: %s: %s%s", name, type(error).__name__, message, hint, exc_info=True)
+        message = " ".join(str(error).split())  # TensorFlow's messages have many lines
+        text = "%s: %s: %s; the traceback is in %s"
+        logger.error(text, name, type(error).__name__, message, log_file, exc_info=True)
         return 1
     return 0
 
 
-class _OneLine(logging.Formatter):
-    """Leave the traceback to the log file."""
+class _OneLineFormatter(logging.Formatter):
+    """Print the level of warnings and errors, and no traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
-        return (
-            f"{record.levelname.lower()}: {message}"
-            if record.levelno >= logging.WARNING
-            else message
-        )
+        if record.levelno < logging.WARNING:
+            return message
+        return f"{record.levelname.lower()}: {message}"

@@ -1,24 +1,25 @@
-"""Reports as pages that need nothing else: no script, no network, no other file."""
+"""Reports as self-contained HTML pages: no script, no network, no other file."""
 
 from importlib.resources import files
 from typing import Any
 
 
 def render_template_file(package: str, name: str, **content: Any) -> str:
-    """Return a page; the same content gives the same bytes.
+    """Render a template of a package; the same content gives the same bytes.
 
     Args:
-        package: where the template lies.
-        name: of the template, which extends `page.html`: frame and look that all reports share.
-        content: what the template shows.
+        package: that contains the template.
+        name: of the template. It extends `page.html`, the layout of all reports.
+        **content: variables of the template.
     """
     import jinja2
 
-    sources = {"page.html": files("cnnClassifier.utils"), name: files(package)}
+    templates = {
+        "page.html": files("cnnClassifier.utils").joinpath("page.html").read_text("utf-8"),
+        name: files(package).joinpath(name).read_text("utf-8"),
+    }
     environment = jinja2.Environment(
-        loader=jinja2.DictLoader(
-            {key: where.joinpath(key).read_text(encoding="utf-8") for key, where in sources.items()}
-        ),
+        loader=jinja2.DictLoader(templates),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""Progress bars that read well on a terminal and in a log."""
+"""Progress bars for terminals and for log files."""
 
 import sys
 from collections.abc import Iterable
@@ -8,7 +8,16 @@ from tqdm import tqdm
 
 
 def progress(items: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """Return a tqdm bar: live on a terminal; elsewhere a line every ten seconds, and none for what takes less."""
-    live = sys.stderr.isatty()
-    pace = {"mininterval": 0.1, "dynamic_ncols": True} if live else {"mininterval": 10, "delay": 10}
-    return tqdm(items, file=sys.stderr, **pace, **options)
+    """Return a tqdm bar on stderr.
+
+    On a terminal it is live. Elsewhere it prints a line every ten seconds, and none at all for
+    shorter operations.
+
+    Args:
+        items: to iterate over, or None to call `update` by hand.
+        **options: of tqdm, such as `total` or `desc`.
+    """
+    settings: dict[str, Any] = {"mininterval": 10, "delay": 10}
+    if sys.stderr.isatty():
+        settings = {"mininterval": 0.1, "dynamic_ncols": True}
+    return tqdm(items, file=sys.stderr, **settings, **options)

@@ -1,0 +1,166 @@
+"""Read every file once, into one table with one row per file."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cnnClassifier.dataset.near_duplicates import Keypoints, extract_keypoints
+from cnnClassifier.entity.dicom_options import DicomOptions
+from cnnClassifier.imaging.decode import DecodedImage, decode
+from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
+from cnnClassifier.utils.errors import ImageError
+from cnnClassifier.utils.progress import progress
+
+# Properties of files that are used although they are unusual, and how each is handled.
+UNUSUAL_PROPERTIES = {
+    "animated": "the first frame is used",
+    "16-bit": "gray levels are scaled from the image's own minimum and maximum",
+    "CMYK": "converted to RGB",
+    "palette": "colors are looked up in the palette",
+    "alpha": "transparent parts become black",
+    "rotated": "turned upright, as the EXIF orientation says",
+    "misnamed": "read by content; the suffix names another format",
+    "blank": "used, but all pixels have one gray level: check the file",
+}
+THUMBNAIL_SIZE = 32
+_BORDER = 0.05  # fraction of each side
+_FORMAT_OF_SUFFIX = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF", "dcm": "DICOM"}
+
+
+class FileTable(NamedTuple):
+    """All files of a data set.
+
+    Attributes:
+        table: one row per file, of the columns `path`, `label`, `sha256`, `bytes`, `width`,
+            `height`, `format`, `mode`, `error` (why the file can't be used, `<code>: <text>`, or
+            empty), `properties` (keys of `UNUSUAL_PROPERTIES`, separated by spaces), `patient` (of
+            DICOM a pseudonym, else empty), `gray_mean`, `gray_std` and `border_<side>_<statistic>`
+            (NaN where there is an error).
+        thumbnails: uint8, (files, 32, 32), gray; black where there is an error.
+        keypoints: objects, (files,), `Keypoints`; None where there is an error.
+    """
+
+    table: pd.DataFrame
+    thumbnails: np.ndarray
+    keypoints: np.ndarray
+
+
+def read_file_table(
+    data_dir: Path,
+    files: Sequence[tuple[str, str]],
+    *,
+    max_pixels: int,
+    min_side: int = 1,
+    backend: str = "threading",
+    dicom_options: DicomOptions | None = None,
+) -> FileTable:
+    """Read and decode each file once, on all cores.
+
+    Args:
+        data_dir: the folder that the paths are relative to.
+        files: path and class of each file.
+        max_pixels: larger images get an error.
+        min_side: images with a shorter side get an error; pixels.
+        backend: of joblib: `threading` (Pillow and OpenCV release the GIL) or `loky` (processes).
+        dicom_options: window and frame of DICOM files.
+    """
+    options = dicom_options or DicomOptions()
+    read = joblib.delayed(_read_file)
+    jobs = (read(data_dir, path, label, max_pixels, min_side, options) for path, label in files)
+    results = joblib.Parallel(n_jobs=-1, backend=backend, return_as="generator")(jobs)
+    records = []
+    thumbnails = np.zeros((len(files), THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
+    keypoints = np.full(len(files), None, object)
+    bar = progress(results, total=len(files), desc="reading files", unit="file")
+    for row, (record, thumbnail, file_keypoints) in enumerate(bar):
+        records.append(record)
+        thumbnails[row] = thumbnail
+        keypoints[row] = file_keypoints
+    return FileTable(pd.DataFrame(records), thumbnails, keypoints)
+
+
+def _read_file(
+    data_dir: Path,
+    path: str,
+    label: str,
+    max_pixels: int,
+    min_side: int,
+    dicom_options: DicomOptions,
+) -> tuple[dict[str, Any], np.ndarray | int, Keypoints | None]:
+    """Return a file's row of the table, its thumbnail and its keypoints."""
+    texts = dict.fromkeys(("sha256", "format", "mode", "error", "properties", "patient"), "")
+    record: dict[str, Any] = {"path": path, "label": label, **texts}
+    record |= {"bytes": 0, "width": 0, "height": 0}
+    try:
+        data = (data_dir / path).read_bytes()
+        record |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        image = decode(data, max_pixels, dicom_options)
+        height, width = image.pixels.shape[:2]
+        if min(height, width) < min_side:
+            raise ImageError(
+                "too_small", f"{width}×{height} pixels; each side needs at least {min_side}"
+            )
+        if image.format == "DICOM":
+            record["patient"] = read_patient_pseudonym(data)
+    except OSError as error:
+        record["error"] = f"unreadable: {error.strerror}"
+    except ImageError as error:
+        record["error"] = f"{error.code}: {error}"
+    if record["error"]:
+        return record, 0, None
+    gray_image = Image.fromarray(image.pixels).convert("L")
+    gray = np.asarray(gray_image)
+    record |= {
+        "width": width,
+        "height": height,
+        "format": image.format,
+        "mode": image.mode,
+        "properties": " ".join(_unusual_properties(image, path, gray)),
+        "gray_mean": float(gray.mean()),
+        "gray_std": float(gray.std()),
+        **_border_statistics(gray),
+    }
+    thumbnail = gray_image.resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BOX)
+    return record, np.asarray(thumbnail), extract_keypoints(gray)
+
+
+def _unusual_properties(image: DecodedImage, path: str, gray: np.ndarray) -> list[str]:
+    suffix = PurePosixPath(path).suffix[1:].lower()
+    checks = {
+        "animated": image.frames > 1,
+        "16-bit": image.mode.startswith("I") or image.mode == "F",
+        "CMYK": image.mode == "CMYK",
+        "palette": image.mode in ("P", "PA"),
+        "alpha": image.mode in ("RGBA", "LA", "PA"),
+        "rotated": image.rotated,
+        "misnamed": _FORMAT_OF_SUFFIX.get(suffix, suffix.upper()) != image.format,
+        "blank": gray.min() == gray.max(),
+    }
+    return [name for name, is_true in checks.items() if is_true]
+
+
+def _border_statistics(gray: np.ndarray) -> dict[str, float]:
+    """Describe the outer 5 % at each side."""
+    rows, columns = (max(1, round(_BORDER * side)) for side in gray.shape)
+    borders = {
+        "top": gray[:rows],
+        "bottom": gray[-rows:],
+        "left": gray[:, :columns],
+        "right": gray[:, -columns:],
+    }
+    statistics: dict[str, float] = {}
+    for side, pixels in borders.items():
+        low, high = np.percentile(pixels, (5, 95))
+        statistics |= {
+            f"border_{side}_mean": float(pixels.mean()),
+            f"border_{side}_std": float(pixels.std()),
+            f"border_{side}_p5": float(low),
+            f"border_{side}_p95": float(high),
+        }
+    return statistics

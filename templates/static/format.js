@@ -1,0 +1,25 @@
+// Format numbers and messages.
+
+export function percent(fraction) {
+  // No model is certain: 100 % and 0 % would claim it.
+  if (fraction > 0.9995) return "> 99.9 %";
+  if (fraction < 0.0005) return "< 0.1 %";
+  return `${(100 * fraction).toFixed(1)} %`;
+}
+
+export function fileSize(bytes) {
+  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1).replace(".0", "")} MB`;
+}
+
+export function duration(milliseconds) {
+  return milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
+}
+
+export function sentence(text) {
+  const capitalized = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?…]$/.test(capitalized) ? capitalized : `${capitalized}.`;
+}
+
+export function plural(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}

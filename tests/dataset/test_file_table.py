@@ -1,0 +1,56 @@
+import hashlib
+
+import numpy as np
+from PIL import Image
+
+from cnnClassifier.dataset.file_table import read_file_table
+from tests.pictures import encoded, picture, save
+
+
+def test_each_file_becomes_one_row(tmp_path):
+    files = {
+        "a/1.png": encoded(picture(0), "JPEG"),
+        "b/2.png": b"",
+        "b/3.png": b"text",
+        "b/4.png": picture(0),
+        "b/5.png": Image.new("L", (40, 31)),
+        "b/large.png": picture(0, (97, 80)),
+        "b/blank.png": Image.new("RGB", (40, 32), (9, 9, 9)),
+    }
+    save(tmp_path, files)
+    paths = [(path, path[0]) for path in [*files, "b/missing.png"]]
+    result = read_file_table(tmp_path, paths, max_pixels=96 * 80, min_side=32)
+    table = result.table
+    assert list(zip(table["path"], table["label"], strict=True)) == paths
+    codes = table["error"].str.partition(":")[0].tolist()
+    errors = ["empty", "not_an_image", "", "too_small", "too_large", "", "unreadable"]
+    assert codes == ["", *errors]
+    data = (tmp_path / "a/1.png").read_bytes()
+    expected = {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": len(data),
+        "width": 96,
+        "height": 80,
+        "format": "JPEG",
+        "mode": "L",
+        "properties": "misnamed",
+    }
+    assert table.iloc[0][list(expected)].to_dict() == expected
+    assert table["properties"].iloc[6] == "blank"
+    assert (table["gray_mean"].iloc[6], table["border_left_p95"].iloc[6]) == (9, 9)
+    assert table.iloc[-1][["sha256", "bytes", "width"]].tolist() == ["", 0, 0]
+    is_usable = np.array(codes) == ""
+    assert (table["gray_std"].notna() == is_usable).all()
+    assert result.thumbnails.shape == (8, 32, 32)
+    assert [keypoints is not None for keypoints in result.keypoints] == is_usable.tolist()
+    assert result.thumbnails[is_usable].any((1, 2)).all()
+
+
+def test_border_statistics_describe_the_outer_pixels(tmp_path):
+    gray = np.full((40, 60), 50, np.uint8)
+    gray[:, :3] = 200
+    save(tmp_path, {"a/1.png": Image.fromarray(gray)})
+    row = read_file_table(tmp_path, [("a/1.png", "a")], max_pixels=10_000).table.iloc[0]
+    assert (row["border_left_mean"], row["border_left_std"]) == (200, 0)
+    assert (row["border_right_mean"], row["border_right_p95"]) == (50, 50)
+    assert row["border_top_mean"] == np.float64(50 + 150 * 3 / 60)

@@ -1,0 +1,114 @@
+import io
+import shutil
+
+import pytest
+from PIL import Image
+
+from cnnClassifier.entity.config_entity import ServingConfig
+from cnnClassifier.serving.app import create_app
+from cnnClassifier.utils.common import load_json, save_json
+
+REPORTS = {
+    "/about/model-card": "content of MODEL_CARD",
+    "/about/data-report": "content of data_report",
+}
+
+
+@pytest.fixture
+def make_client(evaluated):
+    """Make a client of a server whose model is loaded, with a changed configuration."""
+    config = ServingConfig(
+        bundle_dir=evaluated / "bundle",
+        host="127.0.0.1",
+        port=0,
+        max_upload_bytes=10**6,
+        max_pixels=10**6,
+        evaluation_dir=evaluated / "evaluation",
+        report_path=evaluated / "data/data_report.json",
+        show_reports=True,
+    )
+
+    def make(**changes):
+        client = create_app(config.model_copy(update=changes)).test_client()
+        client.get("/model")
+        return client
+
+    return make
+
+
+def test_the_page_shows_the_evaluation_and_links_to_the_reports(make_client):
+    client = make_client()
+    page = client.get("/about").text
+    for expected in (
+        "Not a medical device",
+        "Trained and tested on synthetic",
+        "<td>0.833</td>",  # 5 of 6 are correct
+        "0.436 to 0.970",  # Wilson
+        'class="correct t7">2<',
+        'class="incorrect t3">1<',
+        "validation loss 0.625",
+        "0.0,10.0 100.0,50.0",  # the training loss, on a scale up to 1.0
+        "Gate max_ece not met.",
+        "Mind the &lt;gap&gt;.",
+        "tiny, trained on synthetic images",
+        "Decision threshold",
+    ):
+        assert expected in page, expected
+    for path, content in REPORTS.items():
+        assert path in page
+        report = client.get(path)
+        assert content in report.text
+        policy = report.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
+        assert policy.endswith("sandbox")
+        assert "script" not in policy
+
+
+@pytest.mark.parametrize("case", ["another model", "damaged", "missing", "hidden"])
+def test_nothing_of_another_model_or_hidden_by_the_configuration_is_shown(
+    make_client, evaluated, tmp_path, case
+):
+    root = shutil.copytree(evaluated, tmp_path / "root")
+    scores, report = root / "evaluation/scores.json", root / "data/data_report.json"
+    changes = {"evaluation_dir": scores.parent, "report_path": report}
+    if case == "another model":
+        save_json(scores, load_json(scores) | {"model_sha256": "0" * 64})
+        save_json(report, {"manifest_sha256": "1" * 64})
+    elif case == "damaged":
+        scores.write_text("[")
+        report.write_text("[]")
+    elif case == "missing":
+        changes = {"evaluation_dir": None, "report_path": None}
+    else:
+        changes["show_reports"] = False
+    client = make_client(**changes)
+    page = client.get("/about").text
+    assert ("This server has no evaluation of this model" in page) == (case != "hidden")
+    assert "Training history" in page
+    assert "Version and hashes" in page
+    for path in REPORTS:
+        assert path not in page
+        assert client.get(path).status_code == 404
+
+
+def test_without_a_model_the_page_says_so(make_client, tmp_path):
+    client = make_client(bundle_dir=tmp_path)
+    response = client.get("/about")
+    assert response.status_code == 200
+    assert "There is no model" in response.text
+    assert "No trained model: " in response.text
+    assert client.get("/about/model-card").status_code == 503
+    assert client.get("/about/other").status_code == 404
+
+
+def test_examples_are_offered_for_a_synthetic_model_only(make_client, write_bundle, tmp_path):
+    client = make_client()
+    examples = client.get("/examples").json
+    names = ["clear-1", "clear-2", "clear-3", "mass-1", "mass-2", "mass-3"]
+    assert [example["name"] for example in examples] == names
+    for example in examples:
+        response = client.get(example["url"])
+        assert response.mimetype == "image/png"
+        assert Image.open(io.BytesIO(response.data)).size == (320, 320)
+    real = make_client(bundle_dir=write_bundle(tmp_path / "real", synthetic=False))
+    assert real.get("/examples").json == []
