@@ -14,11 +14,11 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     package_data={
-        "cnnClassifier.evaluation": ["*.j2", "*.html"],
+        "cnnClassifier.evaluation": ["*.j2", "*.html", "*.md", "*.txt"],
         "cnnClassifier.dataset": ["report.html"],
         "cnnClassifier.tuning": ["report_page.html"],
         "cnnClassifier.serving": ["openapi.yaml"],
-        "cnnClassifier.utils": ["page.html"],
+        "cnnClassifier.utils": ["*.html"],
     },
     python_requires=">=3.11",
 )

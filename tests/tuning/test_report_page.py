@@ -21,7 +21,7 @@ def config():
 
 
 def report_of(config, trials):
-    """Describe a study of given trials: (parameters that differ from params.yaml, losses of the folds)."""
+    """Describe a study; each trial has changes of params.yaml and the losses of its folds."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize" if config.metric == "loss" else "maximize")
     for changes, losses in trials:

@@ -33,28 +33,7 @@ def verdict(comparison: Comparison) -> str:
 
 def format_text(comparison: Comparison) -> str:
     """Format the comparison for a terminal, 79 columns wide."""
-    lines = [f"A: {comparison.a.name}", f"B: {comparison.b.name}", "", *comparison.notes, ""]
-    lines += [verdict(comparison), ""]
-    lines.append(f"  {'':<18}{'A (95% interval)':<19}{'B (95% interval)':<19}B − A (95% interval)")
-    for row in comparison.differences:
-        a = f"{row['a']:.3f} {_format_limits(row['a_interval'])}"
-        b = f"{row['b']:.3f} {_format_limits(row['b_interval'])}"
-        difference = f"{row['value']:+.3f} ({row['low']:+.2f}…{row['high']:+.2f})"
-        mark = "*" if row["better"] else " "
-        lines.append(f"{mark} {METRIC_LABELS[row['name']]:<18}{a:<19}{b:<19}{difference}")
-    lines += ["", _significant(comparison), ""]
-    if comparison.paired:
-        lines.append(_count_disagreements(comparison))
-    for row in comparison.disagreements[:_TEXT_ROWS]:
-        lines.append(
-            f"  {row['path']}: actual {row['actual']}; A: {row['a_predicted']} "
-            f"({row['a_probability']:.2f}), B: {row['b_predicted']} ({row['b_probability']:.2f})"
-        )
-    if comparison.params:
-        lines += ["", "Parameters that differ:"]
-        lines += [f"  {name}: A {a}, B {b}" for name, a, b in comparison.params]
-    lines += ["", *([SYNTHETIC] if comparison.synthetic else []), DISCLAIMER]
-    return wrap_lines(lines)
+    return wrap_lines(_render("comparison.txt", comparison, _TEXT_ROWS))
 
 
 def format_markdown(comparison: Comparison) -> str:
@@ -88,19 +67,6 @@ def _render(template: str, comparison: Comparison, max_rows: int) -> str:
 
 def _format_limits(limits: Sequence[float] | None) -> str:
     return f"({limits[0]:.2f}…{limits[1]:.2f})" if limits else "(–)"
-
-
-def _significant(comparison: Comparison) -> str:
-    """List the metrics whose interval excludes 0."""
-    sentences = []
-    for side in ("A", "B"):
-        better = [row["name"] for row in comparison.differences if row["better"] == side]
-        names = [METRIC_LABELS[name] for name in better]
-        if names:
-            sentences.append(f"{side} is better in {', '.join(names)}.")
-    if not sentences:
-        return "No metric differs significantly."
-    return f"* significant (the interval excludes 0): {' '.join(sentences)} {_MULTIPLE_TESTS}"
 
 
 def _count_disagreements(comparison: Comparison) -> str:

@@ -27,7 +27,7 @@ def update_values(text: str, values: Mapping[str, Any], path: Path) -> str:
     changes = {key: value for key, value in values.items() if before[key] != value}
     if not changes:
         return text
-    editor = YAML()
+    editor: Any = YAML()
     editor.preserve_quotes = True
     editor.width = 10**6
     editor.boolean_representation = ["False", "True"] if "False" in text else ["false", "true"]

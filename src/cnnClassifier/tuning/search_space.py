@@ -31,12 +31,12 @@ def to_distributions(space: Space) -> dict[str, BaseDistribution]:
     for name, dimension in space.items():
         if isinstance(dimension, Choice):
             distributions[name] = CategoricalDistribution(dimension.values)
-        elif dimension.whole:
-            low, high, step = int(dimension.low), int(dimension.high), int(dimension.step or 1)
-            distributions[name] = IntDistribution(low, high, dimension.log, step)
+            continue
+        low, high, log, step = dimension.low, dimension.high, dimension.log, dimension.step
+        if dimension.whole:
+            distributions[name] = IntDistribution(int(low), int(high), log, int(step or 1))
         else:
-            low, high = dimension.low, dimension.high
-            distributions[name] = FloatDistribution(low, high, dimension.log, dimension.step)
+            distributions[name] = FloatDistribution(low, high, log, step)
     return distributions
 
 
