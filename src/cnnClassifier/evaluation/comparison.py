@@ -13,9 +13,8 @@ from scipy.sparse.csgraph import connected_components
 from cnnClassifier.evaluation.metrics import (
     LabeledPredictions,
     bootstrap_metrics,
-    compute_metrics,
+    measure,
     percentile_intervals,
-    proportion_intervals,
 )
 from cnnClassifier.evaluation.scores_file import METRIC_LABELS, PREDICTIONS_FILE, read_scores
 from cnnClassifier.utils.errors import UserError
@@ -242,26 +241,23 @@ def _warnings(a: EvaluatedModel, b: EvaluatedModel) -> list[str]:
 def _differences(
     a: EvaluatedModel, b: EvaluatedModel, paired: bool, bootstrap_samples: int, seed: int
 ) -> list[dict[str, Any]]:
-    columns = list(METRIC_LABELS)
-    a_samples = bootstrap_metrics(a.predictions, bootstrap_samples, seed)[columns]
+    a_samples = bootstrap_metrics(a.predictions, bootstrap_samples, seed)
     # The same seed draws the same groups for both. Different test sets need independent samples.
     b_seed = seed if paired else seed + 1
-    b_samples = bootstrap_metrics(b.predictions, bootstrap_samples, b_seed)[columns]
-    a_intervals = percentile_intervals(a_samples) | proportion_intervals(a.predictions)
-    b_intervals = percentile_intervals(b_samples) | proportion_intervals(b.predictions)
-    intervals = percentile_intervals(b_samples - a_samples)
-    a_metrics, b_metrics = compute_metrics(a.predictions), compute_metrics(b.predictions)
+    b_samples = bootstrap_metrics(b.predictions, bootstrap_samples, b_seed)
+    columns = list(METRIC_LABELS)
+    intervals = percentile_intervals(b_samples[columns] - a_samples[columns])
+    a_metrics, b_metrics = measure(a.predictions, a_samples), measure(b.predictions, b_samples)
     differences = []
-    for name in METRIC_LABELS:
-        low, high = intervals[name]
+    for name, (low, high) in intervals.items():
         better = "A" if (high < 0) != (name in LOWER_IS_BETTER) else "B"
         difference = {
             "name": name,
-            "a": a_metrics[name],
-            "b": b_metrics[name],
-            "a_interval": a_intervals.get(name),
-            "b_interval": b_intervals.get(name),
-            "value": b_metrics[name] - a_metrics[name],
+            "a": a_metrics[name].value,
+            "b": b_metrics[name].value,
+            "a_interval": a_metrics[name].interval,
+            "b_interval": b_metrics[name].interval,
+            "value": b_metrics[name].value - a_metrics[name].value,
             "low": low,
             "high": high,
             "better": "" if low <= 0 <= high else better,

@@ -85,8 +85,8 @@ class LabeledPredictions:
         )
 
 
-class _Measured(NamedTuple):
-    """The value of a metric, its interval, and the number of images and groups."""
+class MeasuredMetric(NamedTuple):
+    """The value of a metric, its interval if there is one, and the number of images and groups."""
 
     value: float
     interval: list[float] | None
@@ -129,19 +129,16 @@ def compute_scores(
         The metrics by their key; `intervals` by the same keys; in `counts` the number of images and
         groups that each metric is computed on.
     """
-    values = _all_metrics(predictions)
     samples = bootstrap_metrics(predictions, bootstrap_samples, seed)
-    intervals = percentile_intervals(samples)
-    counts = _counts(predictions.groups)
-    measured = {name: _Measured(values[name], intervals.get(name), counts) for name in values}
-    measured |= _headline_proportions(predictions)
+    measured = measure(predictions, samples)
+    images, groups = _counts(predictions.groups)
     matrix = metrics.confusion_matrix(
         predictions.labels, predictions.predicted, labels=np.arange(len(classes))
     )
     return {
         **_as_json(measured, METRIC_LABELS),
-        "n": counts[0],
-        "n_groups": counts[1],
+        "n": images,
+        "n_groups": groups,
         "positive_class": classes[predictions.positive],
         "classes": list(classes),
         "confusion_matrix": matrix.tolist(),
@@ -150,13 +147,19 @@ def compute_scores(
     }
 
 
-def proportion_intervals(predictions: LabeledPredictions) -> dict[str, list[float]]:
-    """Return Wilson's interval of each metric that is a proportion, if it has any images."""
-    found = {}
-    for name, measured in _headline_proportions(predictions).items():
-        if measured.interval:
-            found[name] = measured.interval
-    return found
+def measure(predictions: LabeledPredictions, samples: pd.DataFrame) -> dict[str, MeasuredMetric]:
+    """Return all metrics with their intervals, see `compute_scores`.
+
+    Args:
+        predictions: on a split that has every class.
+        samples: from `bootstrap_metrics`.
+    """
+    values, intervals = _all_metrics(predictions), percentile_intervals(samples)
+    counts = _counts(predictions.groups)
+    measured = {}
+    for name, value in values.items():
+        measured[name] = MeasuredMetric(round(float(value), 6), intervals.get(name), counts)
+    return measured | _headline_proportions(predictions)
 
 
 def wilson_interval(fraction: float, count: int) -> list[float] | None:
@@ -316,7 +319,7 @@ def _confidence_bins(
     return counts, mean_confidence, accuracy
 
 
-def _proportion(hits: np.ndarray, groups: np.ndarray) -> _Measured:
+def _proportion(hits: np.ndarray, groups: np.ndarray) -> MeasuredMetric:
     """Return the fraction of images that are hits, 0 of no images.
 
     Args:
@@ -324,12 +327,12 @@ def _proportion(hits: np.ndarray, groups: np.ndarray) -> _Measured:
         groups: of the same images, (m,).
     """
     value = float(hits.mean()) if len(hits) else 0.0
-    return _Measured(value, wilson_interval(value, len(hits)), _counts(groups))
+    return MeasuredMetric(round(value, 6), wilson_interval(value, len(hits)), _counts(groups))
 
 
 def _one_vs_rest(
     predictions: LabeledPredictions, label: int, predicted: np.ndarray | None = None
-) -> dict[str, _Measured]:
+) -> dict[str, MeasuredMetric]:
     """Return the proportions of one class against the rest.
 
     Args:
@@ -347,7 +350,7 @@ def _one_vs_rest(
     }
 
 
-def _headline_proportions(predictions: LabeledPredictions) -> dict[str, _Measured]:
+def _headline_proportions(predictions: LabeledPredictions) -> dict[str, MeasuredMetric]:
     """Return the metrics of `METRIC_LABELS` that are proportions."""
     found = _one_vs_rest(predictions, predictions.positive)
     if predictions.probabilities.shape[1] == 2:
@@ -361,9 +364,9 @@ def _counts(groups: np.ndarray) -> list[int]:
     return [len(groups), len(np.unique(groups))]
 
 
-def _as_json(measured: Mapping[str, _Measured], names: Iterable[str]) -> dict[str, Any]:
+def _as_json(measured: Mapping[str, MeasuredMetric], names: Iterable[str]) -> dict[str, Any]:
     """Return values by name, and `intervals` and `counts` by name."""
-    content: dict[str, Any] = {name: round(float(measured[name].value), 6) for name in names}
+    content: dict[str, Any] = {name: measured[name].value for name in names}
     intervals = {name: measured[name].interval for name in names if measured[name].interval}
     counts = {name: measured[name].counts for name in names}
     return content | {"intervals": intervals, "counts": counts}
@@ -383,7 +386,7 @@ def _operating_points(
 
 
 def _per_class(
-    predictions: LabeledPredictions, classes: Sequence[str], measured: Mapping[str, _Measured]
+    predictions: LabeledPredictions, classes: Sequence[str], measured: Mapping[str, MeasuredMetric]
 ) -> list[dict[str, Any]]:
     """Describe each class against the rest; empty for two classes, where one mirrors the other."""
     if len(classes) == 2:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TEXT, _MUTED, _PRIMARY, _SECONDARY, _LINE = "#1f2933", "#52606d", "#0b7285", "#c2410c", "#9aa5b1"
+_HISTORY_LABELS = {"loss": "training", "val_loss": "validation"}
 _UNIT_SQUARE = {"aspect": "equal", "xlim": (-0.02, 1.02), "ylim": (-0.02, 1.02)}
 
 
@@ -88,23 +89,19 @@ def write_plots(
     """
     roc, pr = pd.read_csv(folder / "roc.csv"), pd.read_csv(folder / "pr.csv")
     positive, size = scores["positive_class"], f"{scores['n']} images, {scores['n_groups']} groups"
-    curves = scores
-    for row in scores["per_class"]:  # the headline metrics are means over the classes
-        if row["class"] == positive:
-            curves = row
+    per_class = {row["class"]: row for row in scores["per_class"]}
+    curves = per_class.get(positive, scores)  # with more classes the headline metrics are means
+    matrix = np.array(scores["confusion_matrix"])
+    prevalence = matrix[scores["classes"].index(positive)].sum() / matrix.sum()
     with _axes(folder / "history.png", "Training history", note) as axes:
-        history = pd.read_csv(history_path)
-        axes.plot(history["epoch"], history["loss"], color=_PRIMARY, label="training")
-        axes.plot(history["epoch"], history["val_loss"], color=_SECONDARY, label="validation")
-        axes.set(xlabel="epoch", ylabel="loss (cross-entropy)", ylim=(0, None))
-        axes.legend(frameon=False)
+        history = pd.read_csv(history_path).rename(columns=_HISTORY_LABELS).set_index("epoch")
+        history[list(_HISTORY_LABELS.values())].plot(ax=axes, color=[_PRIMARY, _SECONDARY])
+        axes.set(ylabel="loss (cross-entropy)", ylim=(0, None))
     with _axes(folder / "roc.png", f"ROC: AUC {curves['roc_auc']:.3f}; {size}", note) as axes:
         axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle=":")
         axes.plot(roc["fpr"], roc["tpr"], color=_PRIMARY)
         axes.set(xlabel="1 − specificity", ylabel=f"sensitivity ({positive})", **_UNIT_SQUARE)
     title = f"Precision-recall: AUC {curves['pr_auc']:.3f}; {size}"
-    matrix = np.array(scores["confusion_matrix"])
-    prevalence = matrix[scores["classes"].index(positive)].sum() / matrix.sum()
     with _axes(folder / "pr.png", title, note) as axes:
         axes.axhline(prevalence, color=_LINE, linewidth=1, linestyle=":")
         axes.step(pr["recall"], pr["precision"], where="pre", color=_PRIMARY)
@@ -113,7 +110,6 @@ def write_plots(
         display = metrics.ConfusionMatrixDisplay(matrix, display_labels=scores["classes"])
         display.plot(ax=axes, cmap="BuGn", colorbar=False)
         axes.set(xlabel="predicted", ylabel="actual")
-        axes.spines[:].set_visible(False)
     _plot_calibration(folder, scores, note)
     _plot_distances(folder, scores["out_of_distribution"]["limit"], note)
     if gallery:

@@ -48,7 +48,6 @@ def build_report(
         "synthetic": is_synthetic(training.source_URL),
         "params_file": config.params_path.name,
         "space": {key: _format_dimension(dimension) for key, dimension in config.space.items()},
-        "log_scale": [key for key, d in config.space.items() if isinstance(d, Between) and d.log],
         "trials": list(described.values()),
         "importance": _importance(study, complete, training.fit.seed),
     }

@@ -9,6 +9,7 @@ from cnnClassifier.utils.page import render_template_file
 from cnnClassifier.utils.svg import polyline_points
 
 _LABELS = {"loss": "log loss", "roc_auc": "ROC AUC", "balanced_accuracy": "balanced accuracy"}
+_MAX_TICKS = 4
 _MAX_DISTANCE = 3.0  # in medians of the distance to the best value; worse trials are at the edge
 
 
@@ -26,7 +27,7 @@ def render_page(report: dict[str, Any]) -> str:
     slices = []
     for key in report["space"] if trials else []:
         values = [trial["params"][key] for trial in trials]
-        slices.append({"key": key, **_slice(values, key in report["log_scale"])})
+        slices.append({"key": key, **_slice(values)})
     return render_template_file(
         "cnnClassifier.tuning",
         "report_page.html",
@@ -68,21 +69,14 @@ def _best_line(x: np.ndarray, y: np.ndarray, pruned: list[bool]) -> str:
     return polyline_points(np.repeat(edges, 2)[1:-1], np.repeat(best, 2))
 
 
-def _slice(values: list[Any], log: bool) -> dict[str, Any]:
-    """Return the horizontal position of each trial by the value of one parameter, and the ticks."""
-    ticks = []
-    if all(isinstance(value, float) for value in values):
-        scaled = np.log(values) if log else np.array(values)
-        span = np.ptp(scaled) or 1.0
-        x = 0.05 + 0.9 * (scaled - scaled.min()) / span
-        ticks.append({"x": 5, "text": _format_value(min(values)), "anchor": "start"})
-        if scaled.max() > scaled.min():
-            ticks.append({"x": 95, "text": _format_value(max(values)), "anchor": "end"})
-        return {"x": x.tolist(), "ticks": ticks}
+def _slice(values: list[Any]) -> dict[str, Any]:
+    """Return the horizontal position of each trial by the value of one parameter, and the ticks.
+
+    Different values have equal distances, whatever the scale of the parameter.
+    """
     # Numbers, then null, then strings.
-    categories = sorted(set(values), key=lambda v: (isinstance(v, str), v is None, v or 0))
-    centers = (np.arange(len(categories)) + 0.5) / len(categories)
-    for category, center in zip(categories, centers, strict=True):
-        x_tick = round(100 * float(center), 1)
-        ticks.append({"x": x_tick, "text": _format_value(category), "anchor": "middle"})
-    return {"x": [centers[categories.index(value)] for value in values], "ticks": ticks}
+    ranked = sorted(set(values), key=lambda v: (isinstance(v, str), v is None, v or 0))
+    centers = {value: (rank + 0.5) / len(ranked) for rank, value in enumerate(ranked)}
+    labeled = ranked if len(ranked) <= _MAX_TICKS else [ranked[0], ranked[-1]]
+    ticks = [{"x": 100 * centers[value], "text": _format_value(value)} for value in labeled]
+    return {"x": [centers[value] for value in values], "ticks": ticks}
