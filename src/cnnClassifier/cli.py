@@ -171,8 +171,7 @@ def _run_stages(options: argparse.Namespace) -> int:
 
 
 def _scores(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
-    from cnnClassifier.evaluation.console_report import format_scores
-    from cnnClassifier.evaluation.scores_file import SCORES_FILE, read_scores
+    from cnnClassifier.evaluation.scores import SCORES_FILE, format_scores, read_scores
     from cnnClassifier.tracking.connection import is_remote, run_location
     from cnnClassifier.utils.errors import UserError
 

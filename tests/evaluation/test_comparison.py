@@ -13,7 +13,7 @@ from cnnClassifier.evaluation.comparison_report import (
     verdict,
 )
 from cnnClassifier.evaluation.metrics import compute_scores
-from cnnClassifier.evaluation.scores_file import METRIC_LABELS
+from cnnClassifier.evaluation.scores import METRIC_LABELS
 from cnnClassifier.utils.common import save_json, write_csv
 from cnnClassifier.utils.errors import UserError
 from tests.labeled_predictions import class_names, random_predictions

@@ -1,6 +1,6 @@
 import numpy as np
 
-from cnnClassifier.evaluation.gallery import overlay, worst_predictions
+from cnnClassifier.evaluation.plots import overlay, worst_predictions
 from tests.labeled_predictions import labeled
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.disclaimers import SYNTHETIC
-from cnnClassifier.evaluation.gallery import GalleryImage
+from cnnClassifier.evaluation.plots import GalleryImage
 from cnnClassifier.evaluation.model_card import CardContent, write_card
 from cnnClassifier.evaluation.plots import write_tables
 from tests.labeled_predictions import (

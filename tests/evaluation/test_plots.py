@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics
 
-from cnnClassifier.evaluation.gallery import GalleryImage
+from cnnClassifier.evaluation.plots import GalleryImage
 from cnnClassifier.evaluation.plots import write_plots, write_tables
 from tests.labeled_predictions import (
     DISTANCES,

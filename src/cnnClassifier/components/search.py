@@ -1,39 +1,32 @@
-"""The command search: which parameters suit the data, by grouped cross-validation on cached features."""
+"""The command search: find better parameters by grouped cross-validation on cached features."""
 
 import hashlib
-import json
 import math
-import time
-from statistics import mean
+from functools import partial
 from typing import Any
 
-from optuna.trial import Trial
+import optuna
+import pandas as pd
 
-from cnnClassifier.components.trial_evaluator import FIGURES, SPLITS, Judge, prepared_as
+from cnnClassifier.components.trial_evaluator import SPLITS, TrialEvaluator, backbone_config
 from cnnClassifier.entity.config_entity import SearchConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.tracking.runs import Run, data_tags, start_run
-from cnnClassifier.tuning.params_file import difference, with_values
-from cnnClassifier.tuning.report import build_report
-from cnnClassifier.tuning.report_page import render_page
-from cnnClassifier.tuning.study import SharedStudy
-from cnnClassifier.utils.common import atomic_write, create_directories, sha256_of
+from cnnClassifier.tuning.report import build_report, render_report, unified_diff, with_values
+from cnnClassifier.tuning.study import SharedStudy, finished_trials
+from cnnClassifier.utils.common import atomic_write, sha256_of
 from cnnClassifier.utils.log import logger
 
-_NO_MATTER = {
-    "MIN_SENSITIVITY",
-    "OOD_QUANTILE",
-    "FOLD_SEEDS",
-    "SPLIT",
-}  # to a trial, but for the manifest
+# Parameters that don't change the result of a trial, except through the manifest.
+_IRRELEVANT = {"MIN_SENSITIVITY", "OOD_QUANTILE", "FOLD_SEEDS", "SPLIT"}
 
 
 class Search:
-    """Try parameters in grouped folds of the training and validation images, and say which did best.
+    """Try parameters in grouped folds of the training and validation images.
 
     Args:
-        config: what to try, and how.
-        tracking: where the trials are logged, each a child of one run.
+        config: of the command.
+        tracking: of the runs: one for the search, with a child for each trial.
     """
 
     def __init__(self, config: SearchConfig, tracking: TrackingConfig | None = None) -> None:
@@ -46,22 +39,21 @@ class Search:
         """Search until the study has enough trials; write `report.html` and `best.diff`.
 
         Args:
-            trials: how many the study is to have in all, whoever did them; None: as search.yaml says.
-            timeout_s: after so many seconds no further trial is begun.
+            trials: total number of trials of all processes; None: as in search.yaml.
+            timeout_s: seconds after which no further trial starts.
             apply: write the best values into params.yaml.
 
         Returns:
-            What the report says.
+            The content of the report.
 
         Raises:
             ManifestError: a class has fewer groups than there are folds.
-            SearchError: the storage can't be opened.
-            ConfigError: a backbone can't be trained from a block as search.yaml has it.
+            UserError: the storage can't be opened.
+            ConfigError: a backbone has no such block.
         """
         config = self.config
-        training = config.crossvalidation.training
+        training, name = config.crossvalidation.training, study_name(config)
         manifest = Manifest.read(training.manifest_path)
-        name = study_name(config)
         study = SharedStudy(
             config.storage,
             name,
@@ -71,125 +63,84 @@ class Search:
             training.fit.seed,
             config.stale_after_s,
         )
-        most = int(min(trials or config.trials, study.size))
-        done = len(study.finished())
-        logger.info("study %s has %d of %d trials", name, done, most)
-        if done < most:
-            until = time.monotonic() + (timeout_s or math.inf)
-            tags = {"search": name, **data_tags(training.manifest_path, training.source_URL)}
-            with start_run(self.tracking, f"search {name}", tags, {"search": name}) as run:
-                run.log_datasets(manifest, training.source_URL, SPLITS)
-                self._search(study, Judge(config, manifest), most, until, run)
-                report = self._write(study, name, most)
-                reports = [config.root_dir / "report.html", config.root_dir / "best.diff"]
-                run.log_artifacts(reports, "search")
-        else:
-            report = self._write(study, name, most)
-        self._say(report)
-        if apply:
-            self._apply(report)
+        max_trials = int(min(trials or config.trials, study.size))
+        done = len(finished_trials(study.study))
+        logger.info("study %s has %d of %d trials", name, done, max_trials)
+        if done >= max_trials:
+            return self._write(study.study, max_trials, apply)
+        tags = {"search": name, **data_tags(training.manifest_path, training.source_URL)}
+        with start_run(self.tracking, f"search {name}", tags, {"search": name}) as run:
+            run.log_datasets(manifest, training.source_URL, SPLITS)
+            evaluate = partial(self._evaluate, TrialEvaluator(config, manifest), run)
+            study.run(evaluate, max_trials, timeout_s or math.inf)
+            report = self._write(study.study, max_trials, apply)
+            reports = [config.root_dir / "report.html", config.root_dir / "best.diff"]
+            run.log_artifacts(reports, "search")
         return report
 
-    def _search(
-        self, study: SharedStudy, judge: "Judge", most: int, until: float, run: Run
-    ) -> None:
-        while True:
-            with study.begin(most, until) as trial:
-                if trial is None:
-                    return
-                self._try(study, trial, judge, most, run)
-
-    def _try(self, study: SharedStudy, trial: Trial, judge: "Judge", most: int, run: Run) -> None:
+    def _evaluate(
+        self, evaluator: TrialEvaluator, run: Run, trial: optuna.trial.Trial
+    ) -> float | None:
+        """Return the mean of the metric over the folds; None if the trial is pruned."""
         metric = self.config.metric
         trial_run = run.child_run(f"trial {trial.number}")
         trial_run.log_params(trial.params)
-        found: list[dict[str, float]] = []
-        early = False
-        for number, result in enumerate(judge.folds(trial.params), 1):
-            found.append(result)
-            trial_run.log_metrics({f"fold_{key}": value for key, value in result.items()}, number)
-            trial.report(mean(fold[metric] for fold in found), number)
-            early = number < self.config.folds and trial.should_prune()
-            if early:
+        folds = pd.DataFrame()
+        for number, metrics in enumerate(evaluator.folds(trial.params), start=1):
+            folds = pd.concat([folds, pd.DataFrame([metrics])])
+            trial_run.log_metrics(folds.add_prefix("fold_").iloc[-1].to_dict(), number)
+            trial.report(folds[metric].mean(), number)
+            pruned = number < self.config.folds and trial.should_prune()
+            if pruned:
                 break
-        trial.set_user_attr("folds", found)
-        value = mean(fold[metric] for fold in found)
-        trial_run.log_metrics({key: mean(fold[key] for fold in found) for key in FIGURES})
-        trial_run.set_tags({"given_up_early": str(early)})
+        trial.set_user_attr("folds", folds.to_dict("records"))
+        trial_run.log_metrics(folds.mean().to_dict())
+        trial_run.set_tags({"pruned": str(pruned)})
         trial_run.finish()
-        if not study.finish(trial, None if early else value):
-            logger.warning("trial %d: another process has taken it over meanwhile", trial.number)
-            return
-        logger.info(
-            "trial %d, %d of %d done: %s %.4f%s with %s",
-            trial.number,
-            len(study.finished()),
-            most,
-            metric,
-            value,
-            f", given up after fold {len(found)}" if early else "",
-            _listed(trial.params),
-        )
+        return None if pruned else float(folds[metric].mean())
 
-    def _write(self, study: SharedStudy, name: str, most: int) -> dict[str, Any]:
-        config = self.config
-        create_directories(config.root_dir)
-        report = build_report(study.study, config, name, most)
-        report["changes"] = self._changes(report["best"]["params"]) if "best" in report else {}
-        text = config.params_path.read_text(encoding="utf-8")
-        patch = difference(
-            text, with_values(text, report["changes"], config.params_path), config.params_path
-        )
-        with atomic_write(config.root_dir / "best.diff") as staged:
-            staged.write_text(patch, encoding="utf-8")
-        with atomic_write(config.root_dir / "report.html") as staged:
-            staged.write_text(render_page(report), encoding="utf-8")
+    def _write(self, study: optuna.Study, max_trials: int, apply: bool) -> dict[str, Any]:
+        """Write the report and the patch, and params.yaml if `apply`."""
+        config, params_path = self.config, self.config.params_path
+        report = build_report(study, config, max_trials)
+        changes = self._changes(report["best"]["params"]) if "best" in report else {}
+        report["changes"] = changes
+        before = params_path.read_text(encoding="utf-8")
+        after = with_values(before, changes) if changes else before
+        contents = {
+            config.root_dir / "best.diff": unified_diff(before, after, params_path),
+            config.root_dir / "report.html": render_report(report, config),
+        }
+        if apply and changes:
+            contents[params_path] = after
+        for path, content in contents.items():
+            with atomic_write(path) as temp_path:
+                temp_path.write_text(content, encoding="utf-8")
+        values = ", ".join(f"{key} {value}" for key, value in changes.items()) or "nothing"
+        if "best" in report:
+            number, value = report["best"]["number"], report["best"]["value"]
+            action = "changed" if apply else "would change"
+            logger.info("best: trial %d, %s %.4f", number, config.metric, value)
+            logger.info("it %s in %s: %s", action, params_path, values)
+        else:
+            logger.warning("no trial is complete")
+        logger.info("report: %s", config.root_dir / "report.html")
         return report
 
-    def _say(self, report: dict[str, Any]) -> None:
-        if "best" not in report:
-            logger.warning("no trial went through all folds")
-            return
-        logger.info(
-            "best: trial %d, %s %.4f; it changes %s. Report: %s",
-            report["best"]["number"],
-            report["metric"],
-            report["best"]["value"],
-            _listed(report["changes"]) or "nothing",
-            self.config.root_dir / "report.html",
-        )
-
     def _changes(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Return what the best parameters change in params.yaml."""
-        backbone = params.get("BACKBONE", self.config.prepare.backbone)
-        wanted = {**params, "FEATURE_LAYER": prepared_as(self.config, backbone).feature_layer}
-        return {key: value for key, value in wanted.items() if self.config.params[key] != value}
-
-    def _apply(self, report: dict[str, Any]) -> None:
-        path, changes = self.config.params_path, report["changes"]
-        if not changes:
-            logger.info("%s stays as it is", path)
-            return
-        text = with_values(path.read_text(encoding="utf-8"), changes, path)
-        with atomic_write(path) as staged:
-            staged.write_text(text, encoding="utf-8")
-        logger.info("%s: %s", path, _listed(changes))
-
-
-def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items())
+        """Return the values of params.yaml that the best parameters change."""
+        config = self.config
+        backbone = params.get("BACKBONE", config.prepare.backbone)
+        best = params | {"FEATURE_LAYER": backbone_config(config, backbone).feature_layer}
+        return {key: value for key, value in best.items() if value != config.params[key]}
 
 
 def study_name(config: SearchConfig) -> str:
-    """Name the study by all that decides how a trial comes out: other data or settings are another study."""
-    parts = [
-        {
-            key: value
-            for key, value in config.params.items()
-            if key not in _NO_MATTER and key not in config.space
-        },
-        {name: repr(span) for name, span in config.space.items()},
-        [config.metric, config.folds, config.epochs],
-        sha256_of(config.crossvalidation.training.manifest_path),
-    ]
-    return f"search-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]}"
+    """Return a name that differs if the data or a setting that changes the results differs."""
+    fixed = []
+    for key, value in sorted(config.params.items()):
+        if key not in _IRRELEVANT and key not in config.space:
+            fixed.append((key, value))
+    digest = sha256_of(config.crossvalidation.training.manifest_path)
+    parts = (fixed, config.space, config.metric, config.folds, config.epochs, digest)
+    return f"search-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"

@@ -1,10 +1,9 @@
-"""Judge parameters in grouped folds: many sets of them in one process, on features that they share."""
+"""Evaluate parameters in grouped folds: many trials in one process, on features that they share."""
 
 import hashlib
-import multiprocessing
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -22,164 +21,125 @@ from cnnClassifier.network.serialization import load_model
 from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.training import make_deterministic, snapshot
 from cnnClassifier.tracking.runs import Run
+from cnnClassifier.tuning.report import METRIC_NAMES
 from cnnClassifier.utils.errors import ConfigError
 
-if TYPE_CHECKING:
-    import keras
-
-SPLITS = ("train", "validation")  # the test images have no say in what is chosen
-FIGURES = ("loss", "roc_auc", "balanced_accuracy")
-_MOST_TAILS = 32  # compiled ones that are kept
+SPLITS = ("train", "validation")  # the test images are not used in the search
+_MAX_TAILS = 32  # compiled models in memory
 
 
-class Judge:
-    """Fit and judge in the folds of the training and validation images.
+class TrialEvaluator:
+    """Train and evaluate in folds of the training and validation images.
 
     Args:
-        config: what all sets of parameters share.
+        config: of the search.
         manifest: all images.
 
     Raises:
         ManifestError: a class has fewer groups than there are folds.
-        ConfigError: a backbone can't be trained from a block that is to be tried with it.
+        ConfigError: a backbone has no such block.
     """
 
     def __init__(self, config: SearchConfig, manifest: Manifest) -> None:
+        training, folds = config.crossvalidation.training, config.crossvalidation.folds
         import_tensorflow()
-        make_deterministic(config.crossvalidation.training.fit.seed)
+        make_deterministic(training.fit.seed)
         self._config = config
         self._entries = [entry for entry in manifest.entries if entry.split in SPLITS]
         self._labels = manifest.labels(self._entries)
         self._groups = np.array([entry.group for entry in self._entries])
-        check_groups(self._entries, manifest.classes, config.crossvalidation.folds)
-        wanted = positive_class(config.crossvalidation.training.positive_class, manifest.classes)
-        self._positive = manifest.classes.index(wanted)
-        views = config.space.get("VIEWS")
-        plain = config.crossvalidation.training.augmentation.views
-        self._views = (
-            plain
-            if views is None
-            else max(views.values)
-            if isinstance(views, Choice)
-            else int(views.high)
-        )
+        check_groups(self._entries, manifest.classes, folds)
+        positive = positive_class(training.positive_class, manifest.classes)
+        self._positive = manifest.classes.index(positive)
+        views = config.space.get("VIEWS", Choice((training.augmentation.views,)))
+        self._max_views = max(views.values) if isinstance(views, Choice) else int(views.high)
+        self._tail = lru_cache(_MAX_TAILS)(self._build_tail)
         self._features: dict[tuple[str, str | None], Features] = {}
-        self._tails: dict[tuple[Any, ...], tuple[keras.Model, Any]] = {}
-        cuts = [cut for backbone in self._tried("BACKBONE") for cut in self._cuts(backbone)]
-        for trunk, backbone, block in cuts:
-            self._features[backbone, block] = self._compute(trunk)
+        for backbone in self._candidates("BACKBONE"):
+            base, layer = self._load_base(backbone)
+            for block in self._candidates("FINE_TUNE_FROM"):
+                try:
+                    boundary = freeze_boundary(backbone, layer, block, base)
+                except ConfigError as error:
+                    place = f"search.yaml: space, with {block} and {backbone}"
+                    raise ConfigError(f"{place}: {error}") from None
+                self._features[backbone, block] = self._compute(split_at(base, boundary)[0])
 
     def folds(self, params: Mapping[str, Any]) -> Iterator[dict[str, float]]:
-        """Yield what each fold says of some parameters: the same, whatever was judged before.
+        """Yield the metrics of each fold; they don't depend on earlier trials.
 
         Args:
-            params: values of the space.
+            params: values from the search space, by key of params.yaml.
         """
         config = self._config.crossvalidation
-        known = {**self._config.params, **params}
-        training = config.training
-        views = known["VIEWS"] if "VIEWS" in params else training.augmentation.views
+        training, values = config.training, {**self._config.params, **params}
+        views = params.get("VIEWS", training.augmentation.views)
         fit_changes = {
             "epochs": min(self._config.epochs, training.fit.epochs),
-            "batch_size": known["BATCH_SIZE"],
-            "learning_rate": known["LEARNING_RATE"],
+            "batch_size": values["BATCH_SIZE"],
+            "learning_rate": values["LEARNING_RATE"],
         }
         changes = {
             "augmentation": training.augmentation.model_copy(update={"views": views}),
             "fit": training.fit.model_copy(update=fit_changes),
         }
-        recipe = training.model_copy(update=changes)
-        backbone, block = known["BACKBONE"], known["FINE_TUNE_FROM"]
-        of_each_image = np.arange(len(self._entries))[:, None] * self._views + np.arange(views)
-        features = self._features[backbone, block][of_each_image.ravel()]
-        tail = self._tail(backbone, block, known["HEAD"], known["DROPOUT"])
-        runner = FoldRunner(
-            config.model_copy(update={"training": recipe}),
-            tail,
-            features,
-            self._labels,
-            self._groups,
-            self._positive,
-        )
-        parts = grouped_folds(self._labels, self._groups, config.folds, training.fit.seed)
-        for _, fold in zip(range(self._config.folds), parts, strict=False):
-            found = compute_metrics(runner.run(*fold, Run()))
-            yield {name: found[name] for name in FIGURES}
+        trial_config = config.model_copy(update={"training": training.model_copy(update=changes)})
+        backbone, block = values["BACKBONE"], values["FINE_TUNE_FROM"]
+        rows = np.arange(len(self._entries))[:, None] * self._max_views + np.arange(views)
+        features = self._features[backbone, block][rows.ravel()]
+        tail, restore = self._tail(backbone, block, values["HEAD"], values["DROPOUT"])
+        restore()
+        labels, groups = self._labels, self._groups
+        runner = FoldRunner(trial_config, tail, features, labels, groups, self._positive)
+        folds = grouped_folds(labels, groups, config.folds, training.fit.seed)
+        for _, fold in zip(range(self._config.folds), folds, strict=False):
+            metrics = compute_metrics(runner.run(*fold, Run()))
+            yield {name: metrics[name] for name in METRIC_NAMES}
 
-    def _tried(self, key: str) -> tuple[Any, ...]:
+    def _candidates(self, key: str) -> tuple[Any, ...]:
         span = self._config.space.get(key)
         return span.values if isinstance(span, Choice) else (self._config.params[key],)
 
-    def _cuts(self, backbone: str) -> list[tuple["keras.Model", str, str | None]]:
-        """Return a backbone's frozen part for each block that training may start from."""
-        base, layer = self._base(backbone)
-        found = []
-        for block in self._tried("FINE_TUNE_FROM"):
-            try:
-                boundary = freeze_boundary(backbone, layer, block, base)
-            except ConfigError as error:
-                raise ConfigError(
-                    f"search.yaml: space, with {block} and {backbone}: {error}"
-                ) from None
-            found.append((split_at(base, boundary)[0], backbone, block))
-        return found
-
-    def _compute(self, trunk: "keras.Model") -> Features:
+    def _compute(self, trunk: Any) -> Features:
+        """Return the cached features of all images in all views."""
         training = self._config.crossvalidation.training
-        precision = choose_precision(training.precision)
-        cache = FeatureCache(training.cache_dir, trunk, precision)
-        augmentation = training.augmentation.model_copy(update={"views": self._views})
+        cache = FeatureCache(training.cache_dir, trunk, choose_precision(training.precision))
+        augmentation = training.augmentation.model_copy(update={"views": self._max_views})
         images = [(entry, views_of(entry.sha256, augmentation)) for entry in self._entries]
         return image_features(cache, images, training)
 
-    def _base(self, backbone: str) -> tuple["keras.Model", str]:
-        """Load a backbone, and name the layer that a head stands on."""
-        prepared = prepared_as(self._config, backbone)
-        if backbone != self._config.prepare.backbone and not prepared.base_model_path.is_file():
-            # In a process of its own: Keras numbers layers on, and other names would make other cached features.
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                pool.submit(_prepare, prepared).result()
-        base = load_model(prepared.base_model_path, "run prepare_base_model first")
-        return base, resolve_feature_layer(backbone, prepared.feature_layer, base)
+    def _load_base(self, backbone: str) -> tuple[Any, str]:
+        """Load a backbone; return it with the name of the layer that a head is attached to."""
+        import keras
 
-    def _tail(self, backbone: str, block: str | None, head: str, dropout: float) -> "keras.Model":
-        """Return a compiled or new tail with its first weights."""
-        key = (backbone, block, head, dropout)
-        if key not in self._tails:
-            if len(self._tails) == _MOST_TAILS:
-                del self._tails[next(iter(self._tails))]
-            tail = self._new_tail(*key)
-            self._tails[key] = tail, snapshot(tail)
-        tail, restore = self._tails[key]
-        restore()
-        return tail
+        prepare = backbone_config(self._config, backbone)
+        if backbone != self._config.prepare.backbone and not prepare.base_model_path.is_file():
+            keras.utils.clear_session()  # else Keras numbers layers on: their features differ
+            PrepareBaseModel(prepare).run()
+        base = load_model(prepare.base_model_path, "run prepare_base_model first")
+        return base, resolve_feature_layer(backbone, prepare.feature_layer, base)
 
-    def _new_tail(
-        self, backbone: str, block: str | None, head: str, dropout: float
-    ) -> "keras.Model":
+    def _build_tail(self, backbone: str, block: str | None, head: str, dropout: float) -> Any:
+        """Return a new tail, and a function that restores its first weights."""
         prepare = self._config.prepare
+        options = (head, dropout, prepare.class_count, prepare.seed)
         if block is None:
-            return standalone_head(
-                self._features[backbone, block].shape,
-                head,
-                dropout,
-                prepare.class_count,
-                prepare.seed,
-            )
-        base, layer = self._base(backbone)
-        model = add_head(base, layer, head, dropout, prepare.class_count, prepare.seed)
-        return split_at(model, freeze_boundary(backbone, layer, block, model))[1]
+            tail = standalone_head(self._features[backbone, block].shape, *options)
+        else:
+            base, layer = self._load_base(backbone)
+            model = add_head(base, layer, *options)
+            tail = split_at(model, freeze_boundary(backbone, layer, block, model))[1]
+        return tail, snapshot(tail)
 
 
-def prepared_as(config: SearchConfig, backbone: str) -> PrepareBaseModelConfig:
-    """Return how a backbone is prepared: another one than in params.yaml with the feature layer that suits it."""
-    if backbone == config.prepare.backbone:
-        return config.prepare
+def backbone_config(config: SearchConfig, backbone: str) -> PrepareBaseModelConfig:
+    """Return how a backbone is prepared; other backbones have their default feature layer."""
     prepare = config.prepare
-    made_of = hashlib.sha256(
-        repr((prepare.image_size, prepare.weights, prepare.seed)).encode()
-    ).hexdigest()
-    folder = config.root_dir / "models" / f"{backbone}-{made_of[:8]}"
+    if backbone == prepare.backbone:
+        return prepare
+    key = repr((prepare.image_size, prepare.weights, prepare.seed))
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    folder = config.root_dir / "models" / f"{backbone}-{digest}"
     changes = {
         "backbone": backbone,
         "feature_layer": "auto",
@@ -187,7 +147,3 @@ def prepared_as(config: SearchConfig, backbone: str) -> PrepareBaseModelConfig:
         "updated_base_model_path": folder / "updated_base_model.keras",
     }
     return prepare.model_copy(update=changes)
-
-
-def _prepare(config: PrepareBaseModelConfig) -> None:
-    PrepareBaseModel(config).run()

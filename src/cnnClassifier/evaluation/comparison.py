@@ -14,10 +14,10 @@ from cnnClassifier.evaluation.metrics import (
     LabeledPredictions,
     bootstrap_metrics,
     compute_metrics,
+    metric_intervals,
     percentile_intervals,
-    proportion_intervals,
 )
-from cnnClassifier.evaluation.scores_file import METRIC_LABELS, PREDICTIONS_FILE, read_scores
+from cnnClassifier.evaluation.scores import METRIC_LABELS, PREDICTIONS_FILE, read_scores
 from cnnClassifier.utils.errors import UserError
 
 LOWER_IS_BETTER = ("loss", "brier", "ece")
@@ -67,38 +67,26 @@ class EvaluatedModel:
         Raises:
             UserError: a file is missing, damaged, or was made by another version.
         """
-        fix = "run evaluation again"
         try:
             scores = read_scores(folder)
             table = pd.read_csv(folder / PREDICTIONS_FILE, dtype=str, keep_default_na=False)
-            if table.empty:
-                raise ValueError(f"{PREDICTIONS_FILE} has no rows")
-            classes = tuple(scores["classes"])
-            class_index = {label: index for index, label in enumerate(classes)}
+            classes, positive = tuple(scores["classes"]), scores["positive_class"]
+            index = pd.Series(range(len(classes)), classes)
             # By position: a class may have the name of another column.
-            first = list(table).index("predicted") + 1
-            probabilities = table.iloc[:, first : first + len(classes)].to_numpy(np.float64)
+            first = table.columns.get_indexer(["predicted"])[0] + 1
             predictions = LabeledPredictions.create(
-                table["actual"].map(class_index.__getitem__).to_numpy(int),
-                probabilities,
-                table["predicted"].map(class_index.__getitem__).to_numpy(int),
+                index[table["actual"]].to_numpy(),
+                table.iloc[:, first : first + len(classes)].to_numpy(np.float64),
+                index[table["predicted"]].to_numpy(),
                 table["group"].to_numpy(str),
-                class_index[scores["positive_class"]],
+                int(index[positive]),
             )
-            return cls(
-                name,
-                classes,
-                scores["positive_class"],
-                scores["synthetic"],
-                table[["path", "sha256", "actual"]],
-                predictions,
-                params or {},
-            )
-        except FileNotFoundError as error:
-            missing = Path(error.filename).name
-            raise UserError(f"{name}: no evaluation here: {missing} is missing; {fix}") from None
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise UserError(f"{name}: the evaluation is damaged ({error}); {fix}") from None
+            images, synthetic = table[["path", "sha256", "actual"]], scores["synthetic"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{name}: the evaluation is incomplete or damaged ({error}); run evaluation again"
+            ) from None
+        return cls(name, classes, positive, synthetic, images, predictions, params or {})
 
     def take(self, indices: np.ndarray) -> "EvaluatedModel":
         """Select images by their index."""
@@ -182,10 +170,7 @@ def compare_models(
             note = f"Both models were evaluated on the same {a.size}."
         else:
             note = f"{sizes}. The models are compared on the images that both have: {a.size}."
-    params = []
-    for name, value in a.params.items():
-        if value != b.params.get(name, value):
-            params.append((name, value, b.params[name]))
+    changed = [name for name, value in a.params.items() if value != b.params.get(name, value)]
     return Comparison(
         a,
         b,
@@ -193,7 +178,7 @@ def compare_models(
         [note, *_warnings(a, b)],
         _differences(a, b, paired, bootstrap_samples, seed),
         _disagreements(a, b) if paired else [],
-        params,
+        [(name, a.params[name], b.params[name]) for name in changed],
     )
 
 
@@ -208,10 +193,8 @@ def _shared_images(a: EvaluatedModel, b: EvaluatedModel) -> tuple[np.ndarray, np
 
 def _has_two_groups_per_class(model: EvaluatedModel, indices: np.ndarray) -> bool:
     predictions = model.predictions.take(indices)
-    for label in range(len(model.classes)):
-        if len(np.unique(predictions.groups[predictions.labels == label])) < 2:
-            return False
-    return True
+    counts = pd.Series(predictions.groups).groupby(predictions.labels).nunique()
+    return len(counts) == len(model.classes) and bool(counts.min() >= 2)
 
 
 def _merge_groups(a_groups: np.ndarray, b_groups: np.ndarray) -> np.ndarray:
@@ -242,18 +225,17 @@ def _warnings(a: EvaluatedModel, b: EvaluatedModel) -> list[str]:
 def _differences(
     a: EvaluatedModel, b: EvaluatedModel, paired: bool, bootstrap_samples: int, seed: int
 ) -> list[dict[str, Any]]:
-    columns = list(METRIC_LABELS)
-    a_samples = bootstrap_metrics(a.predictions, bootstrap_samples, seed)[columns]
+    a_samples = bootstrap_metrics(a.predictions, bootstrap_samples, seed)
     # The same seed draws the same groups for both. Different test sets need independent samples.
     b_seed = seed if paired else seed + 1
-    b_samples = bootstrap_metrics(b.predictions, bootstrap_samples, b_seed)[columns]
-    a_intervals = percentile_intervals(a_samples) | proportion_intervals(a.predictions)
-    b_intervals = percentile_intervals(b_samples) | proportion_intervals(b.predictions)
-    intervals = percentile_intervals(b_samples - a_samples)
+    b_samples = bootstrap_metrics(b.predictions, bootstrap_samples, b_seed)
+    columns = list(METRIC_LABELS)
+    intervals = percentile_intervals(b_samples[columns] - a_samples[columns])
+    a_intervals = metric_intervals(a.predictions, a_samples)
+    b_intervals = metric_intervals(b.predictions, b_samples)
     a_metrics, b_metrics = compute_metrics(a.predictions), compute_metrics(b.predictions)
     differences = []
-    for name in METRIC_LABELS:
-        low, high = intervals[name]
+    for name, (low, high) in intervals.items():
         better = "A" if (high < 0) != (name in LOWER_IS_BETTER) else "B"
         difference = {
             "name": name,
@@ -279,7 +261,6 @@ def _disagreements(a: EvaluatedModel, b: EvaluatedModel) -> list[dict[str, Any]]
     is_correct = [a.predictions.correct, b.predictions.correct]
     table["correct"] = np.select(is_correct, ["A", "B"], "neither")
     order = (-table["a_probability"] - table["b_probability"]).argsort(kind="stable")
-    table = table.iloc[order]
-    different = table[table["a_predicted"] != table["b_predicted"]]
-    rows: list[Any] = different.to_dict("records")
+    table = table.iloc[order].query("a_predicted != b_predicted")
+    rows: list[Any] = table.to_dict("records")
     return rows

@@ -2,105 +2,61 @@
 
 import re
 from collections.abc import Sequence
-
-from sklearn import metrics
+from typing import Any
 
 from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
 from cnnClassifier.evaluation.comparison import LOWER_IS_BETTER, Comparison, EvaluatedModel
-from cnnClassifier.evaluation.console_report import wrap_lines
-from cnnClassifier.evaluation.scores_file import METRIC_LABELS
+from cnnClassifier.evaluation.metrics import positive_curves
+from cnnClassifier.evaluation.scores import METRIC_LABELS, render_text
 from cnnClassifier.utils.page import render_template_file
 from cnnClassifier.utils.svg import polyline_points
 
-_TEXT_ROWS, _PAGE_ROWS = (
-    10,
-    100,
-)  # maximum number of disagreements: in text and Markdown, on the page
 _HEADLINE = "roc_auc"  # it does not depend on a threshold
-_MULTIPLE_TESTS = (
-    f"{len(METRIC_LABELS)} metrics are compared, so one of them may differ by chance alone."
-)
 
 
 def verdict(comparison: Comparison) -> str:
     """Say in one sentence whether one model is better, by ROC AUC."""
     row = next(row for row in comparison.differences if row["name"] == _HEADLINE)
     numbers = f"{row['value']:+.3f}, 95% interval {row['low']:+.3f} to {row['high']:+.3f}"
-    if row["better"]:
-        return f"Model {row['better']} is better: {METRIC_LABELS[_HEADLINE]} B − A {numbers}."
-    return f"No significant difference: {METRIC_LABELS[_HEADLINE]} B − A {numbers}."
+    result = f"Model {row['better']} is better" if row["better"] else "No significant difference"
+    return f"{result}: {METRIC_LABELS[_HEADLINE]} B − A {numbers}."
 
 
 def format_text(comparison: Comparison) -> str:
     """Format the comparison for a terminal, 79 columns wide."""
-    lines = [f"A: {comparison.a.name}", f"B: {comparison.b.name}", "", *comparison.notes, ""]
-    lines += [verdict(comparison), ""]
-    lines.append(f"  {'':<18}{'A (95% interval)':<19}{'B (95% interval)':<19}B − A (95% interval)")
-    for row in comparison.differences:
-        a = f"{row['a']:.3f} {_format_limits(row['a_interval'])}"
-        b = f"{row['b']:.3f} {_format_limits(row['b_interval'])}"
-        difference = f"{row['value']:+.3f} ({row['low']:+.2f}…{row['high']:+.2f})"
-        mark = "*" if row["better"] else " "
-        lines.append(f"{mark} {METRIC_LABELS[row['name']]:<18}{a:<19}{b:<19}{difference}")
-    lines += ["", _significant(comparison), ""]
-    if comparison.paired:
-        lines.append(_count_disagreements(comparison))
-    for row in comparison.disagreements[:_TEXT_ROWS]:
-        lines.append(
-            f"  {row['path']}: actual {row['actual']}; A: {row['a_predicted']} "
-            f"({row['a_probability']:.2f}), B: {row['b_predicted']} ({row['b_probability']:.2f})"
-        )
-    if comparison.params:
-        lines += ["", "Parameters that differ:"]
-        lines += [f"  {name}: A {a}, B {b}" for name, a, b in comparison.params]
-    lines += ["", *([SYNTHETIC] if comparison.synthetic else []), DISCLAIMER]
-    return wrap_lines(lines)
+    return render_text("comparison.txt", **_content(comparison))
 
 
 def format_markdown(comparison: Comparison) -> str:
     """Format the comparison as Markdown."""
-    return _render("comparison.md", comparison, _TEXT_ROWS)
+    content = _content(comparison)
+    return render_template_file("cnnClassifier.evaluation", "comparison.md", **content)
 
 
 def format_page(comparison: Comparison) -> str:
     """Format the comparison as an HTML page without scripts and without other files."""
-    return _render("comparison.html", comparison, _PAGE_ROWS)
+    content = _content(comparison) | {"curves": [_curves(comparison.a), _curves(comparison.b)]}
+    return render_template_file("cnnClassifier.evaluation", "comparison.html", **content)
 
 
-def _render(template: str, comparison: Comparison, max_rows: int) -> str:
-    return render_template_file(
-        "cnnClassifier.evaluation",
-        template,
-        comparison=comparison,
-        verdict=verdict(comparison),
-        disagreement_summary=_count_disagreements(comparison),
-        labels=METRIC_LABELS,
-        lower_is_better=LOWER_IS_BETTER,
-        limits=_format_limits,
-        escape=_escape_markdown,
-        multiple_tests=_MULTIPLE_TESTS,
-        max_rows=max_rows,
-        curves=[_curves(comparison.a), _curves(comparison.b)],
-        disclaimer=DISCLAIMER,
-        synthetic_notice=SYNTHETIC,
-    )
+def _content(comparison: Comparison) -> dict[str, Any]:
+    count = len(METRIC_LABELS)
+    return {
+        "comparison": comparison,
+        "verdict": verdict(comparison),
+        "disagreement_summary": _count_disagreements(comparison),
+        "labels": METRIC_LABELS,
+        "lower_is_better": LOWER_IS_BETTER,
+        "limits": _format_limits,
+        "escape": _escape_markdown,
+        "multiple_tests": f"{count} metrics are compared, so one may differ by chance alone.",
+        "disclaimer": DISCLAIMER,
+        "synthetic_notice": SYNTHETIC,
+    }
 
 
 def _format_limits(limits: Sequence[float] | None) -> str:
     return f"({limits[0]:.2f}…{limits[1]:.2f})" if limits else "(–)"
-
-
-def _significant(comparison: Comparison) -> str:
-    """List the metrics whose interval excludes 0."""
-    sentences = []
-    for side in ("A", "B"):
-        better = [row["name"] for row in comparison.differences if row["better"] == side]
-        names = [METRIC_LABELS[name] for name in better]
-        if names:
-            sentences.append(f"{side} is better in {', '.join(names)}.")
-    if not sentences:
-        return "No metric differs significantly."
-    return f"* significant (the interval excludes 0): {' '.join(sentences)} {_MULTIPLE_TESTS}"
 
 
 def _count_disagreements(comparison: Comparison) -> str:
@@ -108,11 +64,11 @@ def _count_disagreements(comparison: Comparison) -> str:
     if not comparison.disagreements:
         return f"Both models predict the same class for all {total} images."
     correct = [row["correct"] for row in comparison.disagreements]
-    text = f"Different predictions for {len(correct)} of {total} images: "
-    text += f"A is right on {correct.count('A')}, B on {correct.count('B')}"
-    if "neither" in correct:
-        text += f", neither on {correct.count('neither')}"
-    return f"{text}."
+    neither = f", neither on {correct.count('neither')}" if "neither" in correct else ""
+    return (
+        f"Different predictions for {len(correct)} of {total} images: "
+        f"A is right on {correct.count('A')}, B on {correct.count('B')}{neither}."
+    )
 
 
 def _escape_markdown(text: str) -> str:
@@ -121,11 +77,8 @@ def _escape_markdown(text: str) -> str:
 
 def _curves(model: EvaluatedModel) -> dict[str, str]:
     """Return the ROC and precision-recall curves of the positive class against the rest."""
-    predictions = model.predictions
-    is_positive = predictions.labels == predictions.positive
-    score = predictions.probabilities[:, predictions.positive]
-    fpr, tpr, _ = metrics.roc_curve(is_positive, score)
-    precision, recall, _ = metrics.precision_recall_curve(
-        is_positive, score, drop_intermediate=True
-    )
-    return {"roc": polyline_points(fpr, tpr), "pr": polyline_points(recall, precision)}
+    roc, pr = positive_curves(model.predictions)
+    return {
+        "roc": polyline_points(roc["fpr"], roc["tpr"]),
+        "pr": polyline_points(pr["recall"], pr["precision"]),
+    }

@@ -1,104 +1,160 @@
-"""What a study found, in plain numbers."""
+"""The report of a search as one HTML page, and the change of params.yaml that it proposes."""
 
-from collections.abc import Sequence
-from statistics import mean, stdev
+import difflib
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
+import pandas as pd
+import yaml
 from optuna.trial import FrozenTrial, TrialState
+from ruamel.yaml import YAML
 
 from cnnClassifier.entity.config_entity import Between, Choice, SearchConfig
-from cnnClassifier.entity.disclaimers import is_synthetic
-from cnnClassifier.tuning.search_space import living
+from cnnClassifier.entity.disclaimers import DISCLAIMER, is_synthetic
+from cnnClassifier.tuning.study import finished_trials
+from cnnClassifier.utils.page import render_template_file
+from cnnClassifier.utils.svg import polyline_points
 
-_FEW = 6  # finished trials, below which no importance is told
+METRIC_NAMES = {"loss": "log loss", "roc_auc": "ROC AUC", "balanced_accuracy": "balanced accuracy"}
+_MIN_TRIALS = 6  # complete ones that importance is computed from
+_MAX_MEDIANS = 3.0  # a trial further from the best than this many medians is drawn at the edge
 
 
-def build_report(study: optuna.Study, config: SearchConfig, name: str, most: int) -> dict[str, Any]:
-    """Describe the trials, the best of them, and what mattered.
+def build_report(study: optuna.Study, config: SearchConfig, max_trials: int) -> dict[str, Any]:
+    """Describe the trials, the best one, and the importance of each parameter.
 
     Args:
-        study: Optuna's.
-        config: what was to be tried, and how.
-        name: of the study.
-        most: how many trials were asked for.
+        study: of the search.
+        config: of the search.
+        max_trials: number of trials that was requested.
 
     Returns:
-        Among others `trials`, `importance` and, where a trial has been through all folds, `best` and `first`: the
-        parameters that the search began with.
+        Among others `trials`, `importance` (fANOVA, Hutter et al. 2014; empty with few trials), and
+        if a trial is complete `best` and perhaps `baseline`, the trial with the parameters of
+        params.yaml.
     """
-    finished = [trial for trial in living(study) if trial.state.is_finished()]
-    complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
+    training = config.crossvalidation.training
+    trials = [_describe(trial, config.metric) for trial in finished_trials(study)]
+    complete = [trial for trial in trials if not trial["pruned"]]
     report: dict[str, Any] = {
-        "study": name,
-        "asked": most,
-        "complete": len(complete),
-        "early": len(finished) - len(complete),
+        "study": study.study_name,
+        "max_trials": max_trials,
         "metric": config.metric,
-        "minimise": config.metric == "loss",
         "folds": config.folds,
-        "of_folds": config.crossvalidation.folds,
-        "epochs": min(config.epochs, config.crossvalidation.training.fit.epochs),
+        "all_folds": config.crossvalidation.folds,
+        "epochs": min(config.epochs, training.fit.epochs),
         "backbone": config.prepare.backbone,
-        "source": config.crossvalidation.training.source_URL,
-        "synthetic": is_synthetic(config.crossvalidation.training.source_URL),
+        "source": training.source_URL,
+        "synthetic": is_synthetic(training.source_URL),
         "params_file": config.params_path.name,
-        "space": {key: _words(span) for key, span in config.space.items()},
-        "log": sorted(
-            key for key, span in config.space.items() if isinstance(span, Between) and span.log
-        ),
-        "trials": [_describe(trial, config.metric) for trial in finished],
-        "importance": _importance(study, complete, config.crossvalidation.training.fit.seed),
+        "trials": trials,
+        "importance": {},
     }
-    if complete:
-        best = _describe(study.best_trial, config.metric)
-        report["best"] = best
-        first = next(
-            (t for t in report["trials"] if _is(t["params"], config.params) and not t["early"]),
-            None,
-        )
-        if first and first["number"] != best["number"]:
-            wins = _wins(best["folds"], first["folds"], report["minimise"])
-            report["first"] = {**first, "wins": wins}
+    if len(complete) >= _MIN_TRIALS and len({trial["value"] for trial in complete}) > 1:
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=training.fit.seed)
+        report["importance"] = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    for trial in complete:
+        if trial["number"] == study.best_trial.number:
+            report["best"] = trial
+        elif trial["params"].items() <= config.params.items():
+            report["baseline"] = trial
+    if "baseline" in report:
+        sign = -1 if config.metric == "loss" else 1
+        gains = np.subtract(report["best"]["folds"], report["baseline"]["folds"]) * sign
+        report["wins"] = int((gains > 0).sum())
     return report
 
 
+def render_report(report: dict[str, Any], config: SearchConfig) -> str:
+    """Render `report.html`, which needs no script and no other file.
+
+    Args:
+        report: from `build_report`, with `changes` if it has a best trial.
+        config: of the search.
+    """
+    trials = pd.DataFrame(report["trials"], columns=["value", "pruned", "params", "number"])
+    losses = trials["value"] * (1 if config.metric == "loss" else -1)
+    distance = losses - losses.min()
+    scale = min(distance.max(), _MAX_MEDIANS * distance.median()) or 1.0
+    y = (100 * (distance / scale).clip(upper=1)).round(1)
+    x = (np.arange(len(y)) + 0.5) / len(y)
+    complete = ~trials["pruned"].astype(bool)
+    best_so_far = np.minimum.accumulate(y[complete]) / 100
+    slices = []
+    for key, span in config.space.items():
+        positions, ticks = _axis(span, trials["params"].str[key].tolist())
+        slices.append({"key": key, "x": positions, "ticks": ticks})
+    return render_template_file(
+        "cnnClassifier.tuning",
+        "report.html",
+        report=report,
+        names=METRIC_NAMES,
+        disclaimer=DISCLAIMER,
+        x=(300 * x).round(1).tolist(),
+        y=y.tolist(),
+        line=polyline_points(x[complete], best_so_far) if complete.any() else "",
+        slices=slices,
+        ranked=trials.assign(loss=losses).sort_values(["pruned", "loss"]).index.tolist(),
+        space=config.space,
+    )
+
+
+def with_values(text: str, values: Mapping[str, Any]) -> str:
+    """Return the text of a YAML file with other values at its top level; comments stay.
+
+    Args:
+        text: content of the file.
+        values: numbers, texts or None, by key.
+    """
+    editor = YAML()
+    editor.preserve_quotes = True
+    editor.width = 10**6
+    editor.boolean_representation = ["False", "True"]  # as params.yaml writes them
+    editor.representer.add_representer(type(None), _represent_null)
+    document = editor.load(text)
+    # Written by PyYAML, which reads the file: it takes 3e-05 for a text, but 3.0e-05 for a number.
+    document.update(editor.load(yaml.safe_dump(dict(values))))
+    stream = StringIO()
+    editor.dump(document, stream)
+    return stream.getvalue()
+
+
+def unified_diff(before: str, after: str, path: Path) -> str:
+    """Return a patch for `git apply`; empty if nothing differs."""
+    name = path.as_posix().lstrip("/")
+    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    return "".join(difflib.unified_diff(old, new, f"a/{name}", f"b/{name}"))
+
+
 def _describe(trial: FrozenTrial, metric: str) -> dict[str, Any]:
-    folds: list[dict[str, float]] = trial.user_attrs["folds"]
-    values = [fold[metric] for fold in folds]
-    took = trial.duration
+    folds = pd.DataFrame(trial.user_attrs["folds"])
     return {
         "number": trial.number,
-        "early": trial.state == TrialState.PRUNED,
-        "value": mean(values),
-        "spread": stdev(values) if len(values) > 1 else 0.0,
-        "folds": values,
-        "figures": {name: mean(fold[name] for fold in folds) for name in folds[0]},
+        "pruned": trial.state == TrialState.PRUNED,
+        "value": float(folds[metric].mean()),
+        "std": float(folds[metric].std()),
+        "folds": folds[metric].tolist(),
+        "metrics": folds.mean().to_dict(),
         "params": trial.params,
-        "seconds": took.total_seconds() if took else 0.0,
+        "seconds": trial.duration.total_seconds() if trial.duration else 0.0,
     }
 
 
-def _importance(
-    study: optuna.Study, complete: Sequence[FrozenTrial], seed: int
-) -> dict[str, float]:
-    """Return each parameter's share of what the trials' values differ by (fANOVA, Hutter et al. 2014)."""
-    if len(complete) < _FEW or len({trial.value for trial in complete}) == 1:
-        return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
-    return optuna.importance.get_param_importances(study, evaluator=evaluator)
-
-
-def _wins(best: Sequence[float], first: Sequence[float], minimise: bool) -> int:
-    return sum(b < f if minimise else b > f for b, f in zip(best, first, strict=True))
-
-
-def _is(params: dict[str, Any], known: dict[str, Any]) -> bool:
-    return all(known[key] == value for key, value in params.items())
-
-
-def _words(span: Choice | Between) -> str:
+def _axis(span: Choice | Between, values: list[Any]) -> tuple[list[float], list[tuple[float, Any]]]:
+    """Return the positions of values on an axis from 0 to 100, and its ticks with their labels."""
     if isinstance(span, Choice):
-        return ", ".join("null" if value is None else str(value) for value in span.values)
-    how = ", logarithmic" if span.log else f", in steps of {span.step:g}" if span.step else ""
-    return f"{span.low:g} to {span.high:g}{how}"
+        width = 100 / len(span.values)
+        ticks = [(width * (index + 0.5), value) for index, value in enumerate(span.values)]
+        positions = [width * (span.values.index(value) + 0.5) for value in values]
+        return positions, ticks
+    scale = np.log if span.log else np.asarray
+    positions = np.interp(scale(values), scale([span.low, span.high]), [5, 95]).tolist()
+    return positions, [(5, float(span.low)), (95, float(span.high))]
+
+
+def _represent_null(representer: Any, _: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
