@@ -195,8 +195,9 @@ def _crossvalidate(manager: "ConfigurationManager", options: argparse.Namespace)
 
 
 def _compare(manager: "ConfigurationManager", options: argparse.Namespace) -> None:
-    from cnnClassifier.evaluation.comparison import EvaluatedModel, compare_models
-    from cnnClassifier.evaluation.comparison_report import (
+    from cnnClassifier.evaluation.comparison import (
+        EvaluatedModel,
+        compare_models,
         format_markdown,
         format_page,
         format_text,

@@ -169,7 +169,7 @@ def test_processes_share_a_study_and_one_is_killed(open_study):
 def test_a_storage_that_cannot_be_opened_is_named_without_its_password(tmp_path, monkeypatch, url):
     (tmp_path / "study.db").write_text("something else" * 100)
     monkeypatch.setitem(sys.modules, "pg8000", None)  # not installed
-    with pytest.raises(UserError, match="search.storage: .* can't be opened: ") as caught:
+    with pytest.raises(UserError, match=r"search\.storage: .* can't be opened: ") as caught:
         SharedStudy(url.format(folder=tmp_path), "a", True, SPACE, FIRST, 1, 60)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
-"""Compare two evaluated models: differences of their metrics with intervals, and of predictions."""
+"""Compare two evaluated models; show it as text, as Markdown, or as an HTML page."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,24 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
 from cnnClassifier.evaluation.metrics import (
     LabeledPredictions,
     bootstrap_metrics,
     compute_metrics,
     metric_intervals,
     percentile_intervals,
+    positive_curves,
 )
-from cnnClassifier.evaluation.scores import METRIC_LABELS, PREDICTIONS_FILE, read_scores
+from cnnClassifier.evaluation.scores import (
+    METRIC_LABELS,
+    PREDICTIONS_FILE,
+    read_scores,
+    render_text,
+)
 from cnnClassifier.utils.errors import UserError
+from cnnClassifier.utils.page import render_template_file
+from cnnClassifier.utils.svg import polyline_points
 
 LOWER_IS_BETTER = ("loss", "brier", "ece")
 # With 12 groups 11% of 300 simulated pairs of equal models differed in ROC AUC, with 40 groups 7%.
@@ -264,3 +274,73 @@ def _disagreements(a: EvaluatedModel, b: EvaluatedModel) -> list[dict[str, Any]]
     table = table.iloc[order].query("a_predicted != b_predicted")
     rows: list[Any] = table.to_dict("records")
     return rows
+
+
+def verdict(comparison: Comparison) -> str:
+    """Say in one sentence whether one model is better, by ROC AUC: it needs no threshold."""
+    row = next(row for row in comparison.differences if row["name"] == "roc_auc")
+    numbers = f"{row['value']:+.3f}, 95% interval {row['low']:+.3f} to {row['high']:+.3f}"
+    result = f"Model {row['better']} is better" if row["better"] else "No significant difference"
+    return f"{result}: {METRIC_LABELS['roc_auc']} B − A {numbers}."
+
+
+def format_text(comparison: Comparison) -> str:
+    """Format the comparison for a terminal, 79 columns wide."""
+    return render_text("comparison.txt", **_content(comparison))
+
+
+def format_markdown(comparison: Comparison) -> str:
+    """Format the comparison as Markdown."""
+    content = _content(comparison)
+    return render_template_file("cnnClassifier.evaluation", "comparison.md", **content)
+
+
+def format_page(comparison: Comparison) -> str:
+    """Format the comparison as an HTML page without scripts and without other files."""
+    content = _content(comparison) | {"curves": [_curves(comparison.a), _curves(comparison.b)]}
+    return render_template_file("cnnClassifier.evaluation", "comparison.html", **content)
+
+
+def _content(comparison: Comparison) -> dict[str, Any]:
+    count = len(METRIC_LABELS)
+    return {
+        "comparison": comparison,
+        "verdict": verdict(comparison),
+        "disagreement_summary": _count_disagreements(comparison),
+        "labels": METRIC_LABELS,
+        "lower_is_better": LOWER_IS_BETTER,
+        "limits": _format_limits,
+        "escape": _escape_markdown,
+        "multiple_tests": f"{count} metrics are compared, so one may differ by chance alone.",
+        "disclaimer": DISCLAIMER,
+        "synthetic_notice": SYNTHETIC,
+    }
+
+
+def _format_limits(limits: Sequence[float] | None) -> str:
+    return f"({limits[0]:.2f}…{limits[1]:.2f})" if limits else "(–)"
+
+
+def _count_disagreements(comparison: Comparison) -> str:
+    total = len(comparison.a.images)
+    if not comparison.disagreements:
+        return f"Both models predict the same class for all {total} images."
+    correct = [row["correct"] for row in comparison.disagreements]
+    neither = f", neither on {correct.count('neither')}" if "neither" in correct else ""
+    return (
+        f"Different predictions for {len(correct)} of {total} images: "
+        f"A is right on {correct.count('A')}, B on {correct.count('B')}{neither}."
+    )
+
+
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
+
+
+def _curves(model: EvaluatedModel) -> dict[str, str]:
+    """Return the ROC and precision-recall curves of the positive class against the rest."""
+    roc, pr = positive_curves(model.predictions)
+    return {
+        "roc": polyline_points(roc["fpr"], roc["tpr"]),
+        "pr": polyline_points(pr["recall"], pr["precision"]),
+    }

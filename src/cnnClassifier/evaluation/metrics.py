@@ -18,7 +18,6 @@ from sklearn import metrics
 from cnnClassifier.evaluation.scores import METRIC_LABELS
 
 _BIN_COUNT = 10
-_CLASS_METRICS = ("roc_auc", "pr_auc", "sensitivity", "specificity", "precision", "f1")
 
 
 @dataclass(frozen=True)
@@ -387,10 +386,11 @@ def _per_class(
     if len(classes) == 2:
         return []
     rows = []
+    names = ("roc_auc", "pr_auc", "sensitivity", "specificity", "precision", "f1")
     for index, name in enumerate(classes):
         of_class = {key: measured[f"{key}[{index}]"] for key in ("roc_auc", "pr_auc", "f1")}
         of_class |= _one_vs_rest(predictions, index)
         images, groups = of_class["sensitivity"].counts
         row = {"class": name, "n": images, "n_groups": groups}
-        rows.append(row | _as_json(of_class, _CLASS_METRICS))
+        rows.append(row | _as_json(of_class, names))
     return rows
