@@ -88,13 +88,14 @@ class Search:
         folds = pd.DataFrame()
         for number, metrics in enumerate(evaluator.folds(trial.params), start=1):
             folds = pd.concat([folds, pd.DataFrame([metrics])])
-            trial_run.log_metrics(folds.add_prefix("fold_").iloc[-1].to_dict(), number)
+            values = {f"fold_{key}": value for key, value in metrics.items()}
+            trial_run.log_metrics(values, number)
             trial.report(folds[metric].mean(), number)
             pruned = number < self.config.folds and trial.should_prune()
             if pruned:
                 break
         trial.set_user_attr("folds", folds.to_dict("records"))
-        trial_run.log_metrics(folds.mean().to_dict())
+        trial_run.log_metrics({str(key): value for key, value in folds.mean().items()})
         trial_run.set_tags({"pruned": str(pruned)})
         trial_run.finish()
         return None if pruned else float(folds[metric].mean())

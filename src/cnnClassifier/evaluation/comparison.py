@@ -83,7 +83,7 @@ class EvaluatedModel:
             classes, positive = tuple(scores["classes"]), scores["positive_class"]
             index = pd.Series(range(len(classes)), classes)
             # By position: a class may have the name of another column.
-            first = table.columns.get_indexer(["predicted"])[0] + 1
+            first = list(table).index("predicted") + 1
             predictions = LabeledPredictions.create(
                 index[table["actual"]].to_numpy(),
                 table.iloc[:, first : first + len(classes)].to_numpy(np.float64),
@@ -341,6 +341,6 @@ def _curves(model: EvaluatedModel) -> dict[str, str]:
     """Return the ROC and precision-recall curves of the positive class against the rest."""
     roc, pr = positive_curves(model.predictions)
     return {
-        "roc": polyline_points(roc["fpr"], roc["tpr"]),
-        "pr": polyline_points(pr["recall"], pr["precision"]),
+        "roc": polyline_points(roc["fpr"].to_numpy(), roc["tpr"].to_numpy()),
+        "pr": polyline_points(pr["recall"].to_numpy(), pr["precision"].to_numpy()),
     }

@@ -184,8 +184,9 @@ def calibration_curve(predictions: LabeledPredictions) -> pd.DataFrame:
     columns = {"confidence": predictions.confidence, "accuracy": predictions.correct}
     bins = pd.DataFrame(columns).groupby(_bins(predictions.confidence))
     curve, counts = bins.mean(), bins.size()
-    curve[["low", "high"]] = list(map(wilson_interval, curve["accuracy"], counts))
-    return curve.assign(n=counts).round(6).reset_index(drop=True)
+    limits = np.array(list(map(wilson_interval, curve["accuracy"], counts)), float)
+    curve = curve.assign(low=limits[:, 0], high=limits[:, 1], n=counts)
+    return curve.round(6).reset_index(drop=True)
 
 
 def bootstrap_metrics(predictions: LabeledPredictions, samples: int, seed: int) -> pd.DataFrame:

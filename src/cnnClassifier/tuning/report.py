@@ -86,7 +86,7 @@ def render_report(report: dict[str, Any], config: SearchConfig) -> str:
     best_so_far = np.minimum.accumulate(y[complete]) / 100
     slices = []
     for key, span in config.space.items():
-        positions, ticks = _axis(span, trials["params"].str[key].tolist())
+        positions, ticks = _axis(span, [params[key] for params in trials["params"]])
         slices.append({"key": key, "x": positions, "ticks": ticks})
     return render_template_file(
         "cnnClassifier.tuning",
@@ -113,7 +113,8 @@ def with_values(text: str, values: Mapping[str, Any]) -> str:
     editor = YAML()
     editor.preserve_quotes = True
     editor.width = 10**6
-    editor.boolean_representation = ["False", "True"]  # as params.yaml writes them
+    # As params.yaml writes them. The attribute is documented, but has no type.
+    editor.boolean_representation = ["False", "True"]  # type: ignore[attr-defined]
     editor.representer.add_representer(type(None), _represent_null)
     document = editor.load(text)
     # Written by PyYAML, which reads the file: it takes 3e-05 for a text, but 3.0e-05 for a number.

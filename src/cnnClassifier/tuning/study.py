@@ -19,7 +19,7 @@ from optuna.distributions import (
 )
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryFailedTrialCallback
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sklearn.model_selection import ParameterGrid
@@ -34,7 +34,7 @@ from cnnClassifier.utils.redaction import redact_credentials
 
 Space = Mapping[str, Choice | Between]
 _MAX_ATTEMPTS = 20  # to draw values that no trial has
-_HEARTBEAT = "heartbeat"  # a user attribute of each trial
+_HEARTBEAT, _ATTEMPT = "heartbeat", "attempt"  # user attributes of a trial
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -181,8 +181,6 @@ class SharedStudy:
         combinations = grid(space)
         self.size = len(combinations) if combinations else math.inf
         self._distributions = sampler.distributions
-        # At most three attempts: the trial itself may be what ends its process.
-        self._retry = RetryFailedTrialCallback(max_retry=2)
         self._stale_after_s = stale_after_s
         self._first_seen: dict[tuple[int, Any], float] = {}
 
@@ -259,9 +257,17 @@ class SharedStudy:
                 self._repeat(trial)
 
     def _repeat(self, trial: FrozenTrial) -> None:
+        # At most three attempts: the trial itself may be what ends its process.
+        attempt = trial.user_attrs.get(_ATTEMPT, 1)
         complete = trial.params.keys() == self._distributions.keys()
-        if self._end(trial.number, TrialState.FAIL) and complete:
-            self._retry(self.study, trial)
+        if self._end(trial.number, TrialState.FAIL) and complete and attempt < 3:
+            again = create_trial(
+                state=TrialState.WAITING,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs={_ATTEMPT: attempt + 1},
+            )
+            self.study.add_trial(again)
 
     def _end(self, number: int, state: TrialState, value: float | None = None) -> bool:
         """Return whether the trial had not ended before."""
