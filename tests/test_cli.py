@@ -139,9 +139,7 @@ def test_compare_prints_two_evaluations_and_writes_a_page(tmp_path, capsys):
     assert "Model B is better" in alone
     words = ["compare", before, "artifacts/evaluation", "--names", "main", "here", "--markdown"]
     assert cli.main([*words, "--html", "pages/comparison.html"]) == 0
-    assert capsys.readouterr().out.startswith(
-        "### main (A) and here (B)\n\n**Model B is better:"
-    )
+    assert capsys.readouterr().out.startswith("### main (A) and here (B)\n\n**Model B is better:")
     page = tmp_path / "pages/comparison.html"
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert cli.main(["compare", "nothing"]) == 1

@@ -193,9 +193,9 @@ def test_an_unmet_gate_stops_the_pipeline_and_loses_nothing(clone):
     )
     assert "Traceback" not in done.stderr
     scores = json.loads((clone / "artifacts/evaluation/scores.json").read_text())
-    assert [gate["passed"] for gate in scores["gates"] if gate["name"] == "min_images_per_class"] == [
-        False
-    ]
+    assert [
+        gate["passed"] for gate in scores["gates"] if gate["name"] == "min_images_per_class"
+    ] == [False]
     assert "gate min_images_per_class not met" in run(clone, "python", "main.py", "scores").stdout
     (clone / "config/config.yaml").write_text(config)
 

@@ -17,13 +17,26 @@ CONFIG = FitConfig(
 )
 
 
+class ArrayFeatures(Features):
+    """Features in memory instead of in files."""
+
+    def __init__(self, maps):
+        super().__init__(maps, maps.shape[1:])
+
+    def __getitem__(self, items):
+        return ArrayFeatures(self._paths[items])
+
+    def take(self, items):
+        return self._paths[items]
+
+
 def toy(count, seed, share=0.5):
     """Maps of 2x2 with 3 channels; the first channel tells the class."""
     rng = np.random.default_rng(seed)
     labels = (rng.random(count) < share).astype(np.int64)
     maps = rng.normal(size=(count, 2, 2, 3))
     maps[..., 0] += 4 * labels[:, None, None] - 2
-    return Features([maps.astype(np.float16)], np.array([[0, row] for row in range(count)])), labels
+    return ArrayFeatures(maps.astype(np.float16)), labels
 
 
 @pytest.fixture
