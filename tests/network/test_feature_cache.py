@@ -7,7 +7,6 @@ import pytest
 from cnnClassifier.network import feature_cache as module
 from cnnClassifier.network.feature_cache import (
     FeatureCache,
-    Features,
     choose_precision,
     forward,
     split_at,
@@ -136,47 +135,25 @@ def test_what_is_too_large_for_float16_stays_finite(keras, tmp_path):
 
 
 def test_the_id_follows_all_that_decides_a_map(keras, trunk):
-    first = trunk_id(trunk, "float32")
-    assert first == trunk_id(build(keras), "float32")
-    others = [
-        trunk_id(trunk, "bfloat16"),
-        trunk_id(build(keras, seed=1), "float32"),
-        trunk_id(build(keras, scale=2.0), "float32"),
-        trunk_id(build(keras, activation="tanh"), "float32"),
-    ]
-    assert len({first, *others}) == 5
+    same = {trunk_id(trunk, "float32"), trunk_id(build(keras), "float32")}
+    changes = [{"seed": 1}, {"scale": 2.0}, {"activation": "tanh"}]
+    others = {trunk_id(build(keras, **change), "float32") for change in changes}
+    assert len(same) == 1
+    assert len(same | others | {trunk_id(trunk, "bfloat16")}) == 5
 
 
 def test_a_model_is_cut_into_two_that_share_its_layers(keras, trunk):
     image = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(5, 3, strides=2, name="cut")(image)
-    x = keras.layers.Conv2D(2, 3, name="later")(x)
-    model = keras.Model(
-        image, keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(x))
-    )
+    model = keras.Model(image, keras.layers.Conv2D(2, 3, name="later")(x))
     front, tail = split_at(model, "cut")
-    pixels = IMAGES[:3] / np.float32(255)
-    assert np.allclose(tail(front(pixels)), model(pixels), atol=1e-6)
     assert front.trainable_weights == []
-    assert len(tail.trainable_weights) == 4
-    before = np.asarray(model(pixels))
-    tail.get_layer("later").set_weights(
-        [values + 0.1 for values in tail.get_layer("later").get_weights()]
-    )
-    assert not np.allclose(model(pixels), before)
-    assert np.allclose(tail(front(pixels)), model(pixels), atol=1e-6)
-
-
-def test_maps_are_taken_in_the_requested_order(tmp_path):
-    paths = [tmp_path / str(number) for number in range(4)]
-    for number, path in enumerate(paths):
-        np.full((1, 2, 1), number, np.float16).tofile(path)
-    features = Features(np.array(paths, str), (1, 2, 1))
-    assert len(features) == 4
-    taken = features.take(np.array([3, 0, 0, 2]))
-    assert (taken.dtype, taken.shape) == (np.float16, (4, 1, 2, 1))
-    assert taken[:, 0, 0, 0].tolist() == [3, 0, 0, 2]
-    assert features[1:3].take(np.array([1, 0]))[:, 0, 0, 0].tolist() == [2, 1]
+    before = np.asarray(model(IMAGES[:3]))
+    later = tail.get_layer("later")
+    later.set_weights([values + 0.1 for values in later.get_weights()])
+    after = np.asarray(model(IMAGES[:3]))
+    assert not np.allclose(after, before)
+    assert np.allclose(tail(front(IMAGES[:3])), after, atol=1e-3)
 
 
 @pytest.mark.parametrize(

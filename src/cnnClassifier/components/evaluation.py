@@ -24,7 +24,7 @@ from cnnClassifier.evaluation.model_card import CardContent, write_card
 from cnnClassifier.evaluation.ood_samples import TEST_IMAGES, generate_ood_samples, ood_metrics
 from cnnClassifier.evaluation.plots import write_plots, write_tables
 from cnnClassifier.evaluation.scores_file import SCORES_FILE
-from cnnClassifier.imaging.prepare import prepare, resize
+from cnnClassifier.imaging.decode import prepare, resize
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.runs import Run, start_run
 from cnnClassifier.tracking.store import EVALUATED, TRAINED

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 
@@ -112,7 +111,7 @@ class FeatureCache:
         return Features(np.array(paths, str), self.shape)
 
     def _compute(self, paths: list[Path], missing: dict[int, list[int]], load: Loader) -> None:
-        create_directories(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
         run = forward(self._trunk, self._precision)
         size = 32 if _has_gpu() else 4  # on a CPU more isn't faster, and takes memory
         loaded = _load_ahead(missing, load, max_views=3 * size)
@@ -209,8 +208,6 @@ def _has_gpu() -> bool:
 
 
 def _cpu_has_bfloat16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags

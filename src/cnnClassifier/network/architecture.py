@@ -1,4 +1,4 @@
-"""The ImageNet backbones, and the layers where each can be cut."""
+"""The network: ImageNet backbones, where each can be cut, and the head on it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,19 +8,22 @@ from cnnClassifier.utils.errors import ConfigError
 if TYPE_CHECKING:
     import keras
 
+NORM_LAYER = "head_norm"
+MAP_LAYER = "head_map"
+POOL_LAYER = "head_pool"
+OUTPUT_LAYER = "probabilities"
+
 
 @dataclass(frozen=True)
 class Backbone:
     """A network of `keras.applications`.
 
     Attributes:
-        name: of the constructor, such as `VGG16`.
         module: of `keras.applications`, with its `preprocess_input`.
         feature_layer: default layer for the head; its map has a sixteenth of the image's sides.
         boundaries: for each block that can be trained, the last layer before it.
     """
 
-    name: str
     module: str
     feature_layer: str
     boundaries: dict[str, str]
@@ -46,12 +49,12 @@ _EFFICIENTNET = {
     "block7": "block6d_add",
 }
 BACKBONES = {
-    "VGG16": Backbone("VGG16", "vgg16", "block4_pool", _VGG),
-    "VGG19": Backbone("VGG19", "vgg19", "block4_pool", _VGG),
-    "ResNet50": Backbone("ResNet50", "resnet", "conv4_block6_out", _RESNET),
-    "DenseNet121": Backbone("DenseNet121", "densenet", "pool4_conv", _DENSENET),
-    "MobileNetV2": Backbone("MobileNetV2", "mobilenet_v2", "block_12_add", _MOBILENET),
-    "EfficientNetB0": Backbone("EfficientNetB0", "efficientnet", "block5c_add", _EFFICIENTNET),
+    "VGG16": Backbone("vgg16", "block4_pool", _VGG),
+    "VGG19": Backbone("vgg19", "block4_pool", _VGG),
+    "ResNet50": Backbone("resnet", "conv4_block6_out", _RESNET),
+    "DenseNet121": Backbone("densenet", "pool4_conv", _DENSENET),
+    "MobileNetV2": Backbone("mobilenet_v2", "block_12_add", _MOBILENET),
+    "EfficientNetB0": Backbone("efficientnet", "block5c_add", _EFFICIENTNET),
 }
 
 
@@ -112,3 +115,73 @@ def freeze_boundary(
             f"can be trained from {', '.join(usable) or 'no block'}, or null"
         )
     return usable[fine_tune_from]
+
+
+def add_head(
+    backbone: "keras.Model",
+    feature_layer: str,
+    head: str,
+    dropout: float,
+    class_count: int,
+    seed: int,
+) -> "keras.Model":
+    """Attach a softmax head to a layer of the backbone, without the layers after that one.
+
+    A lesion is a few cells of the feature map. `conv_max` combines each cell with its neighbors and
+    takes the mean of the maximum and the average over all cells: one cell is enough, and what fills
+    the image counts as well. Its dropout drops whole channels (Tompson et al. 2015), because
+    neighbors in a map are correlated. `average` (global average pooling, Lin et al. 2013) suits
+    what fills the image. `flatten` is the head of most tutorials, with the most weights to overfit.
+
+    Args:
+        backbone: a functional model with a layer `feature_layer` of shape (n, h, w, channels).
+        feature_layer: the layer's name.
+        head: `conv_max`, `average` or `flatten`.
+        dropout: fraction of features dropped in training, 0 to 0.95.
+        class_count: number of outputs.
+        seed: of the new weights and of dropout.
+
+    Returns:
+        A model from RGB 0-255 to probabilities, (n, class_count).
+    """
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(seed)
+    x = backbone.get_layer(feature_layer).output
+    if head == "conv_max":
+        x = layers.BatchNormalization(name=NORM_LAYER)(x)
+        x = layers.SpatialDropout2D(dropout, seed=seed, name="head_dropout")(x)
+        x = layers.Conv2D(64, 1, activation="relu", name="head_mix")(x)
+        x = layers.Conv2D(32, 3, padding="same", activation="relu", name=MAP_LAYER)(x)
+        maximum = layers.GlobalMaxPooling2D(name="head_max")(x)
+        mean = layers.GlobalAveragePooling2D(name="head_mean")(x)
+        x = layers.Average(name=POOL_LAYER)([maximum, mean])
+    else:
+        pool = layers.GlobalAveragePooling2D if head == "average" else layers.Flatten
+        x = pool(name=POOL_LAYER)(x)
+        x = layers.BatchNormalization(name=NORM_LAYER)(x)
+        x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
+    outputs = layers.Dense(class_count, activation="softmax", name=OUTPUT_LAYER)(x)
+    return keras.Model(backbone.input, outputs, name="classifier")
+
+
+def standalone_head(
+    shape: tuple[int, int, int], head: str, dropout: float, class_count: int, seed: int
+) -> "keras.Model":
+    """Return the head of `add_head` without a backbone, with the same initial weights.
+
+    Args:
+        shape: of one feature map, (h, w, channels).
+        head: as in `add_head`.
+        dropout: as in `add_head`.
+        class_count: as in `add_head`.
+        seed: as in `add_head`.
+
+    Returns:
+        A model from feature maps to probabilities, (n, class_count).
+    """
+    import keras
+
+    maps = keras.Input(shape, name="maps")
+    return add_head(keras.Model(maps, maps), "maps", head, dropout, class_count, seed)
