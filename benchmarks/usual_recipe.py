@@ -16,7 +16,7 @@ import pandas as pd
 import tensorflow as tf
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from cnnClassifier.network.backbones import build_backbone
+from cnnClassifier.network.architecture import build_backbone
 from cnnClassifier.network.weights import get_tensors, load_pretrained
 
 ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator

@@ -289,7 +289,7 @@ def test_every_way_gives_one_image_the_same_probabilities(clone, keras):
     import numpy as np
 
     from cnnClassifier.entity.bundle import ModelBundle, apply_temperature
-    from cnnClassifier.imaging.prepare import prepare
+    from cnnClassifier.imaging.decode import prepare
 
     run(clone, "dvc", "repro")
     with (clone / "artifacts/evaluation/predictions.csv").open(newline="") as file:

@@ -13,7 +13,7 @@ import yaml
 
 from cnnClassifier.components.crossvalidation import FoldRunner, grouped_folds
 from cnnClassifier.components.search import study_name
-from cnnClassifier.components.training_inputs import image_features, load_network
+from cnnClassifier.components.training import image_features, load_network
 from cnnClassifier.components.trial_evaluator import TrialEvaluator, backbone_config
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.entity.config_entity import Choice

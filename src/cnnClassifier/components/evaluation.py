@@ -28,7 +28,7 @@ from cnnClassifier.evaluation.plots import (
     write_tables,
 )
 from cnnClassifier.evaluation.scores import SCORES_FILE
-from cnnClassifier.imaging.prepare import prepare, resize
+from cnnClassifier.imaging.decode import prepare, resize
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.runs import Run, start_run
 from cnnClassifier.tracking.store import EVALUATED, TRAINED

@@ -9,14 +9,18 @@ import numpy as np
 
 from cnnClassifier.components.crossvalidation import FoldRunner, check_groups, grouped_folds
 from cnnClassifier.components.prepare_base_model import PrepareBaseModel
-from cnnClassifier.components.training_inputs import image_features, positive_class
+from cnnClassifier.components.training import image_features, positive_class
 from cnnClassifier.entity.config_entity import Choice, PrepareBaseModelConfig, SearchConfig
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.evaluation.metrics import compute_metrics
 from cnnClassifier.imaging.augment import views_of
-from cnnClassifier.network.backbones import freeze_boundary, resolve_feature_layer
+from cnnClassifier.network.architecture import (
+    add_head,
+    freeze_boundary,
+    resolve_feature_layer,
+    standalone_head,
+)
 from cnnClassifier.network.feature_cache import FeatureCache, Features, choose_precision, split_at
-from cnnClassifier.network.heads import add_head, standalone_head
 from cnnClassifier.network.serialization import load_model
 from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.training import make_deterministic, snapshot

@@ -8,7 +8,7 @@ from typing import Any
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.disclaimers import DISCLAIMER
 from cnnClassifier.entity.prediction import Prediction
-from cnnClassifier.imaging.prepare import shrink
+from cnnClassifier.imaging.decode import shrink
 from cnnClassifier.serving.errors import RequestError, error_body
 from cnnClassifier.serving.predict_options import PredictOptions
 from cnnClassifier.serving.predictor import Predictor
