@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnClassifier.serving.auth import find_token, parse_tokens
+from cnnClassifier.serving.auth import hash_token, parse_tokens
 from tests.waiting import PATIENCE_S, until
 
 
@@ -81,7 +81,7 @@ def test_a_new_token_is_printed_with_its_entry(run_app, tmp_path):
     done = run_app("--new-token", "ci", "--may-train")
     _, token, _, entry = (line.strip() for line in done.stdout.splitlines())
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
-    assert find_token(parse_tokens(entry), token).permissions == {"predict", "train"}
+    assert parse_tokens(entry)[hash_token(token)].may_train
     done = run_app("--new-token", "no name")
     assert (done.returncode, done.stdout) == (1, "")
     assert "token name 'no name'" in done.stderr

@@ -1,5 +1,4 @@
 import base64
-import dataclasses
 import io
 import json
 import logging
@@ -17,8 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving.app import create_app
-from cnnClassifier.serving.predictor import Predictor
-from cnnClassifier.serving.responses import is_uncertain
+from cnnClassifier.serving.predict import is_uncertain
 
 MAX_UPLOAD_BYTES = 200_000
 PNG, JSON, FORM = "image/png", "application/json", "multipart/form-data; boundary=b"
@@ -167,17 +165,14 @@ def test_options_are_validated(client, picture, option, valid, invalid):
     ],
 )
 def test_a_result_is_uncertain_near_the_threshold(
-    tiny_bundle, picture, probabilities, threshold, margin, expected
+    tiny_bundle, probabilities, threshold, margin, expected
 ):
     classes = tuple("abc"[: len(probabilities)])
     bundle = ModelBundle.read(tiny_bundle)
     changes = {"classes": classes, "positive_class": "a", "threshold": threshold}
-    prediction = dataclasses.replace(
-        Predictor(bundle, max_pixels=10_000).predict(picture()),
-        probabilities=dict(zip(classes, probabilities, strict=True)),
-    )
     bundle = bundle.model_copy(update=changes)
-    assert is_uncertain(prediction, bundle, margin) is expected
+    by_class = dict(zip(classes, probabilities, strict=True))
+    assert is_uncertain(by_class, bundle, margin) is expected
 
 
 @pytest.mark.parametrize(

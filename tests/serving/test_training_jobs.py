@@ -17,7 +17,7 @@ from tests.waiting import PATIENCE_S, until
 PRINT_SECRETS = """
 import os
 print('one\\rtwo')
-print('https://jane:hunter2@example.org/', os.environ.get('API_TOKENS'))
+print('https://jane:hunter2@example.org/', repr(os.environ['API_TOKENS']))
 print(os.environ['DAGSHUB_USER_TOKEN'])
 raise SystemExit(3)
 """
@@ -80,7 +80,7 @@ def test_a_job_is_started_and_followed_without_secrets(
     status = client.get(response.headers["Location"]).json
     assert (status["state"], status["exit_code"]) == ("failed", 3)
     assert status["finished"] >= status["started"]
-    assert status["log"] == ["one", "two", "https://example.org/ None", "***"]
+    assert status["log"] == ["one", "two", "https://example.org/ ''", "***"]
     restarted = TrainingJobs(tmp_path, tmp_path / "jobs")
     assert restarted.get(job.id) == job
 
@@ -135,8 +135,7 @@ def test_an_installation_that_cannot_train_says_so(make_client, tmp_path, monkey
     with pytest.raises(RequestError, match=r"no dvc\.yaml"):
         jobs.start()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for client in (make_client(jobs), make_client(None)):
-        assert error_of(client.post("/train")) == (501, "training_unavailable")
+    assert error_of(make_client(jobs).post("/train")) == (501, "training_unavailable")
 
 
 def test_the_log_tail_is_limited(make_jobs):

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
@@ -25,7 +26,7 @@ RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
 STOP_TIMEOUT_S = 1.0
 _ID_PATTERN = r"\d{8}-\d{6}-[0-9a-f]{6}"
 _MAX_LOG_LINES = 100
-_MAX_LOG_BYTES = 65536
+_kill_group = getattr(os, "killpg", os.kill)  # Windows has no process groups
 _SECRET_NAME = re.compile("TOKEN|PASSWORD|SECRET|CREDENTIAL|KEY", re.IGNORECASE)
 
 
@@ -70,7 +71,8 @@ class TrainingJobs:
                 message = f"job {self._job.id} is running; wait for its end"
                 location = {"Location": f"/train/{self._job.id}"}
                 raise RequestError(409, "already_running", message, location)
-            command = self._command or self._pipeline_command()
+            command = self._command or _pipeline_command(self._root_dir)
+            path = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
             job_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
             job = Job(job_id, RUNNING, _now())
             create_directories(self._log_dir)
@@ -78,7 +80,8 @@ class TrainingJobs:
                 self._process = subprocess.Popen(
                     command,
                     cwd=self._root_dir,
-                    env=_environment(),
+                    # `python` is the server's own, and the API tokens aren't passed on.
+                    env=os.environ | {"PATH": os.pathsep.join(path), TOKENS_VARIABLE: ""},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -107,40 +110,22 @@ class TrainingJobs:
 
     def log_tail(self, job_id: str) -> list[str]:
         """Return the last lines of a job's output, without secrets."""
-        try:
-            with self._path(job_id, ".log").open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - _MAX_LOG_BYTES))
-                text = file.read().decode("utf-8", "replace")
-        except OSError:
-            return []
-        if size > _MAX_LOG_BYTES:  # starts in the middle of a line
-            text = text.partition("\n")[2]
-        lines = re.findall(r"[^\r\n]*\S[^\r\n]*", text)
-        return [_redact(line)[:1000] for line in lines[-_MAX_LOG_LINES:]]
+        with self._path(job_id, ".log").open(encoding="utf-8", errors="replace") as file:
+            lines = deque(filter(str.strip, file), maxlen=_MAX_LOG_LINES)
+        return [_redact(line.rstrip("\n"))[:1000] for line in lines]
 
     def stop(self) -> None:
         """Stop the running job, if any; its stages keep their last good outputs."""
         process = self._process
-        if process is None or process.poll() is not None:
+        if not process or process.poll() is not None:
             return
         for signal_number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
-            _signal_group(process, signal_number)
-            try:
+            with suppress(OSError):  # it has just ended
+                _kill_group(process.pid, signal_number)
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_TIMEOUT_S)
                 break
-            except subprocess.TimeoutExpired:
-                continue
         logger.warning("stopped the training job with the server")
-
-    def _pipeline_command(self) -> tuple[str, ...]:
-        if importlib.util.find_spec("dvc") is None:
-            message = "DVC isn't installed here; train where requirements.txt is installed"
-            raise RequestError(501, "training_unavailable", message)
-        if not (self._root_dir / "dvc.yaml").is_file():
-            message = "no dvc.yaml in the server's working folder; start it in the project's"
-            raise RequestError(501, "training_unavailable", message)
-        return sys.executable, "-m", "dvc", "repro"
 
     def _wait(self, process: "subprocess.Popen[bytes]", job: Job) -> None:
         exit_code = process.wait()
@@ -159,57 +144,39 @@ class TrainingJobs:
         return self._log_dir / f"{job_id}{suffix}"
 
 
-def make_blueprint(jobs: TrainingJobs | None) -> Blueprint:
-    """Return the routes of `/train`.
-
-    Args:
-        jobs: None if the app can't train.
-    """
+def make_blueprint(jobs: TrainingJobs) -> Blueprint:
+    """Return the routes of `/train`."""
     routes = Blueprint("training", __name__)
 
     @routes.post("/train")
     def start() -> tuple[Response, int, dict[str, str]]:
         require_train_permission(by_header=True)
-        if jobs is None:
-            raise RequestError(501, "training_unavailable", "this server can't train")
         job = jobs.start()
-        return jsonify(_status(job, [])), 202, {"Location": f"/train/{job.id}"}
+        return jsonify(asdict(job) | {"log": []}), 202, {"Location": f"/train/{job.id}"}
 
     @routes.get("/train/<identifier>")
     def status(identifier: str) -> Response:
         require_train_permission()
-        job = jobs.get(identifier) if jobs else None
-        if jobs is None or job is None:
+        job = jobs.get(identifier)
+        if job is None:
             raise RequestError(404, "no_such_job", "there is no such job")
-        return jsonify(_status(job, jobs.log_tail(identifier)))
+        return jsonify(asdict(job) | {"log": jobs.log_tail(identifier)})
 
     return routes
 
 
-def _status(job: Job, log: list[str]) -> dict[str, Any]:
-    return asdict(job) | {"log": log}
+def _pipeline_command(root_dir: Path) -> tuple[str, ...]:
+    if importlib.util.find_spec("dvc") is None or not (root_dir / "dvc.yaml").is_file():
+        message = (
+            "DVC isn't installed, or the server's working folder has no dvc.yaml; start it in the "
+            "project's folder, where requirements.txt is installed"
+        )
+        raise RequestError(501, "training_unavailable", message)
+    return sys.executable, "-m", "dvc", "repro"
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment without the API tokens; `python` is the server's own."""
-    environment = dict(os.environ)
-    environment.pop(TOKENS_VARIABLE, None)
-    folders = [str(Path(sys.executable).parent), environment.get("PATH", "")]
-    return environment | {"PATH": os.pathsep.join(folders)}
-
-
-def _signal_group(process: "subprocess.Popen[bytes]", signal_number: int) -> None:
-    try:
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal_number)
-        else:  # Windows
-            process.terminate()
-    except ProcessLookupError:
-        pass
 
 
 def _redact(line: str) -> str:
