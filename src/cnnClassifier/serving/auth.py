@@ -24,7 +24,7 @@ _MAX_SESSIONS = 10_000
 _MAX_FAILURES = parse("10/minute")
 # Monitoring has no token, and the page's code is public.
 _PUBLIC_ENDPOINTS = {"routes.livez", "routes.readyz", "static", "auth.sign_in"}
-_UNLIMITED_ENDPOINTS = {"routes.livez", "routes.readyz", "static"}
+_UNLIMITED_ENDPOINTS = _PUBLIC_ENDPOINTS - {"auth.sign_in"}
 _LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
 _LOCAL_HOST = re.compile(r"(([\w.-]+\.)?localhost\.?|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
 
@@ -58,8 +58,7 @@ def create_token(name: str, may_train: bool) -> tuple[str, str]:
         expected = "1 to 40 letters, digits, dots, dashes or underscores"
         raise ConfigError(f"token name {name!r:.60}: expected {expected}")
     token = secrets.token_urlsafe(32)
-    suffix = ":train" if may_train else ""
-    return token, f"{name}:{hash_token(token)}{suffix}"
+    return token, f"{name}:{hash_token(token)}" + (":train" if may_train else "")
 
 
 def parse_tokens(text: str) -> Tokens:

@@ -98,7 +98,6 @@ def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> int:
         **proxy,
     )
     server.channel_class = waitress_channel.Channel
-    return server
     received: list[int] = []
 
     def stop(number: int, _: object) -> None:

@@ -24,8 +24,6 @@ from cnnClassifier.utils.redaction import redact_credentials
 
 RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
 STOP_TIMEOUT_S = 1.0
-_ID_PATTERN = r"\d{8}-\d{6}-[0-9a-f]{6}"
-_MAX_LOG_LINES = 100
 _kill_group = getattr(os, "killpg", os.kill)  # Windows has no process groups
 _SECRET_NAME = re.compile("TOKEN|PASSWORD|SECRET|CREDENTIAL|KEY", re.IGNORECASE)
 
@@ -58,7 +56,7 @@ class TrainingJobs:
         self._command = command
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._job: Job | None = None
+        self._job_id = ""
 
     def start(self) -> Job:
         """Start a job.
@@ -67,14 +65,15 @@ class TrainingJobs:
             RequestError: 409: one is running; 501: this installation can't train.
         """
         with self._lock:
-            if self._job and self._job.state == RUNNING:
-                message = f"job {self._job.id} is running; wait for its end"
-                location = {"Location": f"/train/{self._job.id}"}
+            if self._process and self._process.poll() is None:
+                message = f"job {self._job_id} is running; wait for its end"
+                location = {"Location": f"/train/{self._job_id}"}
                 raise RequestError(409, "already_running", message, location)
             command = self._command or _pipeline_command(self._root_dir)
             path = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-            job_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-            job = Job(job_id, RUNNING, _now())
+            now = datetime.now(UTC)
+            self._job_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+            job = Job(self._job_id, RUNNING, now.isoformat(timespec="seconds"))
             create_directories(self._log_dir)
             with self._path(job.id, ".log").open("wb") as output:
                 self._process = subprocess.Popen(
@@ -88,7 +87,7 @@ class TrainingJobs:
                     # A process group: its stages are stopped with it, and Ctrl-C doesn't reach it.
                     start_new_session=True,
                 )
-            self._save(job)
+            save_json(self._path(job.id, ".json"), asdict(job))
             arguments = (self._process, job)
             threading.Thread(target=self._wait, args=arguments, daemon=True).start()
         logger.info("job=%s state=running", job.id)
@@ -96,22 +95,20 @@ class TrainingJobs:
 
     def get(self, job_id: str) -> Job | None:
         """Return a job of this or an earlier run of the server; None if there is none."""
-        job = self._job
-        if job and job.id == job_id:
-            return job
-        if not re.fullmatch(_ID_PATTERN, job_id, re.ASCII):
+        if not re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", job_id, re.ASCII):
             return None
         try:
             job = Job(**load_json(self._path(job_id, ".json")))
         except (OSError, ValueError, TypeError):
             return None
         # A job of an earlier server was stopped with it.
-        return replace(job, state=FAILED) if job.state == RUNNING else job
+        is_stopped = job.state == RUNNING and job_id != self._job_id
+        return replace(job, state=FAILED) if is_stopped else job
 
     def log_tail(self, job_id: str) -> list[str]:
-        """Return the last lines of a job's output, without secrets."""
+        """Return the last 100 lines of a job's output, without secrets."""
         with self._path(job_id, ".log").open(encoding="utf-8", errors="replace") as file:
-            lines = deque(filter(str.strip, file), maxlen=_MAX_LOG_LINES)
+            lines = deque(filter(str.strip, file), maxlen=100)
         return [_redact(line.rstrip("\n"))[:1000] for line in lines]
 
     def stop(self) -> None:
@@ -130,15 +127,10 @@ class TrainingJobs:
     def _wait(self, process: "subprocess.Popen[bytes]", job: Job) -> None:
         exit_code = process.wait()
         state = FAILED if exit_code else SUCCEEDED
-        job = replace(job, state=state, finished=_now(), exit_code=exit_code)
-        self._save(job)
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        job = replace(job, state=state, finished=finished, exit_code=exit_code)
+        save_json(self._path(job.id, ".json"), asdict(job))
         logger.info("job=%s state=%s exit_code=%d", job.id, job.state, exit_code)
-
-    def _save(self, job: Job) -> None:
-        try:
-            save_json(self._path(job.id, ".json"), asdict(job))
-        finally:  # after the file, so that both agree once the state is visible
-            self._job = job
 
     def _path(self, job_id: str, suffix: str) -> Path:
         return self._log_dir / f"{job_id}{suffix}"
@@ -173,10 +165,6 @@ def _pipeline_command(root_dir: Path) -> tuple[str, ...]:
         )
         raise RequestError(501, "training_unavailable", message)
     return sys.executable, "-m", "dvc", "repro"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _redact(line: str) -> str:
