@@ -32,16 +32,6 @@ def make_blueprint(manager: ModelManager, config: ServingConfig) -> Blueprint:
     """Return the routes, which describe the model in `manager`."""
     routes = Blueprint("model_page", __name__)
 
-    def find_report(name: str, bundle: ModelBundle) -> Path | None:
-        path = None
-        if name == "model-card" and read_scores(bundle, config.evaluation_dir):
-            path = config.evaluation_dir and config.evaluation_dir / "MODEL_CARD.html"
-        if name == "data-report" and config.report_path:
-            path = config.report_path.with_suffix(".html")
-            if _read_json(config.report_path).get("manifest_sha256") != bundle.manifest_sha256:
-                return None  # the report of other data
-        return path if path and config.show_reports and path.is_file() else None
-
     @routes.get("/model")
     def model() -> Response:
         bundle = manager.predictor(wait=True).bundle
@@ -64,14 +54,14 @@ def make_blueprint(manager: ModelManager, config: ServingConfig) -> Blueprint:
             scores=scores,
             metrics=model_info(bundle, scores)["metrics"],
             history=_history(config.bundle_dir),
-            has_model_card=find_report("model-card", bundle) is not None,
-            has_data_report=find_report("data-report", bundle) is not None,
+            has_model_card=_find_report("model-card", bundle, config) is not None,
+            has_data_report=_find_report("data-report", bundle, config) is not None,
             **texts,
         )
 
     @routes.get("/about/<any('model-card', 'data-report'):name>")
     def report(name: str) -> Response:
-        path = find_report(name, manager.predictor(wait=True).bundle)
+        path = _find_report(name, manager.predictor(wait=True).bundle, config)
         if path is None:
             abort(404)
         response = Response(path.read_bytes(), mimetype="text/html")
@@ -119,6 +109,17 @@ def read_scores(bundle: ModelBundle, evaluation_dir: Path | None) -> dict[str, A
     """Return the content of scores.json; None if it is missing, damaged or of another model."""
     scores = _read_json(evaluation_dir / "scores.json") if evaluation_dir else {}
     return scores if scores.get("model_sha256") == bundle.model_sha256 else None
+
+
+def _find_report(name: str, bundle: ModelBundle, config: ServingConfig) -> Path | None:
+    path = None
+    if name == "model-card" and read_scores(bundle, config.evaluation_dir):
+        path = config.evaluation_dir and config.evaluation_dir / "MODEL_CARD.html"
+    if name == "data-report" and config.report_path:
+        path = config.report_path.with_suffix(".html")
+        if _read_json(config.report_path).get("manifest_sha256") != bundle.manifest_sha256:
+            return None  # the report of other data
+    return path if path and config.show_reports and path.is_file() else None
 
 
 def _metric(scores: dict[str, Any], name: str) -> dict[str, Any]:
