@@ -14,9 +14,9 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     package_data={
-        "cnnClassifier.evaluation": ["*.j2", "*.html"],
+        "cnnClassifier.evaluation": ["*.j2", "*.html", "*.md", "*.txt"],
         "cnnClassifier.dataset": ["report.html"],
-        "cnnClassifier.tuning": ["report_page.html"],
+        "cnnClassifier.tuning": ["report.html"],
         "cnnClassifier.serving": ["openapi.yaml"],
         "cnnClassifier.utils": ["page.html"],
     },

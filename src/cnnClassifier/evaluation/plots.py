@@ -1,22 +1,78 @@
-"""The tables of evaluation, some of which `dvc plots` draws, and the same plots as PNG files."""
+"""The tables of evaluation, which `dvc plots` draws, plots, and the worst predictions as images."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
 from sklearn import metrics
 
-from cnnClassifier.evaluation.gallery import GalleryImage
-from cnnClassifier.evaluation.metrics import LabeledPredictions, calibration_curve
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from cnnClassifier.evaluation.metrics import (
+    LabeledPredictions,
+    calibration_curve,
+    positive_curves,
+)
 
 _TEXT, _MUTED, _PRIMARY, _SECONDARY, _LINE = "#1f2933", "#52606d", "#0b7285", "#c2410c", "#9aa5b1"
 _UNIT_SQUARE = {"aspect": "equal", "xlim": (-0.02, 1.02), "ylim": (-0.02, 1.02)}
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """An image of the gallery.
+
+    Attributes:
+        path: as in the manifest.
+        actual: its class.
+        predicted: the class that the model predicts.
+        probability: of the predicted class.
+        pixels: the input of the model, uint8 (height, width, 3).
+        overlay: the image with its class activation map.
+    """
+
+    path: str
+    actual: str
+    predicted: str
+    probability: float
+    pixels: np.ndarray
+    overlay: np.ndarray
+
+
+def worst_predictions(predictions: LabeledPredictions, count: int) -> list[int]:
+    """Return the indices of the errors, largest loss first, then of the least certain images.
+
+    Args:
+        predictions: on the test split.
+        count: maximum number of indices.
+    """
+    labels = predictions.labels[:, None]
+    true_class = np.take_along_axis(predictions.probabilities, labels, axis=1)[:, 0]
+    return np.lexsort((true_class, predictions.correct))[:count].tolist()
+
+
+def overlay(image: np.ndarray, activation: np.ndarray) -> np.ndarray:
+    """Draw a class activation map over an image: bright and opaque where the activation is high.
+
+    Args:
+        image: uint8, (height, width, 3).
+        activation: float, (h, w), 0 to 1; scaled to the image.
+
+    Returns:
+        uint8, (height, width, 3).
+    """
+    size = (image.shape[1], image.shape[0])
+    smooth = Image.fromarray(activation.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    strength = np.asarray(smooth).clip(0, 1)
+    color = 255 * colormaps["inferno"](strength)[..., :3]
+    opacity = 0.65 * strength[..., None]
+    return (image * (1 - opacity) + color * opacity).round().astype(np.uint8)
 
 
 def write_tables(
@@ -42,13 +98,6 @@ def write_tables(
         distances: a row for each image, also for those that are no CT, with `kind`, `name`,
             `distance` and `out_of_distribution`.
     """
-    is_positive = predictions.labels == predictions.positive
-    score = predictions.probabilities[:, predictions.positive]
-    fpr, tpr, thresholds = metrics.roc_curve(is_positive, score)
-    thresholds = np.minimum(thresholds, 1.0)  # scikit-learn's first one is infinite
-    precision, recall, _ = metrics.precision_recall_curve(
-        is_positive, score, drop_intermediate=True
-    )
     names = np.array(classes)
     labels = {"actual": names[predictions.labels], "predicted": names[predictions.predicted]}
     confusion = pd.DataFrame(labels, images.index)
@@ -56,12 +105,13 @@ def write_tables(
     ood_columns = ["distance", "out_of_distribution"]
     # Concatenated, not a dict of columns: a class may have the name of another column.
     columns = [images[["path", "sha256", "group"]], confusion, probabilities, images[ood_columns]]
+    roc, pr = positive_curves(predictions)
     calibration = calibration_curve(predictions)
     calibration.insert(1, "ideal", calibration["confidence"])
     tables = {
         "predictions.csv": pd.concat(columns, axis=1),
-        "roc.csv": pd.DataFrame({"fpr": fpr, "tpr": tpr, "threshold": thresholds}),
-        "pr.csv": pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]}),
+        "roc.csv": roc,
+        "pr.csv": pr,
         "confusion.csv": confusion,
         "calibration.csv": calibration,
         "out_of_distribution.csv": distances,
@@ -159,8 +209,6 @@ def _plot_distances(folder: Path, limit: float, note: str) -> None:
 
 def _plot_gallery(path: Path, gallery: Sequence[GalleryImage], note: str) -> None:
     """Draw two gallery images in a row, each with its overlay on the right."""
-    from matplotlib.figure import Figure
-
     rows = -(-len(gallery) // 2)
     figure = Figure(figsize=(9.2, 2.75 * rows + 0.4), dpi=80, layout="constrained")
     grid = figure.subplots(rows, 4, squeeze=False)
@@ -169,8 +217,9 @@ def _plot_gallery(path: Path, gallery: Sequence[GalleryImage], note: str) -> Non
     for image, (left, right) in zip(gallery, grid.reshape(-1, 2), strict=False):
         left.imshow(image.pixels)
         right.imshow(image.overlay)
-        color = _TEXT if image.correct else _SECONDARY
-        verdict = "right" if image.correct else "wrong"
+        correct = image.actual == image.predicted
+        color = _TEXT if correct else _SECONDARY
+        verdict = "right" if correct else "wrong"
         prediction = f"{verdict}: {image.predicted}, {image.probability:.2f}"
         left.set_title(f"actual: {image.actual}\n{image.path[-36:]}", fontsize=7, loc="left")
         right.set_title(f"predicted\n{prediction}", fontsize=7, color=color, loc="left")
@@ -179,10 +228,8 @@ def _plot_gallery(path: Path, gallery: Sequence[GalleryImage], note: str) -> Non
 
 
 @contextmanager
-def _axes(path: Path, title: str, note: str) -> Iterator["Axes"]:
+def _axes(path: Path, title: str, note: str) -> Iterator[Axes]:
     """Yield axes in the style of all plots, and save them without a date."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(5.2, 4.6), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, loc="left", color=_TEXT, fontsize=12, pad=12)
