@@ -1,11 +1,8 @@
-from typing import get_args
-
 import numpy as np
 import pytest
 
-from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
+from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.network.architecture import (
-    BACKBONES,
     add_head,
     build_backbone,
     freeze_boundary,
@@ -25,11 +22,6 @@ NAMES = [
 @pytest.fixture(scope="module")
 def vgg(keras):
     return build_backbone("VGG16", (32, 32, 3), 0)
-
-
-def test_what_can_be_configured_can_be_built():
-    annotation = PrepareBaseModelConfig.model_fields["backbone"].annotation
-    assert set(get_args(annotation)) == set(BACKBONES)
 
 
 @pytest.mark.parametrize("name", NAMES)

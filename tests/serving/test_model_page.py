@@ -91,7 +91,7 @@ def test_without_a_model_the_page_says_so(make_client, tmp_path):
     client = make_client(bundle_dir=tmp_path)
     response = client.get("/about")
     assert response.status_code == 200
-    assert "There is no model" in response.text
+    assert "No model is available" in response.text
     assert "No trained model: " in response.text
     assert client.get("/about/model-card").status_code == 503
     assert client.get("/about/other").status_code == 404

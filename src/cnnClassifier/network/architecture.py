@@ -123,7 +123,7 @@ def add_head(
 
 
 def standalone_head(
-    shape: tuple[int, int, int], head: str, dropout: float, class_count: int, seed: int
+    shape: tuple[int, ...], head: str, dropout: float, class_count: int, seed: int
 ) -> "keras.Model":
     """Return the head of `add_head` without a backbone, with the same initial weights.
 
