@@ -1,7 +1,7 @@
-"""The usual recipe of this family of templates, to compare with: nothing of it is used by the project.
+"""The usual recipe of such templates, to compare with; the project uses nothing of it.
 
-ImageDataGenerator with augmentation, frozen VGG16, Flatten, Dense, `fit`: every epoch runs the whole network on every
-image again. Prints one line of JSON.
+ImageDataGenerator with augmentation, frozen VGG16, Flatten, Dense, `fit`: every epoch runs the
+whole network on every image again. Prints one line of JSON.
 """
 
 import argparse

@@ -252,12 +252,12 @@ def _registered_correlation(moving: np.ndarray, fixed: np.ndarray, transform: np
         transform: (2, 3), from pixels of `moving` to pixels of `fixed`.
     """
     size = (_SIDE, _SIDE)
-    inside = cv2.warpAffine(np.ones_like(moving), transform, size, flags=cv2.INTER_NEAREST)
-    if inside.mean() < _MIN_OVERLAP:
+    mask = cv2.warpAffine(np.ones_like(moving), transform, size, flags=cv2.INTER_NEAREST)
+    if mask.mean() < _MIN_OVERLAP:
         return -1.0
     # Outside the overlap both are made equal, so that its border isn't a detail of one of them.
-    warped = np.where(inside > 0, cv2.warpAffine(moving, transform, size), fixed)
-    inner = cv2.erode(inside, np.ones((5, 5), np.uint8))[::2, ::2] > 0
+    warped = np.where(mask > 0, cv2.warpAffine(moving, transform, size), fixed)
+    inner = cv2.erode(mask, np.ones((5, 5), np.uint8))[::2, ::2] > 0
     one, other = _details(warped)[inner], _details(fixed)[inner]
     if min(one.std(), other.std()) < _MIN_STD:
         return -1.0

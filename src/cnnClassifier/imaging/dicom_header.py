@@ -72,7 +72,7 @@ class Header:
         syntax: UID of the transfer syntax.
         order: byte order, `<` or `>`.
         values: raw bytes by keyword; of the sequences of enhanced CT lists of such mappings.
-        pixels: the value of Pixel Data, encapsulated where the syntax says so; empty: there is none.
+        pixels: the value of Pixel Data, encapsulated if the syntax says so; empty: no pixels.
         vr: of Pixel Data.
     """
 
