@@ -43,9 +43,8 @@ def make_blueprint(manager: ModelManager, config: ServingConfig, requires_token:
 
     @routes.get("/docs")
     def docs() -> str:
-        origin = request.host_url.rstrip("/")
         document = _load_openapi(config, requires_token)
-        return render_template("docs.html", document=document, origin=origin)
+        return render_template("docs.html", document=document, origin=request.host_url.rstrip("/"))
 
     @routes.get("/model")
     def model() -> Response:
