@@ -48,7 +48,7 @@ def test_help_imports_nothing_heavy(app_command, tmp_path):
         (["--port", "{taken}"], "", 1, "is in use"),
         (["--host", "192.0.2.1"], "", 1, "can't listen on 192.0.2.1"),
         (["--port", "70000"], "", 2, "0 to 65535"),
-        (["--config", "nowhere.yaml"], "", 1, "nowhere.yaml: no such file"),
+        (["--config", "nowhere.yaml"], "", 1, "nowhere.yaml: No such file"),
         ([], "letmein", 1, "environment: API_TOKENS: entry 1: expected name:sha256"),
     ],
 )
