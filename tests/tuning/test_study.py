@@ -1,6 +1,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def evaluate(trial):
 
 def search(study, max_trials):
     """Do trials, and return the parameters of all that are finished."""
-    study.run(evaluate, max_trials, PATIENCE_S)
+    study.run(evaluate, max_trials, time.monotonic() + PATIENCE_S)
     return [trial.params for trial in finished_trials(study.study)]
 
 
@@ -62,7 +63,7 @@ def test_an_interrupted_search_tries_the_same_as_another_one(open_study):
     whole = search(open_study("whole"), 16)
     assert search(open_study("parts"), 3) == whole[:3]
     with pytest.raises(KeyboardInterrupt):
-        open_study("parts").run(interrupt, 16, PATIENCE_S)
+        open_study("parts").run(interrupt, 16, time.monotonic() + PATIENCE_S)
     assert search(open_study("parts"), 16) == whole
     assert search(open_study("parts"), 16) == whole
     assert whole[0] == {name: FIRST[name] for name in SPACE}
@@ -87,7 +88,7 @@ def test_a_trial_that_another_process_took_over_counts_once(open_study, monkeypa
         taken_over.append(trial.params in search(other, 2))
         return 0.5
 
-    open_study(stale_after_s=0.2).run(evaluate_slowly, 2, PATIENCE_S)
+    open_study(stale_after_s=0.2).run(evaluate_slowly, 2, time.monotonic() + PATIENCE_S)
     assert taken_over == [True]
     finished = finished_trials(other.study)
     assert [trial.value for trial in finished] == [loss(trial.params) for trial in finished]
@@ -98,8 +99,8 @@ def test_a_trial_that_always_ends_its_process_is_repeated_twice(open_study):
     study = open_study()
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            study.run(interrupt, 1, PATIENCE_S)
-    study.run(evaluate, 1, PATIENCE_S)
+            study.run(interrupt, 1, time.monotonic() + PATIENCE_S)
+    study.run(evaluate, 1, time.monotonic() + PATIENCE_S)
     trials = study.study.trials
     assert [trial.state.name for trial in trials] == ["FAIL", "FAIL", "FAIL", "COMPLETE"]
     assert [trial.params for trial in trials[:3]] == 3 * [{name: FIRST[name] for name in SPACE}]
@@ -121,7 +122,7 @@ sys.stdin.readline()
 study = SharedStudy(sys.argv[1], "a", True, SPACE, FIRST, 1, 3.0)
 print("open", flush=True)
 sys.stdin.readline()
-study.run(evaluate, int(sys.argv[2]), 3600)
+study.run(evaluate, int(sys.argv[2]), time.monotonic() + 3600)
 """
 
 

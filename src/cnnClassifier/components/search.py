@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import time
 from functools import partial
 from typing import Any
 
@@ -51,6 +52,7 @@ class Search:
             UserError: the storage can't be opened.
             ConfigError: a backbone has no such block.
         """
+        deadline = time.monotonic() + (timeout_s or math.inf)  # preparation counts
         config = self.config
         training, name = config.crossvalidation.training, study_name(config)
         manifest = Manifest.read(training.manifest_path)
@@ -72,7 +74,7 @@ class Search:
         with start_run(self.tracking, f"search {name}", tags, {"search": name}) as run:
             run.log_datasets(manifest, training.source_URL, SPLITS)
             evaluate = partial(self._evaluate, TrialEvaluator(config, manifest), run)
-            study.run(evaluate, max_trials, timeout_s or math.inf)
+            study.run(evaluate, max_trials, deadline)
             report = self._write(study.study, max_trials, apply)
             reports = [config.root_dir / "report.html", config.root_dir / "best.diff"]
             run.log_artifacts(reports, "search")

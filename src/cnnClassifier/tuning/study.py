@@ -185,7 +185,7 @@ class SharedStudy:
         self._first_seen: dict[tuple[int, Any], float] = {}
 
     def run(
-        self, evaluate: Callable[[Trial], float | None], max_trials: int, timeout_s: float
+        self, evaluate: Callable[[Trial], float | None], max_trials: int, deadline: float
     ) -> None:
         """Do trials until the study has enough; wait for those of other processes.
 
@@ -193,9 +193,8 @@ class SharedStudy:
             evaluate: returns the value of a trial, or None to prune it. If it raises, the trial is
                 given back: it will be repeated, up to three times.
             max_trials: number of finished trials in the whole study, at most `size`.
-            timeout_s: seconds after which no further trial starts.
+            deadline: when to stop starting trials, by `time.monotonic`.
         """
-        deadline = time.monotonic() + timeout_s
         while trial := self._next(max_trials, deadline):
             stop = threading.Event()
             target, args = self._send_heartbeats, (trial, stop)
