@@ -16,9 +16,9 @@ setup(
     package_data={
         "cnnClassifier.evaluation": ["*.j2", "*.html", "*.md", "*.txt"],
         "cnnClassifier.dataset": ["report.html"],
-        "cnnClassifier.tuning": ["report_page.html"],
+        "cnnClassifier.tuning": ["report.html"],
         "cnnClassifier.serving": ["openapi.yaml"],
-        "cnnClassifier.utils": ["*.html"],
+        "cnnClassifier.utils": ["page.html"],
     },
     python_requires=">=3.11",
 )

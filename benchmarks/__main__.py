@@ -8,7 +8,7 @@ MODULES = {
     "serving": "the server against the usual app, on the pipeline's bundle",
     "endurance": "ten minutes of 16 clients, one request in ten rubbish, three swaps of the model",
     "heads": "boundary, head and settings in grouped folds (half an hour)",
-    "audit_growth": "the audit from 1,000 to 50,000 files (half an hour)",
+    "validation_growth": "data_validation from 1,000 to 50,000 files (an hour)",
     "pictures": "the README's pictures",
 }
 USUAL = ("training", "serving")
@@ -19,7 +19,7 @@ def main() -> None:
     wanted = sys.argv[1:] or USUAL
     unknown = sorted(set(wanted) - set(MODULES))
     if unknown or "--help" in wanted:
-        listed = "\n".join(f"  {name:<14}{what}" for name, what in MODULES.items())
+        listed = "\n".join(f"  {name:<18}{what}" for name, what in MODULES.items())
         sys.exit(f"python -m benchmarks [NAME …]; without a name: {', '.join(USUAL)}\n{listed}")
     for name in wanted:
         print(f"\n== {name}: {MODULES[name]}", flush=True)

@@ -1,6 +1,6 @@
 """Training against the usual recipe: the same images, splits, weights and epochs, in one run.
 
-Needs the stages up to prepare_base_model (`make pipeline`). Ours starts from an empty feature cache.
+Needs the stages up to prepare_base_model (`make pipeline`). Ours starts from an empty cache.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What `serving.py` compares with: the app as such templates usually have it, on the same model.
 
-Flask's development server; every request writes the picture to inputImage.jpg in the working folder, loads the model
-with TensorFlow and predicts.
+Flask's development server; every request writes the image to inputImage.jpg in the working folder,
+loads the model with TensorFlow and predicts.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""The usual recipe of this family of templates, to compare with: nothing of it is used by the project.
+"""The usual recipe of such templates, to compare with; the project uses nothing of it.
 
-ImageDataGenerator with augmentation, frozen VGG16, Flatten, Dense, `fit`: every epoch runs the whole network on every
-image again. Prints one line of JSON.
+ImageDataGenerator with augmentation, frozen VGG16, Flatten, Dense, `fit`: every epoch runs the
+whole network on every image again. Prints one line of JSON.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import pandas as pd
 import tensorflow as tf
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from cnnClassifier.network.backbones import build_backbone
+from cnnClassifier.network.architecture import build_backbone
 from cnnClassifier.network.weights import get_tensors, load_pretrained
 
 ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator

@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 
 from cnnClassifier.entity.bundle import FORMAT_VERSION, INT8_FILE, METADATA_FILE
-from cnnClassifier.network.heads import MAP_LAYER, OUTPUT_LAYER, POOL_LAYER
-from cnnClassifier.network.openvino_export import export_openvino, save_openvino
+from cnnClassifier.network.architecture import MAP_LAYER, OUTPUT_LAYER, POOL_LAYER
+from cnnClassifier.network.openvino_model import export_openvino, quantize, save_openvino
 from cnnClassifier.network.out_of_distribution import OutOfDistributionDetector
-from cnnClassifier.network.quantization import quantize
 from cnnClassifier.utils.common import save_json, sha256_of
 from tests.mlflow_server import mlflow_server
 

@@ -16,7 +16,7 @@ def dicom(pixels, syntax=ExplicitVRLittleEndian, compressed=None, frame=None, **
     """Return a CT file's bytes.
 
     Args:
-        pixels: int array, (rows, columns), or (frames, rows, columns) where NumberOfFrames is given.
+        pixels: int array, (rows, columns), or (frames, rows, columns) with NumberOfFrames.
         syntax: UID of the transfer syntax it is written in.
         compressed: what the pixels are compressed to.
         frame: bytes that stand for the compressed pixels.

@@ -1,4 +1,4 @@
-"""Pictures for the tests of the data's audit: smooth, all different, and what people do to copies of them."""
+"""Images for the tests of data validation: smooth, all different, and edited copies of them."""
 
 import io
 

@@ -45,7 +45,7 @@ def commit(folder, message):
 
 
 def passes(done):
-    """Forward passes of the frozen layers and rows from the cache, a pair a stage that asked for them."""
+    """Return (forward passes, maps from the cache) for each stage that needed features."""
     said = done.stdout + done.stderr
     return re.findall(
         r"^frozen features: (\d+) forward passes, (\d+) from the cache$", said, flags=re.MULTILINE

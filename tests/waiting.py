@@ -1,4 +1,4 @@
-"""Waiting for what is bound to come: patience only guards against waiting for ever, however busy the machine is."""
+"""Wait for events, not for a time: the timeout only guards against waiting forever."""
 
 import socket
 import subprocess
@@ -26,7 +26,7 @@ def until(condition: Callable[[], Found], every_s: float = 0.02) -> Found:
 
 
 def wait_for(url: str, process: subprocess.Popen, refusal: bool = False) -> None:
-    """Wait until a process answers at an address; a status of 400 or more counts only as a `refusal`."""
+    """Wait until a process answers; a status of 400 or more counts only as a `refusal`."""
 
     def answers() -> bool:
         assert process.poll() is None, "it has ended"
@@ -45,7 +45,7 @@ def wait_for(url: str, process: subprocess.Popen, refusal: bool = False) -> None
 def reserved_port() -> Iterator[int]:
     """Yield a port where nobody listens and which nobody is given.
 
-    Whoever asks for it by number and sets SO_REUSEADDR, as servers do, may listen there all the same.
+    A server that asks for it by number and sets SO_REUSEADDR can listen there.
     """
     with socket.socket() as kept:
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -150,8 +150,7 @@ def _run_stage(manager: Any, options: argparse.Namespace) -> None:
 
 
 def _scores(manager: Any, options: argparse.Namespace) -> None:
-    from cnnClassifier.evaluation.console_report import format_scores
-    from cnnClassifier.evaluation.scores_file import SCORES_FILE, read_scores
+    from cnnClassifier.evaluation.scores import SCORES_FILE, format_scores, read_scores
     from cnnClassifier.tracking.connection import is_remote, run_location
 
     config = manager.evaluation()
@@ -176,8 +175,9 @@ def _crossvalidate(manager: Any, options: argparse.Namespace) -> None:
 
 
 def _compare(manager: Any, options: argparse.Namespace) -> None:
-    from cnnClassifier.evaluation.comparison import EvaluatedModel, compare_models
-    from cnnClassifier.evaluation.comparison_report import (
+    from cnnClassifier.evaluation.comparison import (
+        EvaluatedModel,
+        compare_models,
         format_markdown,
         format_page,
         format_text,

@@ -12,7 +12,7 @@ from cnnClassifier.components.evaluation import Evaluation
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig, GatesConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
-from cnnClassifier.evaluation.scores_file import METRIC_LABELS, read_scores
+from cnnClassifier.evaluation.scores import METRIC_LABELS, read_scores
 from cnnClassifier.tracking.runs import Run
 from cnnClassifier.utils.common import save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError

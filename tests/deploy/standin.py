@@ -1,9 +1,10 @@
-"""Stand in for `docker` and `aws`: the commands that the scripts use, with their state in one JSON file.
+"""Stand in for `docker` and `aws`: the commands that the scripts use, with state in a JSON file.
 
-A container that runs is a real process on the real port, so that what the scripts ask of it is asked for real.
-Run as `standin.py docker …` or `standin.py aws …`; STANDIN names the state's folder. STANDIN_MAY lists the IAM actions
-that the caller has; what needs another one is refused as AWS would. A version with the fault `fails_on_the_port` isn't
-ready there, as long as the folder has no file `enough`; then it crashes.
+A running container is a real process on the real port, so the scripts send it real requests.
+Run as `standin.py docker …` or `standin.py aws …`; STANDIN names the folder of the state.
+STANDIN_MAY lists the IAM actions that the caller has; others are refused as AWS would. A version
+with the fault `fails_on_the_port` isn't ready there while the folder has no file `enough`; then it
+crashes.
 """
 
 import fcntl
@@ -127,7 +128,8 @@ def push(content, options, rest):
     identity, there = image(content, name), content["registry"].get(name)
     if there and there["id"] != identity and not name.endswith(":latest"):
         raise Refused(
-            "tag invalid: the image tag already exists and cannot be overwritten because the tag is immutable"
+            "tag invalid: the image tag already exists and cannot be overwritten "
+            "because the tag is immutable"
         )
     content["registry"][name] = {"id": identity, **content["images"][identity]}
 
@@ -353,7 +355,8 @@ def aws(content, words):
     elif words[:2] == ["ecr", "describe-images"]:
         may("ecr:DescribeImages")
         registry = f"{ACCOUNT}.dkr.ecr.{given['--region']}.amazonaws.com"
-        name = f"{registry}/{given['--repository-name']}:{given['--image-ids'].removeprefix('imageTag=')}"
+        tag = given["--image-ids"].removeprefix("imageTag=")
+        name = f"{registry}/{given['--repository-name']}:{tag}"
         if name not in content["registry"]:
             raise Refused("ImageNotFoundException")
     else:

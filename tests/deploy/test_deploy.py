@@ -1,4 +1,4 @@
-"""The scripts and the workflow's steps against a `docker` and an `aws` that keep state: what docs/deployment.md promises."""
+"""The scripts and the workflow's steps against stand-ins for `docker` and `aws` that keep state."""
 
 import fcntl
 import http.client
@@ -35,9 +35,9 @@ class World:
         tools = folder / "tools"
         tools.mkdir()
         for program in ("docker", "aws"):
-            (tools / program).write_text(
-                f'#!/bin/sh\nexec "{sys.executable}" -I -S "{Path(__file__).with_name("standin.py")}" {program} "$@"\n'
-            )
+            standin_path = Path(__file__).with_name("standin.py")
+            command = f'"{sys.executable}" -I -S "{standin_path}" {program} "$@"'
+            (tools / program).write_text(f"#!/bin/sh\nexec {command}\n")
             (tools / program).chmod(0o755)
         self.environment = {
             "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
@@ -88,7 +88,7 @@ class World:
         return json.loads((self.folder / "state.json").read_text())
 
     def containers(self):
-        """Version and address of each container, by the role that its name gives it; None for one that is stopped."""
+        """Return version and port of each container, by role; None for a stopped one."""
         roles = {}
         for name, box in self.state["containers"].items():
             role = name.removeprefix(self.name).removeprefix("-") or "serving"
@@ -121,7 +121,7 @@ class World:
 def watched(world):
     """Ask the page again and again; yield the versions that answer, None where nobody does.
 
-    The first answer is there at the beginning, and one that was asked for after the block at the end.
+    The first answer is there at the beginning, and one requested after the block at the end.
     """
     seen, done = [], threading.Event()
 

@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGES = """
 stages:
   training:
-    cmd: mkdir -p artifacts/training && echo model > artifacts/training/model.json && echo trained >> trained.log
+    cmd: mkdir -p artifacts/training && echo model > artifacts/training/model.json &&
+      echo trained >> trained.log
     outs: [artifacts/training]
   evaluation:
     cmd: mkdir -p artifacts/evaluation && echo yes > artifacts/evaluation/int8.json

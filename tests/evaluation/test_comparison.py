@@ -1,20 +1,20 @@
-import csv
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cnnClassifier.evaluation.comparison import EvaluatedModel, compare_models
-from cnnClassifier.evaluation.comparison_report import (
+from cnnClassifier.evaluation.comparison import (
+    EvaluatedModel,
+    compare_models,
     format_markdown,
     format_page,
     format_text,
     verdict,
 )
 from cnnClassifier.evaluation.metrics import compute_scores
-from cnnClassifier.evaluation.scores_file import METRIC_LABELS
-from cnnClassifier.utils.common import save_json, write_csv
+from cnnClassifier.evaluation.scores import METRIC_LABELS
+from cnnClassifier.utils.common import save_json
 from cnnClassifier.utils.errors import UserError
 from tests.labeled_predictions import class_names, random_predictions
 
@@ -152,14 +152,15 @@ def write(folder, model, format_version=2):
     }
     save_json(folder / "scores.json", scores)
     predictions = model.predictions
-    rows = []
-    for index, image in enumerate(model.images.itertuples()):
-        predicted = model.classes[predictions.predicted[index]]
-        group = f"g{predictions.groups[index]:03}"
-        row = [image.path, image.sha256, group, image.actual, predicted]
-        rows.append([*row, *predictions.probabilities[index], 1.5])
-    header = ("path", "sha256", "group", "actual", "predicted", *model.classes, "distance")
-    write_csv(folder / "predictions.csv", header, rows)
+    names = np.array(model.classes)
+    columns = [
+        model.images[["path", "sha256"]],
+        pd.Series(predictions.groups, name="group").map("g{:03}".format),
+        model.images["actual"],
+        pd.Series(names[predictions.predicted], name="predicted"),
+        pd.DataFrame(predictions.probabilities, columns=names).assign(distance=1.5),
+    ]
+    pd.concat(columns, axis=1).to_csv(folder / "predictions.csv", index=False)
     return folder
 
 
@@ -177,21 +178,13 @@ def test_reads_the_output_of_evaluation(tmp_path):
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
     folder = write(tmp_path / "a", evaluated())
-    with (folder / "predictions.csv").open(newline="") as file:
-        header, *rows = csv.reader(file)
-    unknown_class = [[*row[:3], "unknown", *row[4:]] for row in rows]
-    for new_header, new_rows in (
-        (["path", "digest", *header[2:]], rows),
-        (header[:4], [row[:4] for row in rows]),
-        (header, unknown_class),
-        (header, []),
-    ):
-        write_csv(folder / "predictions.csv", new_header, new_rows)
-        with pytest.raises(UserError, match="main: the evaluation is damaged") as caught:
+    table = pd.read_csv(folder / "predictions.csv")
+    for damaged in (table.rename(columns={"sha256": "digest"}), table.assign(actual="unknown")):
+        damaged.to_csv(folder / "predictions.csv", index=False)
+        with pytest.raises(UserError, match="main: the evaluation is incomplete or damaged"):
             EvaluatedModel.read(folder, "main")
-        assert "\n" not in str(caught.value)
     (folder / "predictions.csv").unlink()
-    with pytest.raises(UserError, match=r"no evaluation here: predictions\.csv is missing"):
+    with pytest.raises(UserError, match=r"incomplete .* No such file .*predictions\.csv"):
         EvaluatedModel.read(folder, "main")
     for content in ({}, {"format_version": 3}):
         save_json(folder / "scores.json", content)

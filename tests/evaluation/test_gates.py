@@ -52,10 +52,10 @@ def test_limits_that_are_not_set_are_not_checked():
 )
 def test_each_limit_is_inclusive(name, met, missed, message):
     (gate,) = check(**{name: met})
-    assert gate.passed
+    assert gate["passed"]
     (gate,) = check(**{name: missed})
-    assert (gate.name, gate.passed) == (name, False)
-    assert gate.message.endswith(message)
+    assert (gate["name"], gate["passed"]) == (name, False)
+    assert gate["message"].endswith(message)
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_each_limit_is_inclusive(name, met, missed, message):
 )
 def test_leakage_is_detected(extra, message):
     (gate,) = check(extra, no_leakage=True)
-    assert gate.passed is (message is None)
-    assert (message or "No image and no group") in gate.message
+    assert gate["passed"] is (message is None)
+    assert (message or "No image and no group") in gate["message"]
 
 
 def test_a_value_that_cannot_be_computed_fails():
     limits = {"min_roc_auc_lower_bound": 0.1, "max_shortcut_auc": 1.0}
     gates = check(report={"shortcuts": {}}, scores=SCORES | {"intervals": {}}, **limits)
-    assert [gate.passed for gate in gates] == [False, False]
+    assert [gate["passed"] for gate in gates] == [False, False]

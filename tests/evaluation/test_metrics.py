@@ -12,7 +12,7 @@ from cnnClassifier.evaluation.metrics import (
     compute_scores,
     wilson_interval,
 )
-from cnnClassifier.evaluation.scores_file import METRIC_LABELS
+from cnnClassifier.evaluation.scores import METRIC_LABELS
 from tests.labeled_predictions import class_names, labeled, random_predictions
 
 POINTS = {"default": 0.4, "all": 0.0, "none": 1.1}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnClassifier.imaging.decode import decode
+from cnnClassifier.imaging.decode import decode, prepare, resize, shrink
 from cnnClassifier.utils.errors import ImageError
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
@@ -77,6 +77,7 @@ WEBP = encoded(RED, "WEBP", save_all=True, append_images=[BLUE], lossless=True)
         (encoded(DEEP.astype(np.float32) / 7, "TIFF"), stretched(DEEP), "TIFF", "F", 1),
         (encoded(np.full((4, 4), 700, np.uint16)), np.zeros((4, 4, 3)), "PNG", "I;16", 1),
         (encoded(GREY > 99), grey3((GREY > 99) * 255), "PNG", "1", 1),
+        (encoded(np.zeros((100, 100), np.uint8)), np.zeros((100, 100, 3)), "PNG", "L", 1),
         (GIF, RED_PIXELS, "GIF", "P", 2),
         (WEBP, RED_PIXELS, "WEBP", "RGB", 2),
         (encoded(RED, "TIFF", save_all=True, append_images=[BLUE]), RED_PIXELS, "TIFF", "RGB", 2),
@@ -151,5 +152,30 @@ def test_what_is_no_image_says_why(data, code):
     assert str(caught.value)
 
 
-def test_as_many_pixels_as_allowed_are_taken():
-    assert decode(encoded(np.zeros((100, 100), np.uint8)), MAX_PIXELS).size == "100x100"
+@pytest.mark.parametrize("shape", [(40, 60), (7, 5, 3), (32, 64, 4), (1, 1)])
+def test_any_picture_gets_the_models_shape(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    image = prepare(encoded(pixels), (32, 64, 3), 10_000)
+    assert (image.shape, image.dtype) == ((32, 64, 3), np.uint8)
+
+
+def test_scaling_down_averages_and_keeps_height_from_width():
+    stripes = np.zeros((64, 128, 3), np.uint8)
+    stripes[:, 1::2] = 255  # without antialiasing these would stay black and white
+    stripes[:32] = 0
+    small = resize(stripes, (8, 16, 3))
+    assert small[:3].max() == 0
+    assert np.abs(small[5:, 1:-1].astype(int) - 127).max() <= 2
+    assert resize(small, (8, 16, 3)) is small
+
+
+@pytest.mark.parametrize(
+    ("shape", "small"),
+    [((8, 9), (8, 9)), ((16, 17), (8, 9)), ((1, 60_000), (1, 16)), ((4000, 9), (16, 1))],
+)
+def test_shrinking_keeps_the_shape_and_small_pictures(shape, small):
+    pixels = np.full((*shape, 3), 7, np.uint8)
+    found = shrink(pixels, 16)
+    assert (found is pixels) == (max(shape) <= 16)
+    assert found.shape[:2] == small
+    assert (found == 7).all()

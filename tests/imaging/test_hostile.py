@@ -15,8 +15,7 @@ from PIL import Image
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from cnnClassifier.entity.dicom_options import DEFAULT_DICOM_OPTIONS, DicomOptions
-from cnnClassifier.imaging.decode import decode
-from cnnClassifier.imaging.prepare import prepare
+from cnnClassifier.imaging.decode import decode, prepare
 from cnnClassifier.utils.errors import ImageError
 from tests.dicoms import dicom, lungs
 from tests.pictures import encoded, picture

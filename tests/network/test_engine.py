@@ -48,17 +48,21 @@ print(json.dumps({
 """
 
 
-def test_serves_on_openvino_from_many_threads_with_few_packages(tiny_bundle):
-    environment = {**os.environ, "PYTHONPATH": "src", "KERAS_BACKEND": "tensorflow"}
+def run_script(script, *arguments):
+    """Run in a process of its own; return the JSON of its last line."""
     done = subprocess.run(
-        [sys.executable, "-c", SERVE, tiny_bundle],
-        env=environment,
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, "PYTHONPATH": "src", "KERAS_BACKEND": "tensorflow"},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_serves_on_openvino_from_many_threads_with_few_packages(tiny_bundle):
+    found = run_script(SERVE, tiny_bundle)
     assert found["backend"] == "openvino"
     assert not found["tensorflow"]
     assert found["together"] == found["alone"]
@@ -114,16 +118,9 @@ def test_int8_says_much_the_same_without_keras(write_bundle, tmp_path):
         [1, 2, 9], np.uint8
     ).reshape(3, 1, 1, 1)
     np.save(tmp_path / "images.npy", images)
-    done = subprocess.run(
-        [sys.executable, "-c", INT8, folder, tmp_path / "images.npy"],
-        env={**os.environ, "PYTHONPATH": "src"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 0, done.stderr
+    results = run_script(INT8, folder, tmp_path / "images.npy")
     plain = vars(load(folder).predict(images)).values()
-    for found, expected in zip(json.loads(done.stdout), plain, strict=True):
+    for found, expected in zip(results, plain, strict=True):
         np.testing.assert_allclose(found, expected, atol=0.1)
 
 
@@ -136,78 +133,55 @@ def test_the_same_model_gives_the_same_int8_bytes(write_bundle, tmp_path):
     np.testing.assert_array_equal(results[0].probabilities, results[1].probabilities)
 
 
-def test_int8_is_accepted_by_the_record_of_this_model_alone(write_bundle, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "accepted"),
+    [({}, True), ({"accepted": False}, False), ({"int8_sha256": "0"}, False), (None, False)],
+)
+def test_int8_is_accepted_by_the_record_of_this_model_alone(
+    change, accepted, write_bundle, tmp_path
+):
     bundle = ModelBundle.read(write_bundle(tmp_path, int8=True))
-    record = {
-        "model_sha256": bundle.model_sha256,
-        "int8_sha256": bundle.int8_sha256,
-        "accepted": True,
-    }
+    hashes = bundle.model_dump(include={"model_sha256", "int8_sha256"})
+    assert not bundle.accepts_int8(tmp_path)
+    path = tmp_path / INT8_AGREEMENT_FILE
+    if change is None:
+        path.write_text("[")
+    else:
+        save_json(path, {**hashes, "accepted": True, **change})
+    assert bundle.accepts_int8(tmp_path) is accepted
     assert not bundle.accepts_int8(None)
-    assert not bundle.accepts_int8(tmp_path)
-    for change, accepted in (
-        ({}, True),
-        ({"accepted": False}, False),
-        ({"int8_sha256": "0"}, False),
-    ):
-        save_json(tmp_path / INT8_AGREEMENT_FILE, record | change)
-        assert bundle.accepts_int8(tmp_path) is accepted
-    (tmp_path / INT8_AGREEMENT_FILE).write_text("[")
-    assert not bundle.accepts_int8(tmp_path)
 
 
-def _torn_int8(folder, write):
-    write(folder, int8=True)
-    (folder / INT8_FILE).write_bytes(b"PK")
-
-
-def _torn_reference(folder, write):
-    write(folder)
-    (folder / "ood_detector.npz").write_bytes(b"PK")
-
-
-def _not_keras(folder, write):
-    write(folder)
-    (folder / "model.keras").write_bytes(b"PK\x03\x04 torn")
+def damage(folder, name, key=None):
+    """Overwrite a file of the bundle; with a key of `model.json`, with its new sha256 there."""
+    (folder / name).write_bytes(b"PK\x03\x04 torn")
     content = json.loads((folder / "model.json").read_text())
-    content["model_sha256"] = sha256_of(folder / "model.keras")
-    save_json(folder / "model.json", content)
+    changes = {key: sha256_of(folder / name)} if key else {}
+    save_json(folder / "model.json", content | changes)
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("options", "damaged", "message"),
     [
-        (lambda folder, write: write(folder, model_sha256="0" * 64), "sha256"),
-        (lambda folder, write: write(folder, outputs=3), "expected 2 finite probabilities"),
-        (
-            lambda folder, write: write(folder, slope=float("nan")),
-            "expected 2 finite probabilities",
-        ),
-        (lambda folder, write: write(folder, image_size=(16, 48, 3)), "can't be run"),
-        (lambda folder, write: write(folder, positive_class="other"), "positive_class"),
-        (lambda folder, write: write(folder, format_version=1), "made by version 1; run dvc repro"),
-        (lambda folder, write: write(folder, threshold="high"), r"\(threshold: Input should be"),
-        (lambda folder, write: write(folder, called="normal"), r"\(called: Extra inputs"),
-        (_not_keras, "can't be run"),
-        (_torn_int8, "model_int8.zip isn't the one"),
-        (_torn_reference, "ood_detector.npz isn't the one"),
-    ],
-    ids=[
-        "other model",
-        "outputs",
-        "nan",
-        "size",
-        "positive",
-        "version 1",
-        "ill-typed",
-        "unknown key",
-        "no archive",
-        "torn int8",
-        "torn reference",
+        ({"model_sha256": "0" * 64}, (), "sha256"),
+        ({"outputs": 3}, (), "expected 2 finite probabilities"),
+        ({"slope": float("nan")}, (), "expected 2 finite probabilities"),
+        ({"image_size": (16, 48, 3)}, (), "can't be run"),
+        ({"positive_class": "other"}, (), "positive_class"),
+        ({"format_version": 1}, (), "made by version 1; run dvc repro"),
+        ({"threshold": "high"}, (), r"\(threshold: Input should be"),
+        ({"dicom_window": "brain"}, (), "window: expected"),
+        ({"called": "normal"}, (), r"\(called: Extra inputs"),
+        ({}, ("model.keras", "model_sha256"), "can't be run"),
+        ({}, ("ood_detector.npz", "ood_detector_sha256"), "can't be run"),
+        ({"int8": True}, (INT8_FILE,), "model_int8.zip isn't the one"),
+        ({}, ("ood_detector.npz",), "ood_detector.npz isn't the one"),
     ],
 )
-def test_refuses_what_cannot_serve(make, message, write_bundle, tmp_path):
-    make(tmp_path, write_bundle)
+def test_refuses_what_cannot_serve(options, damaged, message, write_bundle, tmp_path):
+    write_bundle(tmp_path, **options)
+    if damaged:
+        damage(tmp_path, *damaged)
     with pytest.raises(BundleError, match=message) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)

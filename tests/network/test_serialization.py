@@ -48,23 +48,22 @@ def test_equal_models_give_equal_bytes_and_come_back(keras, model, tmp_path):
 
 def test_what_is_no_model_says_what_to_do(keras, model, tmp_path):
     path = tmp_path / "model.keras"
-    with pytest.raises(BundleError, match=r"model\.keras is missing; run it first"):
-        load_model(path, "run it first")
     save_model(model, path)
     whole = path.read_bytes()
     unsafe = tmp_path / "unsafe.keras"
     image = keras.Input((2,))
     keras.Model(image, keras.layers.Lambda(lambda x: x + 1)(image)).save(unsafe)
+    path.unlink()
     for content in (
+        None,
         b"",
         b"text",
         whole[: len(whole) // 2],
         whole.replace(b"Conv2D", b"Conv9D"),
         unsafe.read_bytes(),
     ):
-        path.write_bytes(content)
-        with pytest.raises(BundleError) as caught:
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(BundleError, match=r"can't be loaded \(.*\); run it first$"):
             load_model(path, "run it first")
-        assert str(caught.value).startswith(f"{path} can't be loaded (")
-        assert str(caught.value).endswith("; run it first")
-        assert "\n" not in str(caught.value)
+        path.unlink(missing_ok=True)

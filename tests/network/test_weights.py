@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import pytest
 
-from cnnClassifier.network.backbones import build_backbone
+from cnnClassifier.network.architecture import build_backbone
 from cnnClassifier.network.weights import (
     KNOWN_SHA256,
     get_tensors,

@@ -4,9 +4,9 @@ import re
 import pytest
 from jsonschema import Draft202012Validator
 
-from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving.app import create_app
 from cnnClassifier.serving.auth import create_token, parse_tokens
+from tests.serving.client import make_config
 
 # Pages and forms are no part of the API.
 PAGES = {
@@ -19,13 +19,7 @@ MAX_EXAMPLES = 50  # of each operation and kind
 
 @pytest.fixture(scope="module")
 def config(tiny_bundle):
-    return ServingConfig(
-        bundle_dir=tiny_bundle,
-        host="127.0.0.1",
-        port=0,
-        max_upload_bytes=200_000,
-        max_pixels=1_000_000,
-    )
+    return make_config(tiny_bundle)
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +30,6 @@ def app(config):
 @pytest.fixture(scope="module")
 def document(app):
     return app.test_client().get("/openapi.json").json
-
-
-def find_references(content):
-    if isinstance(content, list):
-        content = dict(enumerate(content))
-    if not isinstance(content, dict):
-        return set()
-    references = {content["$ref"]} if "$ref" in content else set()
-    return references.union(*map(find_references, content.values()))
 
 
 def operations(document):
@@ -61,22 +46,12 @@ def test_every_route_method_and_parameter_is_described(app, document):
             routes.add((path, method.lower()))
     described = {(path, method) for path, method, _ in operations(document)}
     assert described == routes
-    identifiers = set()
     for path, _, operation in operations(document):
-        identifiers.add(operation["operationId"])
         expected = {"403", "421", "500"} if operation.get("security") == [] else {"401", "429"}
         assert expected <= operation["responses"].keys(), path
         parameters = document["paths"][path].get("parameters", [])
         in_path = {parameter["name"] for parameter in parameters if parameter["in"] == "path"}
         assert in_path == set(re.findall(r"{(\w+)}", path))
-    assert len(identifiers) == len(described)
-    components = document["components"]
-    existing = {
-        f"#/components/{kind}/{name}"
-        for kind in ("schemas", "responses")
-        for name in components[kind]
-    }
-    assert find_references(document) == existing
 
 
 def test_the_limits_are_those_of_the_server(config, document):

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cnnClassifier.entity.bundle import INT8_AGREEMENT_FILE
-from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving import model_manager
 from cnnClassifier.serving.errors import RequestError
 from cnnClassifier.serving.model_manager import ModelManager
 from cnnClassifier.utils.common import atomic_write, save_json
+from tests.serving.client import make_config
 from tests.waiting import until
 
 
@@ -28,14 +28,7 @@ def write_model(write_bundle, tmp_path):
 
 @pytest.fixture
 def manager(tmp_path):
-    config = ServingConfig(
-        bundle_dir=tmp_path / "training",
-        host="127.0.0.1",
-        port=0,
-        max_upload_bytes=10**6,
-        max_pixels=10**6,
-        evaluation_dir=tmp_path / "evaluation",
-    )
+    config = make_config(tmp_path / "training", evaluation_dir=tmp_path / "evaluation")
     manager = ModelManager(config, poll_s=0.05)
     yield manager
     manager.stop()

@@ -4,9 +4,9 @@ import shutil
 import pytest
 from PIL import Image
 
-from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving.app import create_app
 from cnnClassifier.utils.common import load_json, save_json
+from tests.serving.client import make_config
 
 REPORTS = {
     "/about/model-card": "content of MODEL_CARD",
@@ -17,12 +17,8 @@ REPORTS = {
 @pytest.fixture
 def make_client(evaluated):
     """Make a client of a server whose model is loaded, with a changed configuration."""
-    config = ServingConfig(
-        bundle_dir=evaluated / "bundle",
-        host="127.0.0.1",
-        port=0,
-        max_upload_bytes=10**6,
-        max_pixels=10**6,
+    config = make_config(
+        evaluated / "bundle",
         evaluation_dir=evaluated / "evaluation",
         report_path=evaluated / "data/data_report.json",
         show_reports=True,
@@ -95,7 +91,7 @@ def test_without_a_model_the_page_says_so(make_client, tmp_path):
     client = make_client(bundle_dir=tmp_path)
     response = client.get("/about")
     assert response.status_code == 200
-    assert "There is no model" in response.text
+    assert "No model is available" in response.text
     assert "No trained model: " in response.text
     assert client.get("/about/model-card").status_code == 503
     assert client.get("/about/other").status_code == 404

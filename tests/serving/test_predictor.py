@@ -7,20 +7,7 @@ from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.dicom_options import DicomInfo, DicomOptions
 from cnnClassifier.imaging.decode import decode
 from cnnClassifier.serving.predictor import Predictor
-from cnnClassifier.utils.errors import ImageError
 from tests.dicoms import dicom, lungs
-
-
-@pytest.mark.parametrize(("level", "label"), [(255, "Adenocarcinoma"), (0, "Normal")])
-def test_an_image_is_classified(tiny_bundle, picture, level, label):
-    predictor = Predictor(ModelBundle.read(tiny_bundle), max_pixels=10_000)
-    prediction = predictor.predict(picture(level))
-    assert (prediction.class_name, prediction.label) == (label.lower(), label)
-    assert list(prediction.probabilities) == ["adenocarcinoma", "normal"]
-    assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
-    assert prediction.probabilities[prediction.class_name] > 0.9
-    assert prediction.model_id == predictor.bundle.model_sha256[:12]
-    assert prediction.dicom is None
 
 
 @pytest.mark.parametrize(
@@ -41,9 +28,3 @@ def test_auto_is_the_window_of_the_training_data(write_bundle, tmp_path, trained
     window = info[0] if info[0] != "custom" else (40.0, 400.0)
     expected = decode(data, 10_000, replace(options, window=window))
     assert np.array_equal(prediction.pixels, expected.pixels)
-
-
-def test_an_image_beyond_the_limit_is_refused(tiny_bundle, picture):
-    predictor = Predictor(ModelBundle.read(tiny_bundle), max_pixels=100)
-    with pytest.raises(ImageError, match="at most 100"):
-        predictor.predict(picture())

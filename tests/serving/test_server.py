@@ -17,18 +17,17 @@ from pathlib import Path
 import pytest
 
 from cnnClassifier.serving import training_jobs, waitress_channel
+from tests.serving.client import post
 from tests.waiting import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Predictions wait while the file `hold` exists; with a file `later`, an hour has passed for the
-# requests in the queue.
+# Predictions wait while the file `hold` exists.
 SERVER = """
 import json, sys, time
 from pathlib import Path
-from types import SimpleNamespace
 from cnnClassifier.entity.config_entity import ServingConfig
-from cnnClassifier.serving import concurrency, predictor, waitress_channel
+from cnnClassifier.serving import predictor, waitress_channel
 from cnnClassifier.serving.app import create_app
 from cnnClassifier.serving.model_manager import ModelManager
 from cnnClassifier.serving.server import bind, serve, url_of
@@ -37,8 +36,6 @@ from cnnClassifier.utils.log import configure_logging
 bundle_dir, folder = map(Path, sys.argv[1:3])
 constants, settings = map(json.loads, sys.argv[3:])
 vars(waitress_channel).update(constants)
-later = folder / "later"
-concurrency.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * later.exists())
 decode = predictor.decode
 
 def decode_later(*arguments):
@@ -74,7 +71,6 @@ class Server(subprocess.Popen):
         self.address = ("127.0.0.1", int(self.url.rpartition(":")[2]))
         self.log = folder / "log"
         self.release = (folder / "hold").unlink
-        self.let_time_pass = (folder / "later").touch
 
     def connect(self, sent=b""):
         connection = socket.create_connection(self.address, timeout=PATIENCE_S)
@@ -114,16 +110,6 @@ def start_server(tiny_bundle, tmp_path):
         server.kill()
         server.wait()
         server.stdout.close()
-
-
-def post(url, data, content_type="image/png"):
-    request = urllib.request.Request(f"{url}/predict", data, {"Content-Type": content_type})
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
-            return response.status, response.headers, json.load(response)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.headers, json.load(error)
 
 
 def gauges(url):
@@ -172,19 +158,6 @@ def test_a_full_queue_refuses_at_once_and_health_still_answers(start_server, pic
         server.release()
         assert {request.result()[0] for request in accepted} == {200}
     server.wait_for_requests(0, 0)
-
-
-@pytest.mark.slow
-def test_a_request_that_waits_too_long_is_refused(start_server, picture):
-    server = start_server()
-    with server.connect(predict_request(picture())), ThreadPoolExecutor(1) as pool:
-        server.wait_for_requests(1, 0)
-        late = pool.submit(post, server.url, picture())
-        server.wait_for_requests(1, 1)
-        server.let_time_pass()
-        status, headers, content = late.result()
-        assert (status, content["error"]["code"], headers["Retry-After"]) == (503, "timeout", "5")
-        server.release()
 
 
 @pytest.mark.slow
@@ -375,6 +348,7 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 @pytest.mark.parametrize(
     ("headers", "body", "status", "code"),
     [
+        (b"", b"nonsense\r\n\r\n", 400, "bad_request"),
         (b"Content-Length: 99999999\r\n", b"", 413, "too_large"),
         (b"Content-Length: minus\r\n", b"", 400, "bad_request"),
         (CLOSE, b"", 400, "empty"),
@@ -386,17 +360,8 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 )
 def test_raw_requests_are_answered_in_json(server, headers, body, status, code):
     host, port = server.removeprefix("http://").split(":")
-    request = b"POST /predict HTTP/1.1\r\n" + headers + b"\r\n" + body
+    request = b"POST /predict HTTP/1.1\r\n" + headers + b"\r\n" + body if headers else body
     with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
         connection.sendall(request)
         found, _, content = read_response(connection)
     assert (found, content["error"]["code"]) == (status, code)
-
-
-@pytest.mark.slow
-def test_nonsense_is_answered_in_json(server):
-    host, port = server.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
-        connection.sendall(b"nonsense\r\n\r\n")
-        status, _, content = read_response(connection)
-    assert (status, content["error"]["code"]) == (400, "bad_request")

@@ -6,18 +6,18 @@ import sys
 import pytest
 import yaml
 
-from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving import training_jobs
 from cnnClassifier.serving.app import create_app
 from cnnClassifier.serving.auth import create_token, parse_tokens
 from cnnClassifier.serving.errors import RequestError
 from cnnClassifier.serving.training_jobs import TrainingJobs
+from tests.serving.client import error_of, make_config
 from tests.waiting import PATIENCE_S, until
 
 PRINT_SECRETS = """
 import os
 print('one\\rtwo')
-print('https://jane:hunter2@example.org/', os.environ.get('API_TOKENS'))
+print('https://jane:hunter2@example.org/', repr(os.environ['API_TOKENS']))
 print(os.environ['DAGSHUB_USER_TOKEN'])
 raise SystemExit(3)
 """
@@ -44,14 +44,8 @@ def make_client(tmp_path):
 
     def make(jobs, may_train=True):
         token, entry = create_token("someone", may_train)
-        config = ServingConfig(
-            bundle_dir=tmp_path,
-            host="127.0.0.1",
-            port=0,
-            max_upload_bytes=10_000,
-            max_pixels=10_000,
-        )
-        client = create_app(config, tokens=parse_tokens(entry), jobs=jobs).test_client()
+        tokens = parse_tokens(entry)
+        client = create_app(make_config(tmp_path), tokens=tokens, jobs=jobs).test_client()
         client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {token}"
         return client
 
@@ -61,10 +55,6 @@ def make_client(tmp_path):
 def wait_for_end(jobs, job_id):
     until(lambda: jobs.get(job_id).state != "running")
     return jobs.get(job_id)
-
-
-def error_of(response):
-    return response.status_code, response.json["error"]["code"]
 
 
 def test_a_job_is_started_and_followed_without_secrets(
@@ -80,7 +70,7 @@ def test_a_job_is_started_and_followed_without_secrets(
     status = client.get(response.headers["Location"]).json
     assert (status["state"], status["exit_code"]) == ("failed", 3)
     assert status["finished"] >= status["started"]
-    assert status["log"] == ["one", "two", "https://example.org/ None", "***"]
+    assert status["log"] == ["one", "two", "https://example.org/ ''", "***"]
     restarted = TrainingJobs(tmp_path, tmp_path / "jobs")
     assert restarted.get(job.id) == job
 
@@ -112,12 +102,7 @@ def test_training_requires_a_token_with_the_permission(make_jobs, make_client, t
     reader = make_client(jobs, may_train=False)
     for response in (reader.post("/train"), reader.get("/train/20260101-000000-abcdef")):
         assert error_of(response) == (403, "no_right")
-    anonymous = create_app(
-        ServingConfig(
-            bundle_dir=tmp_path, host="127.0.0.1", port=0, max_upload_bytes=1, max_pixels=1
-        ),
-        jobs=jobs,
-    ).test_client()
+    anonymous = create_app(make_config(tmp_path), jobs=jobs).test_client()
     assert error_of(anonymous.post("/train")) == (403, "training_off")
     assert error_of(anonymous.get("/train")) == (405, "method_not_allowed")
     assert not (tmp_path / "jobs").exists()
@@ -135,8 +120,7 @@ def test_an_installation_that_cannot_train_says_so(make_client, tmp_path, monkey
     with pytest.raises(RequestError, match=r"no dvc\.yaml"):
         jobs.start()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for client in (make_client(jobs), make_client(None)):
-        assert error_of(client.post("/train")) == (501, "training_unavailable")
+    assert error_of(make_client(jobs).post("/train")) == (501, "training_unavailable")
 
 
 def test_the_log_tail_is_limited(make_jobs):
@@ -157,7 +141,6 @@ def test_a_job_runs_dvc_repro_with_the_python_of_the_server(tmp_path):
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(stages))
     jobs = TrainingJobs(tmp_path, tmp_path / "jobs")
     job = wait_for_end(jobs, jobs.start().id)
-    tail = jobs.log_tail(job.id)
-    assert (job.state, job.exit_code) == ("succeeded", 0), tail
-    assert f"run by {sys.prefix}" in tail
+    assert f"run by {sys.prefix}" in jobs.log_tail(job.id)
+    assert (job.state, job.exit_code) == ("succeeded", 0)
     assert (tmp_path / "model").read_text() == "new"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cnnClassifier.components.training_inputs import image_features, load_network, positive_class
+from cnnClassifier.components.training import image_features, load_network, positive_class
 from cnnClassifier.entity.bundle import apply_temperature, apply_threshold
 from cnnClassifier.entity.config_entity import CrossValidationConfig, TrackingConfig
 from cnnClassifier.entity.disclaimers import is_synthetic
@@ -225,10 +225,7 @@ def summarize(metrics: pd.DataFrame) -> dict[str, dict[str, Any]]:
     Args:
         metrics: one row per fold, one column per metric.
     """
-    std = metrics.std().fillna(0.0)  # of a single fold
-    summary = {}
-    for name in metrics.columns.astype(str):
-        values = metrics[name]
-        folds = values.tolist()
-        summary[name] = {"mean": float(values.mean()), "std": float(std[name]), "folds": folds}
+    summary: dict[Any, dict[str, Any]] = metrics.agg(["mean", "std"]).to_dict()
+    for name, values in summary.items():
+        values["folds"] = metrics[name].tolist()
     return summary

@@ -1,7 +1,5 @@
 """Stage evaluation: evaluate the bundle on the test split, and log the MLflow run."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,14 +15,20 @@ from cnnClassifier.entity.config_entity import EvaluationConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
-from cnnClassifier.evaluation.gallery import GalleryImage, overlay, worst_predictions
-from cnnClassifier.evaluation.gates import Gate, check_gates
+from cnnClassifier.entity.prediction import InferenceResult
+from cnnClassifier.evaluation.gates import check_gates
 from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_metrics, compute_scores
-from cnnClassifier.evaluation.model_card import CardContent, write_card
+from cnnClassifier.evaluation.model_card import write_card
 from cnnClassifier.evaluation.ood_samples import TEST_IMAGES, generate_ood_samples, ood_metrics
-from cnnClassifier.evaluation.plots import write_plots, write_tables
-from cnnClassifier.evaluation.scores_file import SCORES_FILE
-from cnnClassifier.imaging.prepare import prepare, resize
+from cnnClassifier.evaluation.plots import (
+    GalleryImage,
+    overlay,
+    worst_predictions,
+    write_plots,
+    write_tables,
+)
+from cnnClassifier.evaluation.scores import SCORES_FILE
+from cnnClassifier.imaging.decode import prepare, resize
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.runs import Run, start_run
 from cnnClassifier.tracking.store import EVALUATED, TRAINED
@@ -42,23 +46,6 @@ from cnnClassifier.utils.redaction import redact_credentials
 
 _MIN_AGREEMENT, _MAX_AUC_DIFFERENCE = 0.99, 0.005  # int8 is served within these limits
 _MAX_FALSE_POSITIVE_RATE, _MIN_DETECTION_RATE = 0.1, 0.8  # of unfamiliar images; else a warning
-
-
-@dataclass(frozen=True)
-class _TestResult:
-    """Predictions on the test split.
-
-    Attributes:
-        entries: of the manifest, in the order of the predictions.
-        predictions: with the true labels.
-        distances: from the training images, float32 (n,).
-        activation_maps: of the predicted class, float32 (n, h, w).
-    """
-
-    entries: list[Entry]
-    predictions: LabeledPredictions
-    distances: np.ndarray
-    activation_maps: np.ndarray
 
 
 class Evaluation:
@@ -89,29 +76,29 @@ class Evaluation:
         with start_run(config.tracking, name, tags, resume) as run:
             run.log_model(config.bundle_dir)  # uploaded in the background
             engine = Engine(bundle)
-            result = self._predict(engine, manifest)
-            distances = _distance_table(engine, result)
-            scores = self._score(bundle, report, result, distances)
-            gates = check_gates(config.gates, manifest, report, scores)
-            scores["gates"] = [asdict(gate) for gate in gates]
+            predictions, inference = self._predict(engine, manifest)
+            entries = pd.DataFrame(manifest.in_split("test"))
+            distances = _distance_table(engine, entries["path"], inference.distances)
+            scores = self._score(bundle, report, predictions, distances)
+            scores["gates"] = check_gates(config.gates, manifest, report, scores)
             if bundle.int8_sha256:
-                int8 = self._predict(Engine(bundle, int8=True), manifest)
-                scores["int8"] = _compare_int8(bundle, result.predictions, int8.predictions)
-            gallery = self._gallery(bundle, result)
+                int8, _ = self._predict(Engine(bundle, int8=True), manifest)
+                scores["int8"] = _compare_int8(bundle, predictions, int8)
+            gallery = self._gallery(bundle, manifest, predictions, inference)
             with atomic_write(config.root_dir) as folder:
                 folder.mkdir()
                 save_json(folder / SCORES_FILE, scores)
                 if "int8" in scores:
                     save_json(folder / INT8_AGREEMENT_FILE, scores["int8"])
-                images = pd.DataFrame(result.entries).join(distances.drop(columns=["kind", "name"]))
-                write_tables(folder, result.predictions, bundle.classes, images, distances)
+                images = entries.join(distances.drop(columns=["kind", "name"]))
+                write_tables(folder, predictions, bundle.classes, images, distances)
                 note = f"{SYNTHETIC if bundle.synthetic else ''}\n{DISCLAIMER}".strip()
                 write_plots(folder, config.bundle_dir / HISTORY_FILE, scores, gallery, note)
                 params, samples = config.tracking.params, config.bootstrap_samples
-                write_card(folder, CardContent(bundle, scores, report, params, samples, gallery))
+                write_card(folder, bundle, scores, report, params, samples, gallery)
             run.log_datasets(manifest, bundle.data_source, SPLITS)
             self._log(run, bundle, scores)
-        self._apply_gates(gates)
+        self._apply_gates(scores["gates"])
         return scores
 
     def _read_report(self, bundle: ModelBundle) -> dict[str, Any]:
@@ -131,7 +118,10 @@ class Evaluation:
             raise ManifestError(f"{path} was made for another manifest; run data_validation again")
         return report
 
-    def _predict(self, engine: Engine, manifest: Manifest) -> _TestResult:
+    def _predict(
+        self, engine: Engine, manifest: Manifest
+    ) -> tuple[LabeledPredictions, InferenceResult]:
+        """Return the predictions on the test split, and the other outputs of the model."""
         entries = manifest.in_split("test")
         bar = progress(entries, desc=f"test images ({engine.name})", unit="image")
         inference = engine.predict(self._read_image(engine.bundle, entry) for entry in bar)
@@ -142,7 +132,7 @@ class Evaluation:
             [entry.group for entry in entries],
             engine.bundle.positive_index,
         )
-        return _TestResult(entries, predictions, inference.distances, inference.activation_maps)
+        return predictions, inference
 
     def _read_image(self, bundle: ModelBundle, entry: Entry) -> np.ndarray:
         data = (self.config.data_dir / entry.path).read_bytes()
@@ -153,12 +143,12 @@ class Evaluation:
         self,
         bundle: ModelBundle,
         report: dict[str, Any],
-        result: _TestResult,
+        predictions: LabeledPredictions,
         distances: pd.DataFrame,
     ) -> dict[str, Any]:
         samples, seed = self.config.bootstrap_samples, self.config.seed
         points = bundle.operating_points
-        scores = compute_scores(result.predictions, bundle.classes, points, samples, seed)
+        scores = compute_scores(predictions, bundle.classes, points, samples, seed)
         ood = ood_metrics(distances, bundle.ood_threshold)
         warnings = list(report.get("warnings", []))
         false_positives, detected = ood["false_positive_rate"], ood["detection_rate"]
@@ -175,18 +165,24 @@ class Evaluation:
             "format_version": FORMAT_VERSION,
         }
 
-    def _gallery(self, bundle: ModelBundle, result: _TestResult) -> list[GalleryImage]:
-        gallery = []
-        for index in worst_predictions(result.predictions, self.config.error_gallery_size):
-            entry = result.entries[index]
+    def _gallery(
+        self,
+        bundle: ModelBundle,
+        manifest: Manifest,
+        predictions: LabeledPredictions,
+        inference: InferenceResult,
+    ) -> list[GalleryImage]:
+        gallery, entries = [], manifest.in_split("test")
+        for index in worst_predictions(predictions, self.config.error_gallery_size):
+            entry = entries[index]
             pixels = self._read_image(bundle, entry)
             image = GalleryImage(
                 path=entry.path,
                 actual=entry.label,
-                predicted=bundle.classes[result.predictions.predicted[index]],
-                probability=float(result.predictions.confidence[index]),
+                predicted=bundle.classes[predictions.predicted[index]],
+                probability=float(predictions.confidence[index]),
                 pixels=pixels,
-                overlay=overlay(pixels, result.activation_maps[index]),
+                overlay=overlay(pixels, inference.activation_maps[index]),
             )
             gallery.append(image)
         return gallery
@@ -218,12 +214,12 @@ class Evaluation:
         run.log_artifacts([config.manifest_path, config.report_path], "data")
         run.register_candidate()
 
-    def _apply_gates(self, gates: Sequence[Gate]) -> None:
-        failed = [gate for gate in gates if not gate.passed]
+    def _apply_gates(self, gates: list[dict[str, Any]]) -> None:
+        failed = [gate for gate in gates if not gate["passed"]]
         for gate in failed:
-            logger.warning("gate %s failed: %s", gate.name, gate.message)
+            logger.warning("gate %s failed: %s", gate["name"], gate["message"])
         if failed and self.config.gates.stops:
-            messages = " ".join(gate.message for gate in failed)
+            messages = " ".join(gate["message"] for gate in failed)
             raise GateError(
                 f"{len(failed)} of {len(gates)} gates failed: {messages} The results are in "
                 f"{self.config.root_dir}. Improve the data or the model, or change `gates` in "
@@ -231,13 +227,12 @@ class Evaluation:
             )
 
 
-def _distance_table(engine: Engine, result: _TestResult) -> pd.DataFrame:
+def _distance_table(engine: Engine, paths: pd.Series, distances: np.ndarray) -> pd.DataFrame:
     """Return the distance of each image from the training images, see `write_tables`."""
     bundle = engine.bundle
     samples = list(generate_ood_samples())
     ood = engine.predict(resize(sample.pixels, bundle.image_size) for sample in samples)
-    paths = [entry.path for entry in result.entries]
-    test_table = pd.DataFrame({"kind": TEST_IMAGES, "name": paths, "distance": result.distances})
+    test_table = pd.DataFrame({"kind": TEST_IMAGES, "name": paths, "distance": distances})
     ood_table = pd.DataFrame(samples)[["kind", "name"]].assign(distance=ood.distances)
     table = pd.concat([test_table, ood_table], ignore_index=True)
     return table.assign(out_of_distribution=table["distance"] > bundle.ood_threshold)

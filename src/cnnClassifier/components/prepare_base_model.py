@@ -1,8 +1,7 @@
 """Stage prepare_base_model: a pretrained backbone, and the classifier with a head on it."""
 
 from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
-from cnnClassifier.network.backbones import build_backbone, resolve_feature_layer
-from cnnClassifier.network.heads import add_head
+from cnnClassifier.network.architecture import add_head, build_backbone, resolve_feature_layer
 from cnnClassifier.network.serialization import save_model
 from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.weights import load_pretrained

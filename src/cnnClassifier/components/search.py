@@ -1,40 +1,33 @@
-"""The command search: hyperparameter search by grouped cross-validation on cached features."""
+"""The command search: find better parameters by grouped cross-validation on cached features."""
 
 import hashlib
-import json
 import math
 import time
+from functools import partial
 from typing import Any
 
+import optuna
 import pandas as pd
-from optuna.trial import Trial
 
-from cnnClassifier.components.trial_evaluator import (
-    METRICS,
-    SPLITS,
-    TrialEvaluator,
-    prepare_config,
-)
+from cnnClassifier.components.trial_evaluator import SPLITS, TrialEvaluator, backbone_config
 from cnnClassifier.entity.config_entity import SearchConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.tracking.runs import Run, data_tags, start_run
-from cnnClassifier.tuning.params_file import unified_diff, update_values
-from cnnClassifier.tuning.report import build_report
-from cnnClassifier.tuning.report_page import render_page
-from cnnClassifier.tuning.study import SharedStudy
-from cnnClassifier.utils.common import atomic_write, create_directories, sha256_of
+from cnnClassifier.tuning.report import build_report, render_report, unified_diff, with_values
+from cnnClassifier.tuning.study import SharedStudy, finished_trials
+from cnnClassifier.utils.common import atomic_write, sha256_of
 from cnnClassifier.utils.log import logger
 
-# Parameters that can't change the value of a trial; SPLIT only does so through the manifest.
+# Parameters that don't change the result of a trial, except through the manifest.
 _IRRELEVANT = {"MIN_SENSITIVITY", "OOD_QUANTILE", "FOLD_SEEDS", "SPLIT"}
 
 
 class Search:
-    """Try hyperparameters in grouped folds of the training and validation images.
+    """Try parameters in grouped folds of the training and validation images.
 
     Args:
         config: of the command.
-        tracking: of the runs, a parent and a child for each trial; None: they aren't logged.
+        tracking: of the runs: one for the search, with a child for each trial.
     """
 
     def __init__(self, config: SearchConfig, tracking: TrackingConfig | None = None) -> None:
@@ -47,132 +40,110 @@ class Search:
         """Search until the study has enough trials; write `report.html` and `best.diff`.
 
         Args:
-            trials: total number in the study, by all processes; None: as in search.yaml.
-            timeout_s: no trial begins after this time in seconds.
-            apply: whether to write the best values to params.yaml.
+            trials: total number of trials of all processes; None: as in search.yaml.
+            timeout_s: seconds after which no further trial starts.
+            apply: write the best values into params.yaml.
 
         Returns:
             The content of the report.
 
         Raises:
             ManifestError: a class has fewer groups than there are folds.
-            SearchError: the storage can't be opened.
-            ConfigError: a backbone can't be trained from a block in search.yaml.
+            UserError: the storage can't be opened.
+            ConfigError: a backbone has no such block.
         """
+        deadline = time.monotonic() + (timeout_s or math.inf)  # preparation counts
         config = self.config
-        training = config.crossvalidation.training
+        training, name = config.crossvalidation.training, study_name(config)
         manifest = Manifest.read(training.manifest_path)
-        name = study_name(config)
-        minimize = config.metric == "loss"
-        seed, stale_after_s = training.fit.seed, config.stale_after_s
         study = SharedStudy(
-            config.storage, name, minimize, config.space, config.params, seed, stale_after_s
+            config.storage,
+            name,
+            config.metric == "loss",
+            config.space,
+            config.params,
+            training.fit.seed,
+            config.stale_after_s,
         )
         max_trials = int(min(trials or config.trials, study.size))
-        count = len(study.finished())
-        logger.info("study %s has %d of %d trials", name, count, max_trials)
-        if count < max_trials:
-            deadline = time.monotonic() + (timeout_s or math.inf)
-            tags = {"search": name, **data_tags(training.manifest_path, training.source_URL)}
-            with start_run(self.tracking, f"search {name}", tags, {"search": name}) as run:
-                run.log_datasets(manifest, training.source_URL, SPLITS)
-                evaluator = TrialEvaluator(config, manifest)
-                is_complete = False
-                while not is_complete:
-                    with study.next_trial(max_trials, deadline) as trial:
-                        is_complete = trial is None
-                        if trial:
-                            self._run_trial(study, trial, evaluator, max_trials, run)
-                report = self._write_report(study, name, max_trials)
-                files = [config.root_dir / "report.html", config.root_dir / "best.diff"]
-                run.log_artifacts(files, "search")
-        else:
-            report = self._write_report(study, name, max_trials)
-        if apply:
-            self._apply(report["changes"])
+        done = len(finished_trials(study.study))
+        logger.info("study %s has %d of %d trials", name, done, max_trials)
+        if done >= max_trials:
+            return self._write(study.study, max_trials, apply)
+        tags = {"search": name, **data_tags(training.manifest_path, training.source_URL)}
+        with start_run(self.tracking, f"search {name}", tags, {"search": name}) as run:
+            run.log_datasets(manifest, training.source_URL, SPLITS)
+            evaluate = partial(self._evaluate, TrialEvaluator(config, manifest), run)
+            study.run(evaluate, max_trials, deadline)
+            report = self._write(study.study, max_trials, apply)
+            reports = [config.root_dir / "report.html", config.root_dir / "best.diff"]
+            run.log_artifacts(reports, "search")
         return report
 
-    def _run_trial(
-        self,
-        study: SharedStudy,
-        trial: Trial,
-        evaluator: TrialEvaluator,
-        max_trials: int,
-        parent: Run,
-    ) -> None:
+    def _evaluate(
+        self, evaluator: TrialEvaluator, run: Run, trial: optuna.trial.Trial
+    ) -> float | None:
+        """Return the mean of the metric over the folds; None if the trial is pruned."""
         metric = self.config.metric
-        run = parent.child_run(f"trial {trial.number}")
-        run.log_params(trial.params)
-        folds: list[dict[str, float]] = []
-        is_pruned = False
-        for number, metrics in enumerate(evaluator.evaluate(trial.params), start=1):
-            folds.append(metrics)
-            run.log_metrics({f"fold_{name}": value for name, value in metrics.items()}, number)
-            means = pd.DataFrame(folds).mean().to_dict()
-            trial.report(means[metric], number)
-            is_pruned = number < self.config.folds and trial.should_prune()
-            if is_pruned:
+        trial_run = run.child_run(f"trial {trial.number}")
+        trial_run.log_params(trial.params)
+        folds = pd.DataFrame()
+        for number, metrics in enumerate(evaluator.folds(trial.params), start=1):
+            folds = pd.concat([folds, pd.DataFrame([metrics])])
+            values = {f"fold_{key}": value for key, value in metrics.items()}
+            trial_run.log_metrics(values, number)
+            trial.report(folds[metric].mean(), number)
+            pruned = number < self.config.folds and trial.should_prune()
+            if pruned:
                 break
-        trial.set_user_attr("folds", folds)
-        run.log_metrics({name: means[name] for name in METRICS})
-        run.set_tags({"pruned": str(is_pruned)})
-        run.finish()
-        if not study.finish(trial, None if is_pruned else means[metric]):
-            logger.warning("trial %d: another process has taken it over", trial.number)
-            return
-        pruned = f", pruned after fold {len(folds)}" if is_pruned else ""
-        logger.info(
-            f"trial {trial.number}, {len(study.finished())} of {max_trials} done: "
-            f"{metric} {means[metric]:.4f}{pruned} with {_format(trial.params)}"
-        )
+        trial.set_user_attr("folds", folds.to_dict("records"))
+        trial_run.log_metrics({str(key): value for key, value in folds.mean().items()})
+        trial_run.set_tags({"pruned": str(pruned)})
+        trial_run.finish()
+        return None if pruned else float(folds[metric].mean())
 
-    def _write_report(self, study: SharedStudy, name: str, max_trials: int) -> dict[str, Any]:
-        config = self.config
-        path = config.params_path
-        create_directories(config.root_dir)
-        report = build_report(study.study, config, name, max_trials)
-        report["changes"] = {}
-        if "best" in report:
-            best = report["best"]["params"]
-            backbone = best.get("BACKBONE", config.prepare.backbone)
-            values = {**best, "FEATURE_LAYER": prepare_config(config, backbone).feature_layer}
-            changes = {key: value for key, value in values.items() if config.params[key] != value}
-            report["changes"] = changes
-            logger.info(
-                f"best: trial {report['best']['number']}, {report['metric']} "
-                f"{report['best']['value']:.4f}; changes: {_format(changes) or 'none'}. "
-                f"Report: {config.root_dir / 'report.html'}"
-            )
-        else:
-            logger.warning("no trial has completed all folds")
-        text = path.read_text(encoding="utf-8")
-        patch = unified_diff(text, update_values(text, report["changes"], path), path)
-        for file_name, content in (("best.diff", patch), ("report.html", render_page(report))):
-            with atomic_write(config.root_dir / file_name) as temp_path:
+    def _write(self, study: optuna.Study, max_trials: int, apply: bool) -> dict[str, Any]:
+        """Write the report and the patch, and params.yaml if `apply`."""
+        config, params_path = self.config, self.config.params_path
+        report = build_report(study, config, max_trials)
+        changes = self._changes(report["best"]["params"]) if "best" in report else {}
+        report["changes"] = changes
+        before = params_path.read_text(encoding="utf-8")
+        after = with_values(before, changes) if changes else before
+        contents = {
+            config.root_dir / "best.diff": unified_diff(before, after, params_path),
+            config.root_dir / "report.html": render_report(report, config),
+        }
+        if apply and changes:
+            contents[params_path] = after
+        for path, content in contents.items():
+            with atomic_write(path) as temp_path:
                 temp_path.write_text(content, encoding="utf-8")
+        values = ", ".join(f"{key} {value}" for key, value in changes.items()) or "nothing"
+        if "best" in report:
+            number, value = report["best"]["number"], report["best"]["value"]
+            action = "changed" if apply else "would change"
+            logger.info("best: trial %d, %s %.4f", number, config.metric, value)
+            logger.info("it %s in %s: %s", action, params_path, values)
+        else:
+            logger.warning("no trial is complete")
+        logger.info("report: %s", config.root_dir / "report.html")
         return report
 
-    def _apply(self, changes: dict[str, Any]) -> None:
-        path = self.config.params_path
-        text = update_values(path.read_text(encoding="utf-8"), changes, path)
-        if changes:
-            with atomic_write(path) as temp_path:
-                temp_path.write_text(text, encoding="utf-8")
-        logger.info("%s: %s", path, _format(changes) or "not changed")
+    def _changes(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return the values of params.yaml that the best parameters change."""
+        config = self.config
+        backbone = params.get("BACKBONE", config.prepare.backbone)
+        best = params | {"FEATURE_LAYER": backbone_config(config, backbone).feature_layer}
+        return {key: value for key, value in best.items() if value != config.params[key]}
 
 
 def study_name(config: SearchConfig) -> str:
-    """Name the study by everything that the values of its trials depend on."""
-    ignored = _IRRELEVANT | config.space.keys()
-    parts = [
-        {key: value for key, value in config.params.items() if key not in ignored},
-        {name: repr(dimension) for name, dimension in config.space.items()},
-        [config.metric, config.folds, config.epochs],
-        sha256_of(config.crossvalidation.training.manifest_path),
-    ]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return f"search-{digest[:8]}"
-
-
-def _format(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items())
+    """Return a name that differs if the data or a setting that changes the results differs."""
+    fixed = []
+    for key, value in sorted(config.params.items()):
+        if key not in _IRRELEVANT and key not in config.space:
+            fixed.append((key, value))
+    digest = sha256_of(config.crossvalidation.training.manifest_path)
+    parts = (fixed, config.space, config.metric, config.folds, config.epochs, digest)
+    return f"search-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"

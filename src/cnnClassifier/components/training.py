@@ -1,19 +1,13 @@
 """Stage training: fit the trainable part of the network on cached features, write the bundle."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from cnnClassifier.components.training_inputs import (
-    Network,
-    image_features,
-    load_image,
-    load_network,
-    positive_class,
-)
 from cnnClassifier.entity.bundle import (
     HISTORY_FILE,
     INT8_FILE,
@@ -22,23 +16,54 @@ from cnnClassifier.entity.bundle import (
     ModelBundle,
 )
 from cnnClassifier.entity.config_entity import TrackingConfig, TrainingConfig
+from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.calibration import calibrate
-from cnnClassifier.imaging.augment import View, views_of
-from cnnClassifier.network.openvino_export import export_openvino, save_openvino
+from cnnClassifier.imaging.augment import View, augment, views_of
+from cnnClassifier.imaging.decode import prepare
+from cnnClassifier.network.architecture import freeze_boundary, resolve_feature_layer
+from cnnClassifier.network.feature_cache import FeatureCache, Features, choose_precision, split_at
+from cnnClassifier.network.openvino_model import export_openvino, quantize, save_openvino
 from cnnClassifier.network.out_of_distribution import fit_detector
-from cnnClassifier.network.quantization import quantize
-from cnnClassifier.network.serialization import save_model
-from cnnClassifier.network.training import History, fit, pooled_features, predict
+from cnnClassifier.network.serialization import load_model, save_model
+from cnnClassifier.network.tf_setup import import_tensorflow
+from cnnClassifier.network.training import (
+    History,
+    fit,
+    make_deterministic,
+    pooled_features,
+    predict,
+)
 from cnnClassifier.tracking.runs import Run, data_tags, start_run
 from cnnClassifier.tracking.store import TRAINED
 from cnnClassifier.utils.common import atomic_write, sha256_of
+from cnnClassifier.utils.errors import ConfigError
 from cnnClassifier.utils.log import logger
 
+if TYPE_CHECKING:
+    import keras
+
+_NEGATIVE_PREFIXES = ("normal", "negative", "healthy", "benign", "control")
 _PACKAGES = ("keras", "tensorflow", "numpy", "pillow")
 _INT8_PACKAGES = ("openvino", "nncf")
 _CALIBRATION_IMAGES = 32  # more take a tenth of a second each and change nothing
+
+
+class Network(NamedTuple):
+    """The prepared model, cut at the freeze boundary.
+
+    Attributes:
+        model: from RGB 0-255 to probabilities.
+        tail: its trainable part, from the frozen part's output to probabilities.
+        feature_layer: name of the layer that the head is attached to.
+        cache: of the frozen part's outputs.
+    """
+
+    model: "keras.Model"
+    tail: "keras.Model"
+    feature_layer: str
+    cache: FeatureCache
 
 
 class Training:
@@ -151,3 +176,67 @@ def _write_history(path: Path, history: History) -> None:
     table = pd.DataFrame(history)
     table.insert(0, "epoch", range(1, len(table) + 1))
     table.to_csv(path, index=False, lineterminator="\n")
+
+
+def load_network(config: TrainingConfig) -> Network:
+    """Load the prepared model and cut it at the freeze boundary."""
+    import_tensorflow()
+    make_deterministic(config.fit.seed)
+    model = load_model(config.updated_base_model_path, "run prepare_base_model first")
+    layer = resolve_feature_layer(config.backbone, config.feature_layer, model)
+    boundary = freeze_boundary(config.backbone, layer, config.fine_tune_from, model)
+    trunk, tail = split_at(model, boundary)
+    cache = FeatureCache(config.cache_dir, trunk, choose_precision(config.precision))
+    return Network(model, tail, layer, cache)
+
+
+def load_image(entry: Entry, config: TrainingConfig) -> np.ndarray:
+    """Return an image as the model takes it, without augmentation: uint8, `image_size`."""
+    data = (config.data_dir / entry.path).read_bytes()
+    dicom_options = DicomOptions.parse(config.dicom_window)
+    return prepare(data, config.image_size, config.max_pixels, dicom_options)
+
+
+def image_features(
+    cache: FeatureCache, images: Sequence[tuple[Entry, Sequence[View]]], config: TrainingConfig
+) -> Features:
+    """Return the cached feature maps of images, computing those that are missing.
+
+    Args:
+        cache: of the frozen part.
+        images: each with its views. An image is decoded once for all of them.
+        config: how images are read.
+
+    Returns:
+        The views of the first image, then those of the second, and so on.
+    """
+
+    def load(number: int, missing: list[int]) -> list[np.ndarray]:
+        entry, views = images[number]
+        pixels = load_image(entry, config)
+        return [augment(pixels, views[view]) for view in missing]
+
+    suffix = "" if config.dicom_window == "auto" else f":{config.dicom_window}"
+    keys = []
+    for entry, views in images:
+        keys.append([f"{entry.sha256}:{view}{suffix}" for view in views])
+    return cache.features(keys, load)
+
+
+def positive_class(requested: str, classes: tuple[str, ...]) -> str:
+    """Return the positive class; `auto` takes the first that isn't named like a negative one.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    if requested == "auto":
+        for name in classes:
+            if not name.lower().startswith(_NEGATIVE_PREFIXES):
+                return name
+        return classes[0]
+    if requested not in classes:
+        raise ConfigError(
+            f"params.yaml: POSITIVE_CLASS: expected auto or one of {', '.join(classes)}, "
+            f"found {requested!r}"
+        )
+    return requested

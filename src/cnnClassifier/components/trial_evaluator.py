@@ -1,163 +1,149 @@
-"""Evaluate hyperparameters in grouped folds: many trials in one process, on shared features."""
+"""Evaluate parameters in grouped folds: many trials in one process, on features that they share."""
 
 import hashlib
-import multiprocessing
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cnnClassifier.components.crossvalidation import FoldRunner, check_groups, grouped_folds
 from cnnClassifier.components.prepare_base_model import PrepareBaseModel
-from cnnClassifier.components.training_inputs import image_features, positive_class
+from cnnClassifier.components.training import image_features, positive_class
 from cnnClassifier.entity.config_entity import Choice, PrepareBaseModelConfig, SearchConfig
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.evaluation.metrics import compute_metrics
 from cnnClassifier.imaging.augment import views_of
-from cnnClassifier.network.backbones import freeze_boundary, resolve_feature_layer
+from cnnClassifier.network.architecture import (
+    add_head,
+    freeze_boundary,
+    resolve_feature_layer,
+    standalone_head,
+)
 from cnnClassifier.network.feature_cache import FeatureCache, Features, choose_precision, split_at
-from cnnClassifier.network.heads import add_head, standalone_head
 from cnnClassifier.network.serialization import load_model
 from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.training import make_deterministic, snapshot
 from cnnClassifier.tracking.runs import Run
+from cnnClassifier.tuning.report import METRIC_NAMES
 from cnnClassifier.utils.errors import ConfigError
 
-if TYPE_CHECKING:
-    import keras
-
-SPLITS = ("train", "validation")  # the test images are not used
-METRICS = ("loss", "roc_auc", "balanced_accuracy")
-_MAX_COMPILED_TAILS = 32
+SPLITS = ("train", "validation")  # the test images are not used in the search
+_MAX_TAILS = 32  # compiled models in memory
 
 
 class TrialEvaluator:
-    """Fit and evaluate in folds of the training and validation images.
+    """Train and evaluate in folds of the training and validation images.
 
     Args:
-        config: the settings that all trials share.
+        config: of the search.
         manifest: all images.
 
     Raises:
         ManifestError: a class has fewer groups than there are folds.
-        ConfigError: a backbone can't be trained from a block of the search space.
+        ConfigError: a backbone has no such block.
     """
 
     def __init__(self, config: SearchConfig, manifest: Manifest) -> None:
-        training = config.crossvalidation.training
+        training, folds = config.crossvalidation.training, config.crossvalidation.folds
         import_tensorflow()
         make_deterministic(training.fit.seed)
         self._config = config
         self._entries = [entry for entry in manifest.entries if entry.split in SPLITS]
         self._labels = manifest.labels(self._entries)
         self._groups = np.array([entry.group for entry in self._entries])
-        check_groups(self._entries, manifest.classes, config.crossvalidation.folds)
+        check_groups(self._entries, manifest.classes, folds)
         positive = positive_class(training.positive_class, manifest.classes)
         self._positive = manifest.classes.index(positive)
-        self._views = training.augmentation.views
-        if views := config.space.get("VIEWS"):
-            self._views = max(views.values) if isinstance(views, Choice) else int(views.high)
-        self._get_tail = lru_cache(_MAX_COMPILED_TAILS)(self._create_tail)
+        views = config.space.get("VIEWS", Choice((training.augmentation.views,)))
+        self._max_views = max(views.values) if isinstance(views, Choice) else int(views.high)
+        self._tail = lru_cache(_MAX_TAILS)(self._build_tail)
         self._features: dict[tuple[str, str | None], Features] = {}
-        trunks = {}
         for backbone in self._candidates("BACKBONE"):
+            base, layer = self._load_base(backbone)
             for block in self._candidates("FINE_TUNE_FROM"):
-                trunks[backbone, block] = self._frozen_part(backbone, block)
-        for key, trunk in trunks.items():  # computed after all combinations have been checked
-            self._features[key] = self._compute_features(trunk)
+                try:
+                    boundary = freeze_boundary(backbone, layer, block, base)
+                except ConfigError as error:
+                    place = f"search.yaml: space, with {block} and {backbone}"
+                    raise ConfigError(f"{place}: {error}") from None
+                self._features[backbone, block] = self._compute(split_at(base, boundary)[0])
 
-    def evaluate(self, params: Mapping[str, Any]) -> Iterator[dict[str, float]]:
-        """Yield the metrics of each fold; they do not depend on earlier trials.
+    def folds(self, params: Mapping[str, Any]) -> Iterator[dict[str, float]]:
+        """Yield the metrics of each fold; they don't depend on earlier trials.
 
         Args:
-            params: values of the search space.
+            params: values from the search space, by key of params.yaml.
         """
         config = self._config.crossvalidation
-        training = config.training
-        params = {"VIEWS": training.augmentation.views, **params}
-        params = {**self._config.params, **params}
-        backbone, block, views = params["BACKBONE"], params["FINE_TUNE_FROM"], params["VIEWS"]
+        training, values = config.training, {**self._config.params, **params}
+        views = params.get("VIEWS", training.augmentation.views)
         fit_changes = {
             "epochs": min(self._config.epochs, training.fit.epochs),
-            "batch_size": params["BATCH_SIZE"],
-            "learning_rate": params["LEARNING_RATE"],
+            "batch_size": values["BATCH_SIZE"],
+            "learning_rate": values["LEARNING_RATE"],
         }
         changes = {
             "augmentation": training.augmentation.model_copy(update={"views": views}),
             "fit": training.fit.model_copy(update=fit_changes),
         }
-        trial_training = training.model_copy(update=changes)
-        # The features have all views of each image; this trial uses the first ones.
-        rows = np.arange(len(self._entries))[:, None] * self._views + np.arange(views)
-        tail, restore = self._get_tail(backbone, block, params["HEAD"], params["DROPOUT"])
+        trial_config = config.model_copy(update={"training": training.model_copy(update=changes)})
+        backbone, block = values["BACKBONE"], values["FINE_TUNE_FROM"]
+        rows = np.arange(len(self._entries))[:, None] * self._max_views + np.arange(views)
+        features = self._features[backbone, block][rows.ravel()]
+        tail, restore = self._tail(backbone, block, values["HEAD"], values["DROPOUT"])
         restore()
-        runner = FoldRunner(
-            config.model_copy(update={"training": trial_training}),
-            tail,
-            self._features[backbone, block][rows.ravel()],
-            self._labels,
-            self._groups,
-            self._positive,
-        )
-        folds = grouped_folds(self._labels, self._groups, config.folds, training.fit.seed)
-        for fold in islice(folds, self._config.folds):
+        labels, groups = self._labels, self._groups
+        runner = FoldRunner(trial_config, tail, features, labels, groups, self._positive)
+        folds = grouped_folds(labels, groups, config.folds, training.fit.seed)
+        for _, fold in zip(range(self._config.folds), folds, strict=False):
             metrics = compute_metrics(runner.run(*fold, Run()))
-            yield {name: metrics[name] for name in METRICS}
+            yield {name: metrics[name] for name in METRIC_NAMES}
 
     def _candidates(self, key: str) -> tuple[Any, ...]:
-        dimension = self._config.space.get(key)
-        return dimension.values if isinstance(dimension, Choice) else (self._config.params[key],)
+        span = self._config.space.get(key)
+        return span.values if isinstance(span, Choice) else (self._config.params[key],)
 
-    def _frozen_part(self, backbone: str, block: str | None) -> "keras.Model":
-        base, layer = self._load_backbone(backbone)
-        try:
-            return split_at(base, freeze_boundary(backbone, layer, block, base))[0]
-        except ConfigError as error:
-            raise ConfigError(f"search.yaml: space, with {block} and {backbone}: {error}") from None
-
-    def _compute_features(self, trunk: "keras.Model") -> Features:
+    def _compute(self, trunk: Any) -> Features:
+        """Return the cached features of all images in all views."""
         training = self._config.crossvalidation.training
         cache = FeatureCache(training.cache_dir, trunk, choose_precision(training.precision))
-        augmentation = training.augmentation.model_copy(update={"views": self._views})
+        augmentation = training.augmentation.model_copy(update={"views": self._max_views})
         images = [(entry, views_of(entry.sha256, augmentation)) for entry in self._entries]
         return image_features(cache, images, training)
 
-    def _load_backbone(self, backbone: str) -> tuple["keras.Model", str]:
-        """Load a backbone, and return it with the name of its feature layer."""
-        prepare = prepare_config(self._config, backbone)
+    def _load_base(self, backbone: str) -> tuple[Any, str]:
+        """Load a backbone; return it with the name of the layer that a head is attached to."""
+        import keras
+
+        prepare = backbone_config(self._config, backbone)
         if backbone != self._config.prepare.backbone and not prepare.base_model_path.is_file():
-            # In another process: Keras numbers layers, and the cached features depend on names.
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                pool.submit(_prepare, prepare).result()
+            keras.utils.clear_session()  # else Keras numbers layers on: their features differ
+            PrepareBaseModel(prepare).run()
         base = load_model(prepare.base_model_path, "run prepare_base_model first")
         return base, resolve_feature_layer(backbone, prepare.feature_layer, base)
 
-    def _create_tail(
-        self, backbone: str, block: str | None, head: str, dropout: float
-    ) -> tuple["keras.Model", Any]:
-        """Return a new tail, and a function that restores its initial weights."""
+    def _build_tail(self, backbone: str, block: str | None, head: str, dropout: float) -> Any:
+        """Return a new tail, and a function that restores its first weights."""
         prepare = self._config.prepare
-        arguments = (head, dropout, prepare.class_count, prepare.seed)
+        options = (head, dropout, prepare.class_count, prepare.seed)
         if block is None:
-            tail = standalone_head(self._features[backbone, block].shape, *arguments)
+            tail = standalone_head(self._features[backbone, block].shape, *options)
         else:
-            base, layer = self._load_backbone(backbone)
-            model = add_head(base, layer, *arguments)
+            base, layer = self._load_base(backbone)
+            model = add_head(base, layer, *options)
             tail = split_at(model, freeze_boundary(backbone, layer, block, model))[1]
         return tail, snapshot(tail)
 
 
-def prepare_config(config: SearchConfig, backbone: str) -> PrepareBaseModelConfig:
-    """Return the settings to prepare a backbone; another one gets its default feature layer."""
+def backbone_config(config: SearchConfig, backbone: str) -> PrepareBaseModelConfig:
+    """Return how a backbone is prepared; other backbones have their default feature layer."""
     prepare = config.prepare
     if backbone == prepare.backbone:
         return prepare
-    settings = repr((prepare.image_size, prepare.weights, prepare.seed))
-    digest = hashlib.sha256(settings.encode()).hexdigest()
-    folder = config.root_dir / "models" / f"{backbone}-{digest[:8]}"
+    key = repr((prepare.image_size, prepare.weights, prepare.seed))
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    folder = config.root_dir / "models" / f"{backbone}-{digest}"
     changes = {
         "backbone": backbone,
         "feature_layer": "auto",
@@ -165,7 +151,3 @@ def prepare_config(config: SearchConfig, backbone: str) -> PrepareBaseModelConfi
         "updated_base_model_path": folder / "updated_base_model.keras",
     }
     return prepare.model_copy(update=changes)
-
-
-def _prepare(config: PrepareBaseModelConfig) -> None:
-    PrepareBaseModel(config).run()

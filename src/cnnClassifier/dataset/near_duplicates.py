@@ -17,16 +17,17 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from cnnClassifier.utils.progress import progress
 
-_SIDE = 160  # pixels
+_SIZE = 160  # pixels
 _MAX_KEYPOINTS = 100
 _MIN_CONTRAST = 0.02  # of a keypoint, in SIFT's unit
-_FEW_KEYPOINTS = 16  # smooth images get a grid of keypoints in addition
+_MIN_KEYPOINTS = 16  # an image with fewer gets a grid of keypoints in addition
 _GRID = (40, 64, 80, 96, 120)  # their x and y
 _GRID_SIZE = 16  # their diameter: the descriptor covers about 100 pixels
 _JPEG_QUALITY = 90
 
-_MIN_LIST = 64  # codes in a list of the inverted file on average, or the root of all codes
-_MAX_LIST = 8  # times the mean; longer lists are divided
+# The lists of the inverted file have as many codes as there are lists: time grows by the power 1.5.
+_MIN_MEAN_LENGTH = 64
+_MAX_LENGTH_RATIO = 8  # to the mean; longer lists are divided
 _NEIGHBORS = 6  # nearest codes that a code votes for, itself included
 _CANDIDATES = 6  # pairs that are registered for each image
 
@@ -35,8 +36,8 @@ _MIN_INLIERS = 8  # keypoints that agree on a registration
 _MAX_ERROR = 3.0  # pixels between them
 _RANSAC_ITERATIONS = 500
 _MIN_OVERLAP = 0.3  # of the area
-_FINE_SIGMA, _COARSE_SIGMA = 1.0, 4.0  # pixels; what is coarser is alike in neighboring slices
-_DRAWN = 0.03  # fraction of pixels that may differ: lines, arrows, text
+_FINE_SIGMA, _COARSE_SIGMA = 1.0, 4.0  # pixels; neighboring slices agree on coarser structures
+_TRIMMED_FRACTION = 0.03  # of the pixels, the most different ones: lines, arrows, text
 _MIN_STD = 0.25  # gray levels of details; below it an image is blank
 
 # A SIFT descriptor has 4×4 cells with 8 angles each. Mirroring an image reverses the rows and the
@@ -48,7 +49,7 @@ _CURL = (_COLUMN - 1.5) * np.sin(_ANGLE * np.pi / 4) - (_ROW - 1.5) * np.cos(_AN
 
 @dataclass(frozen=True)
 class Keypoints:
-    """What is kept of an image to find its near-duplicates: about 10 kB, at most 40 kB.
+    """The part of an image that is kept to find its near-duplicates: 10 kB, at most 40 kB.
 
     Attributes:
         points: float16, (keypoints, 2): x and y in pixels of the thumbnail.
@@ -70,14 +71,14 @@ def extract_keypoints(gray: np.ndarray) -> Keypoints:
     Args:
         gray: uint8, (height, width), of any size.
     """
-    shrink = min(gray.shape) > _SIDE
+    shrink = min(gray.shape) > _SIZE
     interpolation = cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
-    small = cv2.resize(gray, (_SIDE, _SIDE), interpolation=interpolation)
+    small = cv2.resize(gray, (_SIZE, _SIZE), interpolation=interpolation)
     sift = cv2.SIFT.create(
         _MAX_KEYPOINTS, contrastThreshold=_MIN_CONTRAST, enable_precise_upscale=True
     )
     found, descriptors = sift.detectAndCompute(small, None)
-    if len(found) < _FEW_KEYPOINTS:
+    if len(found) < _MIN_KEYPOINTS:
         grid = [cv2.KeyPoint(x, y, _GRID_SIZE, 90) for y in _GRID for x in _GRID]
         found, descriptors = sift.compute(small, [*found, *grid])
     points = np.array([keypoint.pt for keypoint in found], np.float16)
@@ -94,11 +95,11 @@ def extract_keypoints(gray: np.ndarray) -> Keypoints:
 def find_near_duplicates(
     keypoints: Sequence[Keypoints], min_correlation: float
 ) -> list[tuple[int, int]]:
-    """Find the images that show the same picture.
+    """Find the images that are copies of each other.
 
-    Each image is compared with a few candidates only. In the next rounds one image stands for all
-    that are linked with it, so that large sets of copies are connected too. The order of the
-    images changes nothing, since they are sorted by content first.
+    Each image is compared with a few candidates only. In later rounds one image represents all
+    that are linked with it, so that large sets of copies are connected too. The result doesn't
+    depend on the order of the images, because they are sorted by content first.
 
     Args:
         keypoints: of each image.
@@ -129,33 +130,33 @@ def find_near_duplicates(
                 links.append(sorted((order[first], order[second])))
         active, queries = [], []
         for subset in linked.subsets():
-            richest = max(subset, key=lambda index: (len(images[index].codes), index))
-            active.append(richest)
+            representative = max(subset, key=lambda index: (len(images[index].codes), index))
+            active.append(representative)
             if not changed.isdisjoint(subset):
-                queries.append(richest)
+                queries.append(representative)
     return sorted((first, second) for first, second in links)
 
 
 class _InvertedFile:
-    """Codes of all images, in one list for each visual word: alike codes are mostly in one list."""
+    """The codes of all images, in lists: similar codes are mostly in the same list."""
 
     def __init__(self, images: Sequence[Keypoints]) -> None:
         counts = [len(image.codes) for image in images]
         self.codes = np.concatenate([image.codes for image in images])
         self.starts = np.cumsum([0, *counts])
         self.owners = np.repeat(np.arange(len(images), dtype=np.int32), counts)
-        self.mean_list = max(_MIN_LIST, math.isqrt(len(self.codes)))
+        self.mean_length = max(_MIN_MEAN_LENGTH, math.isqrt(len(self.codes)))
         # Each code is listed under its visual word: the nearest of a sample of the codes.
-        num_words = -(-len(self.codes) // self.mean_list)
+        num_words = -(-len(self.codes) // self.mean_length)
         sample = np.random.default_rng(0).choice(len(self.codes), num_words, replace=False)
         self.words = _nearest(self.codes, self.codes[sample], 1)[1][:, 0]
 
     def candidates(self, active: Sequence[int], queries: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the pairs of images that have the most alike codes.
+        """Return the pairs of images with the most similar codes.
 
         Args:
-            active: indices of images among which others are looked for.
-            queries: indices of images for which others are looked for, all of them active.
+            active: indices of the images to search.
+            queries: indices of the images to search for, a subset of the active ones.
 
         Returns:
             Pairs of indices, the lower one first, sorted.
@@ -184,14 +185,13 @@ class _InvertedFile:
         """
         neighbors = np.zeros((len(self.codes), _NEIGHBORS), np.int32)
         weights = np.zeros((len(self.codes), _NEIGHBORS), np.uint8)
-        is_active = np.isin(self.owners, active)
         is_query = np.isin(self.owners, queries)
-        listed = np.flatnonzero(is_active)
-        # Alike codes come one after another, so that a list that is divided keeps them together.
+        listed = np.flatnonzero(np.isin(self.owners, active))
+        # Similar codes are neighbors in a list, so that they stay together if it is divided.
         listed = listed[np.lexsort((self.codes.view(np.uint64)[listed, 0], self.words[listed]))]
         lists = np.split(listed, np.flatnonzero(np.diff(self.words[listed])) + 1)
         for codes in progress(lists, desc="comparing keypoints", unit="list"):
-            parts = -(-len(codes) // (_MAX_LIST * self.mean_list))
+            parts = -(-len(codes) // (_MAX_LENGTH_RATIO * self.mean_length))
             for part in np.array_split(codes, max(1, parts)):
                 rows = part[is_query[part]]
                 if len(rows):
@@ -212,15 +212,13 @@ def _nearest(first: np.ndarray, second: np.ndarray, count: int) -> tuple[np.ndar
 
 def _correlation(first: Keypoints, second: Keypoints) -> float:
     """Register two images and correlate what both show; -1 where they can't be registered."""
-    fewest = min(len(first.codes), len(second.codes))
-    min_inliers = max(4, min(_MIN_INLIERS, fewest // 2))
-    if fewest < min_inliers:
+    if min(len(first.codes), len(second.codes)) < _MIN_INLIERS:
         return -1.0
     distances, nearest = _nearest(first.codes, second.codes, 2)
     _, backward = _nearest(second.codes, first.codes, 1)
     is_mutual = backward[nearest[:, 0], 0] == np.arange(len(first.codes))
     matched = np.flatnonzero(is_mutual & (distances[:, 0] < _RATIO * distances[:, 1]))
-    if len(matched) < min_inliers:
+    if len(matched) < _MIN_INLIERS:
         return -1.0
     cv2.setRNGSeed(0)
     transform, inliers = cv2.estimateAffine2D(
@@ -230,7 +228,7 @@ def _correlation(first: Keypoints, second: Keypoints) -> float:
         ransacReprojThreshold=_MAX_ERROR,
         maxIters=_RANSAC_ITERATIONS,
     )
-    if transform is None or inliers.sum() < min_inliers:
+    if transform is None or inliers.sum() < _MIN_INLIERS:
         return -1.0
     if abs(np.linalg.det(transform[:, :2])) < 1:  # the image that shows less is enlarged
         first, second = second, first
@@ -251,20 +249,20 @@ def _registered_correlation(moving: np.ndarray, fixed: np.ndarray, transform: np
         fixed: uint8, (160, 160).
         transform: (2, 3), from pixels of `moving` to pixels of `fixed`.
     """
-    size = (_SIDE, _SIDE)
-    inside = cv2.warpAffine(np.ones_like(moving), transform, size, flags=cv2.INTER_NEAREST)
-    if inside.mean() < _MIN_OVERLAP:
+    size = (_SIZE, _SIZE)
+    mask = cv2.warpAffine(np.ones_like(moving), transform, size, flags=cv2.INTER_NEAREST)
+    if mask.mean() < _MIN_OVERLAP:
         return -1.0
     # Outside the overlap both are made equal, so that its border isn't a detail of one of them.
-    warped = np.where(inside > 0, cv2.warpAffine(moving, transform, size), fixed)
-    inner = cv2.erode(inside, np.ones((5, 5), np.uint8))[::2, ::2] > 0
+    warped = np.where(mask > 0, cv2.warpAffine(moving, transform, size), fixed)
+    inner = cv2.erode(mask, np.ones((5, 5), np.uint8))[::2, ::2] > 0
     one, other = _details(warped)[inner], _details(fixed)[inner]
     if min(one.std(), other.std()) < _MIN_STD:
         return -1.0
     one = (one - one.mean()) / one.std()
     other = (other - other.mean()) / other.std()
     difference = np.abs(one - other)
-    kept = difference <= np.quantile(difference, 1 - _DRAWN)
+    kept = difference <= np.quantile(difference, 1 - _TRIMMED_FRACTION)
     return float(np.corrcoef(one[kept], other[kept])[0, 1])
 
 

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cnnClassifier.entity.dicom_options import parse_window
 from cnnClassifier.utils.common import load_json, save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
 
-FORMAT_VERSION = (
-    2  # of bundles, scores.json and registry entries; raise it when an old one can't be used
-)
+# Of bundles, scores.json and registry entries; raise it when an old one can't be used.
+FORMAT_VERSION = 2
 MODEL_FILE = "model.keras"
 METADATA_FILE = "model.json"
 OOD_DETECTOR_FILE = "ood_detector.npz"
@@ -119,14 +118,9 @@ class ModelBundle(BaseModel):
     int8_sha256: str | None = None
     bundle_dir: Path = Field(default=Path(), exclude=True)
 
-    @field_validator("dicom_window")
-    @classmethod
-    def _check_window(cls, window: str) -> str:
-        parse_window(window)
-        return window
-
     @model_validator(mode="after")
-    def _check_positive_class(self) -> Self:
+    def _check_values(self) -> Self:
+        parse_window(self.dicom_window)
         if self.positive_class not in self.classes:
             raise ValueError(f"positive_class: {self.positive_class!r} is none of the classes")
         return self

@@ -9,7 +9,6 @@ from sklearn import metrics
 
 from cnnClassifier.entity.bundle import apply_temperature
 
-_MAX_TEMPERATURE = 10
 _LOGIT_GRID = np.linspace(-8, 8, 641)
 _MIN_BANDWIDTH = 0.5  # in log odds: a handful of images may have almost equal scores
 
@@ -30,7 +29,7 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
         calibrated = apply_temperature(probabilities, np.exp(log_temperature))
         return float(metrics.log_loss(labels, calibrated, labels=columns))
 
-    bounds = (0.0, np.log(_MAX_TEMPERATURE))
+    bounds = (0.0, np.log(10))
     result = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
     return round(float(np.exp(result.x)), 4)
 
@@ -98,16 +97,16 @@ def calibrate(
     if min_sensitivity is not None:
         threshold = threshold_for_sensitivity(is_positive, score, min_sensitivity)
         points[f"sensitivity>={min_sensitivity:g}"] = threshold
-    validation: dict[str, float] = {"n": len(labels)}
-    for name, values in (
-        ("loss", apply_temperature(probabilities, 1.0)),
-        ("loss_calibrated", calibrated),
-    ):
-        loss = metrics.log_loss(labels, values, labels=np.arange(values.shape[1]))
-        validation[name] = round(float(loss), 6)
+    columns = np.arange(probabilities.shape[1])
+    loss = metrics.log_loss(labels, apply_temperature(probabilities, 1.0), labels=columns)
+    calibrated_loss = metrics.log_loss(labels, calibrated, labels=columns)
     return {
         "temperature": temperature,
         "threshold": points["default"],
         "operating_points": points,
-        "validation": validation,
+        "validation": {
+            "n": len(labels),
+            "loss": round(float(loss), 6),
+            "loss_calibrated": round(float(calibrated_loss), 6),
+        },
     }

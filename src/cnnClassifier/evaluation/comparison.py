@@ -1,6 +1,7 @@
-"""Compare two evaluated models: differences of their metrics with intervals, and of predictions."""
+"""Compare two evaluated models; show it as text, as Markdown, or as an HTML page."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,24 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
 from cnnClassifier.evaluation.metrics import (
     LabeledPredictions,
     bootstrap_metrics,
-    measure,
+    compute_metrics,
+    metric_intervals,
     percentile_intervals,
+    positive_curves,
 )
-from cnnClassifier.evaluation.scores_file import METRIC_LABELS, PREDICTIONS_FILE, read_scores
+from cnnClassifier.evaluation.scores import (
+    METRIC_LABELS,
+    PREDICTIONS_FILE,
+    read_scores,
+    render_text,
+)
 from cnnClassifier.utils.errors import UserError
+from cnnClassifier.utils.page import render_template_file
+from cnnClassifier.utils.svg import polyline_points
 
 LOWER_IS_BETTER = ("loss", "brier", "ece")
 # With 12 groups 11% of 300 simulated pairs of equal models differed in ROC AUC, with 40 groups 7%.
@@ -66,38 +77,26 @@ class EvaluatedModel:
         Raises:
             UserError: a file is missing, damaged, or was made by another version.
         """
-        fix = "run evaluation again"
         try:
             scores = read_scores(folder)
             table = pd.read_csv(folder / PREDICTIONS_FILE, dtype=str, keep_default_na=False)
-            if table.empty:
-                raise ValueError(f"{PREDICTIONS_FILE} has no rows")
-            classes = tuple(scores["classes"])
-            class_index = {label: index for index, label in enumerate(classes)}
+            classes, positive = tuple(scores["classes"]), scores["positive_class"]
+            index = pd.Series(range(len(classes)), classes)
             # By position: a class may have the name of another column.
             first = list(table).index("predicted") + 1
-            probabilities = table.iloc[:, first : first + len(classes)].to_numpy(np.float64)
             predictions = LabeledPredictions.create(
-                table["actual"].map(class_index.__getitem__).to_numpy(int),
-                probabilities,
-                table["predicted"].map(class_index.__getitem__).to_numpy(int),
+                index[table["actual"]].to_numpy(),
+                table.iloc[:, first : first + len(classes)].to_numpy(np.float64),
+                index[table["predicted"]].to_numpy(),
                 table["group"].to_numpy(str),
-                class_index[scores["positive_class"]],
+                int(index[positive]),
             )
-            return cls(
-                name,
-                classes,
-                scores["positive_class"],
-                scores["synthetic"],
-                table[["path", "sha256", "actual"]],
-                predictions,
-                params or {},
-            )
-        except FileNotFoundError as error:
-            missing = Path(error.filename).name
-            raise UserError(f"{name}: no evaluation here: {missing} is missing; {fix}") from None
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise UserError(f"{name}: the evaluation is damaged ({error}); {fix}") from None
+            images, synthetic = table[["path", "sha256", "actual"]], scores["synthetic"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{name}: the evaluation is incomplete or damaged ({error}); run evaluation again"
+            ) from None
+        return cls(name, classes, positive, synthetic, images, predictions, params or {})
 
     def take(self, indices: np.ndarray) -> "EvaluatedModel":
         """Select images by their index."""
@@ -181,10 +180,7 @@ def compare_models(
             note = f"Both models were evaluated on the same {a.size}."
         else:
             note = f"{sizes}. The models are compared on the images that both have: {a.size}."
-    params = []
-    for name, value in a.params.items():
-        if value != b.params.get(name, value):
-            params.append((name, value, b.params[name]))
+    changed = [name for name, value in a.params.items() if value != b.params.get(name, value)]
     return Comparison(
         a,
         b,
@@ -192,7 +188,7 @@ def compare_models(
         [note, *_warnings(a, b)],
         _differences(a, b, paired, bootstrap_samples, seed),
         _disagreements(a, b) if paired else [],
-        params,
+        [(name, a.params[name], b.params[name]) for name in changed],
     )
 
 
@@ -207,10 +203,8 @@ def _shared_images(a: EvaluatedModel, b: EvaluatedModel) -> tuple[np.ndarray, np
 
 def _has_two_groups_per_class(model: EvaluatedModel, indices: np.ndarray) -> bool:
     predictions = model.predictions.take(indices)
-    for label in range(len(model.classes)):
-        if len(np.unique(predictions.groups[predictions.labels == label])) < 2:
-            return False
-    return True
+    counts = pd.Series(predictions.groups).groupby(predictions.labels).nunique()
+    return len(counts) == len(model.classes) and bool(counts.min() >= 2)
 
 
 def _merge_groups(a_groups: np.ndarray, b_groups: np.ndarray) -> np.ndarray:
@@ -247,17 +241,19 @@ def _differences(
     b_samples = bootstrap_metrics(b.predictions, bootstrap_samples, b_seed)
     columns = list(METRIC_LABELS)
     intervals = percentile_intervals(b_samples[columns] - a_samples[columns])
-    a_metrics, b_metrics = measure(a.predictions, a_samples), measure(b.predictions, b_samples)
+    a_intervals = metric_intervals(a.predictions, a_samples)
+    b_intervals = metric_intervals(b.predictions, b_samples)
+    a_metrics, b_metrics = compute_metrics(a.predictions), compute_metrics(b.predictions)
     differences = []
     for name, (low, high) in intervals.items():
         better = "A" if (high < 0) != (name in LOWER_IS_BETTER) else "B"
         difference = {
             "name": name,
-            "a": a_metrics[name].value,
-            "b": b_metrics[name].value,
-            "a_interval": a_metrics[name].interval,
-            "b_interval": b_metrics[name].interval,
-            "value": b_metrics[name].value - a_metrics[name].value,
+            "a": a_metrics[name],
+            "b": b_metrics[name],
+            "a_interval": a_intervals.get(name),
+            "b_interval": b_intervals.get(name),
+            "value": b_metrics[name] - a_metrics[name],
             "low": low,
             "high": high,
             "better": "" if low <= 0 <= high else better,
@@ -275,7 +271,76 @@ def _disagreements(a: EvaluatedModel, b: EvaluatedModel) -> list[dict[str, Any]]
     is_correct = [a.predictions.correct, b.predictions.correct]
     table["correct"] = np.select(is_correct, ["A", "B"], "neither")
     order = (-table["a_probability"] - table["b_probability"]).argsort(kind="stable")
-    table = table.iloc[order]
-    different = table[table["a_predicted"] != table["b_predicted"]]
-    rows: list[Any] = different.to_dict("records")
+    table = table.iloc[order].query("a_predicted != b_predicted")
+    rows: list[Any] = table.to_dict("records")
     return rows
+
+
+def verdict(comparison: Comparison) -> str:
+    """Say in one sentence whether one model is better, by ROC AUC: it needs no threshold."""
+    row = next(row for row in comparison.differences if row["name"] == "roc_auc")
+    numbers = f"{row['value']:+.3f}, 95% interval {row['low']:+.3f} to {row['high']:+.3f}"
+    result = f"Model {row['better']} is better" if row["better"] else "No significant difference"
+    return f"{result}: {METRIC_LABELS['roc_auc']} B − A {numbers}."
+
+
+def format_text(comparison: Comparison) -> str:
+    """Format the comparison for a terminal, 79 columns wide."""
+    return render_text("comparison.txt", **_content(comparison))
+
+
+def format_markdown(comparison: Comparison) -> str:
+    """Format the comparison as Markdown."""
+    content = _content(comparison)
+    return render_template_file("cnnClassifier.evaluation", "comparison.md", **content)
+
+
+def format_page(comparison: Comparison) -> str:
+    """Format the comparison as an HTML page without scripts and without other files."""
+    content = _content(comparison) | {"curves": [_curves(comparison.a), _curves(comparison.b)]}
+    return render_template_file("cnnClassifier.evaluation", "comparison.html", **content)
+
+
+def _content(comparison: Comparison) -> dict[str, Any]:
+    count = len(METRIC_LABELS)
+    return {
+        "comparison": comparison,
+        "verdict": verdict(comparison),
+        "disagreement_summary": _count_disagreements(comparison),
+        "labels": METRIC_LABELS,
+        "lower_is_better": LOWER_IS_BETTER,
+        "limits": _format_limits,
+        "escape": _escape_markdown,
+        "multiple_tests": f"{count} metrics are compared, so one may differ by chance alone.",
+        "disclaimer": DISCLAIMER,
+        "synthetic_notice": SYNTHETIC,
+    }
+
+
+def _format_limits(limits: Sequence[float] | None) -> str:
+    return f"({limits[0]:.2f}…{limits[1]:.2f})" if limits else "(–)"
+
+
+def _count_disagreements(comparison: Comparison) -> str:
+    total = len(comparison.a.images)
+    if not comparison.disagreements:
+        return f"Both models predict the same class for all {total} images."
+    correct = [row["correct"] for row in comparison.disagreements]
+    neither = f", neither on {correct.count('neither')}" if "neither" in correct else ""
+    return (
+        f"Different predictions for {len(correct)} of {total} images: "
+        f"A is right on {correct.count('A')}, B on {correct.count('B')}{neither}."
+    )
+
+
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
+
+
+def _curves(model: EvaluatedModel) -> dict[str, str]:
+    """Return the ROC and precision-recall curves of the positive class against the rest."""
+    roc, pr = positive_curves(model.predictions)
+    return {
+        "roc": polyline_points(roc["fpr"].to_numpy(), roc["tpr"].to_numpy()),
+        "pr": polyline_points(pr["recall"].to_numpy(), pr["precision"].to_numpy()),
+    }

@@ -4,7 +4,7 @@ The metrics are scikit-learn's; it lacks specificity and the expected calibratio
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,12 +15,9 @@ import sklearn
 from scipy.stats import binomtest
 from sklearn import metrics
 
-from cnnClassifier.evaluation.scores_file import METRIC_LABELS
+from cnnClassifier.evaluation.scores import METRIC_LABELS
 
 _BIN_COUNT = 10
-_CONFIDENCE_LEVEL = 0.95
-_QUANTILES = (0.025, 0.975)
-_CLASS_METRICS = ("roc_auc", "pr_auc", "sensitivity", "specificity", "precision", "f1")
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,8 @@ class LabeledPredictions:
         )
 
 
-class MeasuredMetric(NamedTuple):
-    """The value of a metric, its interval if there is one, and the number of images and groups."""
+class _Measured(NamedTuple):
+    """The value of a metric, its interval, and the number of images and groups."""
 
     value: float
     interval: list[float] | None
@@ -129,16 +126,19 @@ def compute_scores(
         The metrics by their key; `intervals` by the same keys; in `counts` the number of images and
         groups that each metric is computed on.
     """
+    values = _all_metrics(predictions)
     samples = bootstrap_metrics(predictions, bootstrap_samples, seed)
-    measured = measure(predictions, samples)
-    images, groups = _counts(predictions.groups)
+    intervals = percentile_intervals(samples)
+    counts = _counts(predictions.groups)
+    measured = {name: _Measured(values[name], intervals.get(name), counts) for name in values}
+    measured |= _headline_proportions(predictions)
     matrix = metrics.confusion_matrix(
         predictions.labels, predictions.predicted, labels=np.arange(len(classes))
     )
     return {
         **_as_json(measured, METRIC_LABELS),
-        "n": images,
-        "n_groups": groups,
+        "n": counts[0],
+        "n_groups": counts[1],
         "positive_class": classes[predictions.positive],
         "classes": list(classes),
         "confusion_matrix": matrix.tolist(),
@@ -147,19 +147,14 @@ def compute_scores(
     }
 
 
-def measure(predictions: LabeledPredictions, samples: pd.DataFrame) -> dict[str, MeasuredMetric]:
-    """Return all metrics with their intervals, see `compute_scores`.
-
-    Args:
-        predictions: on a split that has every class.
-        samples: from `bootstrap_metrics`.
-    """
-    values, intervals = _all_metrics(predictions), percentile_intervals(samples)
-    counts = _counts(predictions.groups)
-    measured = {}
-    for name, value in values.items():
-        measured[name] = MeasuredMetric(round(float(value), 6), intervals.get(name), counts)
-    return measured | _headline_proportions(predictions)
+def metric_intervals(
+    predictions: LabeledPredictions, samples: pd.DataFrame
+) -> dict[str, list[float] | None]:
+    """Return the interval of each metric: Wilson's of proportions, else the percentiles."""
+    intervals: dict[str, list[float] | None] = {**percentile_intervals(samples)}
+    for name, measured in _headline_proportions(predictions).items():
+        intervals[name] = measured.interval
+    return intervals
 
 
 def wilson_interval(fraction: float, count: int) -> list[float] | None:
@@ -175,7 +170,7 @@ def wilson_interval(fraction: float, count: int) -> list[float] | None:
     if count == 0:
         return None
     test = binomtest(round(fraction * count), count)
-    interval = test.proportion_ci(_CONFIDENCE_LEVEL, method="wilson")
+    interval = test.proportion_ci(0.95, method="wilson")
     return [round(float(interval.low), 4), round(float(interval.high), 4)]
 
 
@@ -186,47 +181,56 @@ def calibration_curve(predictions: LabeledPredictions) -> pd.DataFrame:
         A row for each bin that isn't empty: `confidence` (mean), `accuracy`, its Wilson interval
         from `low` to `high`, and the number of images `n`.
     """
-    counts, confidence, accuracy = _confidence_bins(predictions)
-    limits = np.array(list(map(wilson_interval, accuracy, counts)))
-    columns = (confidence.round(6), accuracy.round(6), limits[:, 0], limits[:, 1], counts)
-    names = ("confidence", "accuracy", "low", "high", "n")
-    return pd.DataFrame(dict(zip(names, columns, strict=True)))
-
-
-def bootstrap_indices(groups: np.ndarray, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw whole groups with replacement, as many as there are.
-
-    Args:
-        groups: int, (n,).
-        samples: number of resamples.
-        seed: the same seed gives the same resamples.
-
-    Yields:
-        Indices of the drawn images.
-    """
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    for _ in range(samples):
-        chosen = rng.integers(len(members), size=len(members))
-        yield np.concatenate([members[group] for group in chosen])
+    columns = {"confidence": predictions.confidence, "accuracy": predictions.correct}
+    bins = pd.DataFrame(columns).groupby(_bins(predictions.confidence))
+    curve, counts = bins.mean(), bins.size()
+    limits = np.array(list(map(wilson_interval, curve["accuracy"], counts)), float)
+    curve = curve.assign(low=limits[:, 0], high=limits[:, 1], n=counts)
+    return curve.round(6).reset_index(drop=True)
 
 
 def bootstrap_metrics(predictions: LabeledPredictions, samples: int, seed: int) -> pd.DataFrame:
-    """Compute all metrics on bootstrap samples of the groups.
+    """Compute all metrics on bootstrap samples: whole groups, drawn with replacement.
+
+    Args:
+        predictions: on a split that has every class.
+        samples: number of resamples.
+        seed: the same seed gives the same resamples.
 
     Returns:
         A row for each sample; it is NaN if the sample has no image of some class. Columns such as
         `f1[2]` hold the one-vs-rest metric of one class.
     """
     class_count = predictions.probabilities.shape[1]
+    rng = np.random.default_rng(seed)
+    groups = predictions.groups
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     rows = []
     # The checks of the arguments would take as long as the metrics.
     with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
-        for indices in bootstrap_indices(predictions.groups, samples, seed):
-            sample = predictions.take(indices)
+        for _ in range(samples):
+            drawn = rng.integers(len(members), size=len(members))
+            sample = predictions.take(np.concatenate([members[group] for group in drawn]))
             complete = len(np.unique(sample.labels)) == class_count
             rows.append(_all_metrics(sample) if complete else {})
     return pd.DataFrame(rows)
+
+
+def positive_curves(predictions: LabeledPredictions) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compute the curves of the positive class against the rest.
+
+    Returns:
+        ROC with `fpr`, `tpr` and `threshold`, and precision-recall with `recall` and `precision`.
+    """
+    is_positive = predictions.labels == predictions.positive
+    score = predictions.probabilities[:, predictions.positive]
+    fpr, tpr, thresholds = metrics.roc_curve(is_positive, score)
+    thresholds = np.minimum(thresholds, 1.0)  # scikit-learn's first one is infinite
+    precision, recall, _ = metrics.precision_recall_curve(
+        is_positive, score, drop_intermediate=True
+    )
+    roc = pd.DataFrame({"fpr": fpr, "tpr": tpr, "threshold": thresholds})
+    return roc, pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]})
 
 
 def percentile_intervals(samples: pd.DataFrame) -> dict[str, list[float]]:
@@ -234,7 +238,7 @@ def percentile_intervals(samples: pd.DataFrame) -> dict[str, list[float]]:
     complete = samples.dropna()
     if complete.empty:
         return {}
-    limits = np.quantile(complete.to_numpy(float), _QUANTILES, axis=0).T.round(4)
+    limits = np.quantile(complete.to_numpy(float), (0.025, 0.975), axis=0).T.round(4)
     return dict(zip(complete.columns, limits.tolist(), strict=True))
 
 
@@ -301,25 +305,16 @@ def _confusion_metrics(cells: tuple[int, ...]) -> dict[str, Any]:
 
 def _expected_calibration_error(predictions: LabeledPredictions) -> float:
     """Return the mean gap between confidence and accuracy, weighted by images (Guo et al. 2017)."""
-    counts, confidence, accuracy = _confidence_bins(predictions)
-    return float(np.abs(confidence - accuracy) @ counts / counts.sum())
-
-
-def _confidence_bins(
-    predictions: LabeledPredictions,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return count, mean confidence and accuracy of each bin that isn't empty."""
     confidence = predictions.confidence
-    bins = np.minimum((confidence * _BIN_COUNT).astype(int), _BIN_COUNT - 1)
-    counts = np.bincount(bins)
-    occupied = counts > 0
-    counts = counts[occupied]
-    mean_confidence = np.bincount(bins, confidence)[occupied] / counts
-    accuracy = np.bincount(bins, predictions.correct)[occupied] / counts
-    return counts, mean_confidence, accuracy
+    gaps = np.bincount(_bins(confidence), confidence - predictions.correct)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
-def _proportion(hits: np.ndarray, groups: np.ndarray) -> MeasuredMetric:
+def _bins(confidence: np.ndarray) -> np.ndarray:
+    return np.minimum((confidence * _BIN_COUNT).astype(int), _BIN_COUNT - 1)
+
+
+def _proportion(hits: np.ndarray, groups: np.ndarray) -> _Measured:
     """Return the fraction of images that are hits, 0 of no images.
 
     Args:
@@ -327,12 +322,12 @@ def _proportion(hits: np.ndarray, groups: np.ndarray) -> MeasuredMetric:
         groups: of the same images, (m,).
     """
     value = float(hits.mean()) if len(hits) else 0.0
-    return MeasuredMetric(round(value, 6), wilson_interval(value, len(hits)), _counts(groups))
+    return _Measured(value, wilson_interval(value, len(hits)), _counts(groups))
 
 
 def _one_vs_rest(
     predictions: LabeledPredictions, label: int, predicted: np.ndarray | None = None
-) -> dict[str, MeasuredMetric]:
+) -> dict[str, _Measured]:
     """Return the proportions of one class against the rest.
 
     Args:
@@ -350,7 +345,7 @@ def _one_vs_rest(
     }
 
 
-def _headline_proportions(predictions: LabeledPredictions) -> dict[str, MeasuredMetric]:
+def _headline_proportions(predictions: LabeledPredictions) -> dict[str, _Measured]:
     """Return the metrics of `METRIC_LABELS` that are proportions."""
     found = _one_vs_rest(predictions, predictions.positive)
     if predictions.probabilities.shape[1] == 2:
@@ -364,9 +359,9 @@ def _counts(groups: np.ndarray) -> list[int]:
     return [len(groups), len(np.unique(groups))]
 
 
-def _as_json(measured: Mapping[str, MeasuredMetric], names: Iterable[str]) -> dict[str, Any]:
+def _as_json(measured: Mapping[str, _Measured], names: Iterable[str]) -> dict[str, Any]:
     """Return values by name, and `intervals` and `counts` by name."""
-    content: dict[str, Any] = {name: measured[name].value for name in names}
+    content: dict[str, Any] = {name: round(float(measured[name].value), 6) for name in names}
     intervals = {name: measured[name].interval for name in names if measured[name].interval}
     counts = {name: measured[name].counts for name in names}
     return content | {"intervals": intervals, "counts": counts}
@@ -386,16 +381,17 @@ def _operating_points(
 
 
 def _per_class(
-    predictions: LabeledPredictions, classes: Sequence[str], measured: Mapping[str, MeasuredMetric]
+    predictions: LabeledPredictions, classes: Sequence[str], measured: Mapping[str, _Measured]
 ) -> list[dict[str, Any]]:
     """Describe each class against the rest; empty for two classes, where one mirrors the other."""
     if len(classes) == 2:
         return []
     rows = []
+    names = ("roc_auc", "pr_auc", "sensitivity", "specificity", "precision", "f1")
     for index, name in enumerate(classes):
         of_class = {key: measured[f"{key}[{index}]"] for key in ("roc_auc", "pr_auc", "f1")}
         of_class |= _one_vs_rest(predictions, index)
         images, groups = of_class["sensitivity"].counts
         row = {"class": name, "n": images, "n_groups": groups}
-        rows.append(row | _as_json(of_class, _CLASS_METRICS))
+        rows.append(row | _as_json(of_class, names))
     return rows

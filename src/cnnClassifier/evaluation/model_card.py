@@ -6,7 +6,6 @@ TRIPOD+AI 2024 and CLAIM 2024 as far as they apply.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,26 @@ import pandas as pd
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
-from cnnClassifier.evaluation.console_report import format_interval
-from cnnClassifier.evaluation.gallery import GalleryImage
-from cnnClassifier.evaluation.scores_file import METRIC_LABELS
+from cnnClassifier.evaluation.plots import GalleryImage
+from cnnClassifier.evaluation.scores import METRIC_LABELS, format_interval
 from cnnClassifier.utils.images import image_data_uri
 from cnnClassifier.utils.page import render_template_file
 from cnnClassifier.utils.svg import polyline_points
 
 
-@dataclass(frozen=True)
-class CardContent:
-    """The content of the card.
+def write_card(
+    folder: Path,
+    bundle: ModelBundle,
+    scores: dict[str, Any],
+    report: dict[str, Any],
+    params: dict[str, object],
+    bootstrap_samples: int,
+    gallery: Sequence[GalleryImage],
+) -> None:
+    """Write both cards.
 
-    Attributes:
+    Args:
+        folder: the output folder of evaluation, with the tables and plots.
         bundle: the model.
         scores: content of scores.json.
         report: content of data_report.json.
@@ -34,30 +40,14 @@ class CardContent:
         bootstrap_samples: number of resamples of the intervals.
         gallery: the worst predictions.
     """
-
-    bundle: ModelBundle
-    scores: dict[str, Any]
-    report: dict[str, Any]
-    params: dict[str, object]
-    bootstrap_samples: int
-    gallery: Sequence[GalleryImage]
-
-
-def write_card(folder: Path, content: CardContent) -> None:
-    """Write both cards.
-
-    Args:
-        folder: the output folder of evaluation, with the tables and plots.
-        content: the content of the card.
-    """
     roc, pr = pd.read_csv(folder / "roc.csv"), pd.read_csv(folder / "pr.csv")
     variables = {
-        "bundle": content.bundle,
-        "scores": content.scores,
-        "report": content.report,
-        "params": content.params,
-        "bootstrap_samples": content.bootstrap_samples,
-        "gallery_images": content.gallery,
+        "bundle": bundle,
+        "scores": scores,
+        "report": report,
+        "params": params,
+        "bootstrap_samples": bootstrap_samples,
+        "gallery_images": gallery,
         "calibration": pd.read_csv(folder / "calibration.csv").to_dict("records"),
         "roc": polyline_points(roc["fpr"].to_numpy(), roc["tpr"].to_numpy()),
         "pr": polyline_points(pr["recall"].to_numpy(), pr["precision"].to_numpy()),

@@ -1,8 +1,8 @@
 """Images that are no CT, and how many of them the out-of-distribution limit detects."""
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,10 @@ def generate_ood_samples() -> Iterator[OODSample]:
         for name, pixels in images.items():
             rgb = np.broadcast_to(np.clip(pixels, 0, 255).astype(np.uint8), _RGB)
             yield OODSample(kind, name, np.ascontiguousarray(rgb))
-    skimage = importlib.util.find_spec("skimage")  # not imported: only its files are needed
-    if skimage is None or skimage.origin is None:
-        raise ModuleNotFoundError(
-            "scikit-image isn't installed; run `pip install -r requirements.txt`"
-        )
+    folder = Path(str(files("skimage"))) / "data"
     for kind, names in _SKIMAGE_FILES.items():
         for name in names.split():
-            path = Path(skimage.origin).parent / "data" / name
+            path = folder / name
             if path.is_file():
                 with Image.open(path) as image:
                     yield OODSample(kind, name, np.asarray(image.convert("RGB")))

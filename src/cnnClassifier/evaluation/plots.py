@@ -1,23 +1,78 @@
-"""The tables of evaluation, some of which `dvc plots` draws, and the same plots as PNG files."""
+"""The tables of evaluation, which `dvc plots` draws, plots, and the worst predictions as images."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
 from sklearn import metrics
 
-from cnnClassifier.evaluation.gallery import GalleryImage
-from cnnClassifier.evaluation.metrics import LabeledPredictions, calibration_curve
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from cnnClassifier.evaluation.metrics import (
+    LabeledPredictions,
+    calibration_curve,
+    positive_curves,
+)
 
 _TEXT, _MUTED, _PRIMARY, _SECONDARY, _LINE = "#1f2933", "#52606d", "#0b7285", "#c2410c", "#9aa5b1"
-_HISTORY_LABELS = {"loss": "training", "val_loss": "validation"}
 _UNIT_SQUARE = {"aspect": "equal", "xlim": (-0.02, 1.02), "ylim": (-0.02, 1.02)}
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """An image of the gallery.
+
+    Attributes:
+        path: as in the manifest.
+        actual: its class.
+        predicted: the class that the model predicts.
+        probability: of the predicted class.
+        pixels: the input of the model, uint8 (height, width, 3).
+        overlay: the image with its class activation map.
+    """
+
+    path: str
+    actual: str
+    predicted: str
+    probability: float
+    pixels: np.ndarray
+    overlay: np.ndarray
+
+
+def worst_predictions(predictions: LabeledPredictions, count: int) -> list[int]:
+    """Return the indices of the errors, largest loss first, then of the least certain images.
+
+    Args:
+        predictions: on the test split.
+        count: maximum number of indices.
+    """
+    labels = predictions.labels[:, None]
+    true_class = np.take_along_axis(predictions.probabilities, labels, axis=1)[:, 0]
+    return np.lexsort((true_class, predictions.correct))[:count].tolist()
+
+
+def overlay(image: np.ndarray, activation: np.ndarray) -> np.ndarray:
+    """Draw a class activation map over an image: bright and opaque where the activation is high.
+
+    Args:
+        image: uint8, (height, width, 3).
+        activation: float, (h, w), 0 to 1; scaled to the image.
+
+    Returns:
+        uint8, (height, width, 3).
+    """
+    size = (image.shape[1], image.shape[0])
+    smooth = Image.fromarray(activation.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    strength = np.asarray(smooth).clip(0, 1)
+    color = 255 * colormaps["inferno"](strength)[..., :3]
+    opacity = 0.65 * strength[..., None]
+    return (image * (1 - opacity) + color * opacity).round().astype(np.uint8)
 
 
 def write_tables(
@@ -43,13 +98,6 @@ def write_tables(
         distances: a row for each image, also for those that are no CT, with `kind`, `name`,
             `distance` and `out_of_distribution`.
     """
-    is_positive = predictions.labels == predictions.positive
-    score = predictions.probabilities[:, predictions.positive]
-    fpr, tpr, thresholds = metrics.roc_curve(is_positive, score)
-    thresholds = np.minimum(thresholds, 1.0)  # scikit-learn's first one is infinite
-    precision, recall, _ = metrics.precision_recall_curve(
-        is_positive, score, drop_intermediate=True
-    )
     names = np.array(classes)
     labels = {"actual": names[predictions.labels], "predicted": names[predictions.predicted]}
     confusion = pd.DataFrame(labels, images.index)
@@ -57,12 +105,13 @@ def write_tables(
     ood_columns = ["distance", "out_of_distribution"]
     # Concatenated, not a dict of columns: a class may have the name of another column.
     columns = [images[["path", "sha256", "group"]], confusion, probabilities, images[ood_columns]]
+    roc, pr = positive_curves(predictions)
     calibration = calibration_curve(predictions)
     calibration.insert(1, "ideal", calibration["confidence"])
     tables = {
         "predictions.csv": pd.concat(columns, axis=1),
-        "roc.csv": pd.DataFrame({"fpr": fpr, "tpr": tpr, "threshold": thresholds}),
-        "pr.csv": pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]}),
+        "roc.csv": roc,
+        "pr.csv": pr,
         "confusion.csv": confusion,
         "calibration.csv": calibration,
         "out_of_distribution.csv": distances,
@@ -89,19 +138,23 @@ def write_plots(
     """
     roc, pr = pd.read_csv(folder / "roc.csv"), pd.read_csv(folder / "pr.csv")
     positive, size = scores["positive_class"], f"{scores['n']} images, {scores['n_groups']} groups"
-    per_class = {row["class"]: row for row in scores["per_class"]}
-    curves = per_class.get(positive, scores)  # with more classes the headline metrics are means
-    matrix = np.array(scores["confusion_matrix"])
-    prevalence = matrix[scores["classes"].index(positive)].sum() / matrix.sum()
+    curves = scores
+    for row in scores["per_class"]:  # the headline metrics are means over the classes
+        if row["class"] == positive:
+            curves = row
     with _axes(folder / "history.png", "Training history", note) as axes:
-        history = pd.read_csv(history_path).rename(columns=_HISTORY_LABELS).set_index("epoch")
-        history[list(_HISTORY_LABELS.values())].plot(ax=axes, color=[_PRIMARY, _SECONDARY])
-        axes.set(ylabel="loss (cross-entropy)", ylim=(0, None))
+        history = pd.read_csv(history_path)
+        axes.plot(history["epoch"], history["loss"], color=_PRIMARY, label="training")
+        axes.plot(history["epoch"], history["val_loss"], color=_SECONDARY, label="validation")
+        axes.set(xlabel="epoch", ylabel="loss (cross-entropy)", ylim=(0, None))
+        axes.legend(frameon=False)
     with _axes(folder / "roc.png", f"ROC: AUC {curves['roc_auc']:.3f}; {size}", note) as axes:
         axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle=":")
         axes.plot(roc["fpr"], roc["tpr"], color=_PRIMARY)
         axes.set(xlabel="1 − specificity", ylabel=f"sensitivity ({positive})", **_UNIT_SQUARE)
     title = f"Precision-recall: AUC {curves['pr_auc']:.3f}; {size}"
+    matrix = np.array(scores["confusion_matrix"])
+    prevalence = matrix[scores["classes"].index(positive)].sum() / matrix.sum()
     with _axes(folder / "pr.png", title, note) as axes:
         axes.axhline(prevalence, color=_LINE, linewidth=1, linestyle=":")
         axes.step(pr["recall"], pr["precision"], where="pre", color=_PRIMARY)
@@ -110,6 +163,7 @@ def write_plots(
         display = metrics.ConfusionMatrixDisplay(matrix, display_labels=scores["classes"])
         display.plot(ax=axes, cmap="BuGn", colorbar=False)
         axes.set(xlabel="predicted", ylabel="actual")
+        axes.spines[:].set_visible(False)
     _plot_calibration(folder, scores, note)
     _plot_distances(folder, scores["out_of_distribution"]["limit"], note)
     if gallery:
@@ -155,8 +209,6 @@ def _plot_distances(folder: Path, limit: float, note: str) -> None:
 
 def _plot_gallery(path: Path, gallery: Sequence[GalleryImage], note: str) -> None:
     """Draw two gallery images in a row, each with its overlay on the right."""
-    from matplotlib.figure import Figure
-
     rows = -(-len(gallery) // 2)
     figure = Figure(figsize=(9.2, 2.75 * rows + 0.4), dpi=80, layout="constrained")
     grid = figure.subplots(rows, 4, squeeze=False)
@@ -165,8 +217,9 @@ def _plot_gallery(path: Path, gallery: Sequence[GalleryImage], note: str) -> Non
     for image, (left, right) in zip(gallery, grid.reshape(-1, 2), strict=False):
         left.imshow(image.pixels)
         right.imshow(image.overlay)
-        color = _TEXT if image.correct else _SECONDARY
-        verdict = "right" if image.correct else "wrong"
+        correct = image.actual == image.predicted
+        color = _TEXT if correct else _SECONDARY
+        verdict = "right" if correct else "wrong"
         prediction = f"{verdict}: {image.predicted}, {image.probability:.2f}"
         left.set_title(f"actual: {image.actual}\n{image.path[-36:]}", fontsize=7, loc="left")
         right.set_title(f"predicted\n{prediction}", fontsize=7, color=color, loc="left")
@@ -175,10 +228,8 @@ def _plot_gallery(path: Path, gallery: Sequence[GalleryImage], note: str) -> Non
 
 
 @contextmanager
-def _axes(path: Path, title: str, note: str) -> Iterator["Axes"]:
+def _axes(path: Path, title: str, note: str) -> Iterator[Axes]:
     """Yield axes in the style of all plots, and save them without a date."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(5.2, 4.6), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, loc="left", color=_TEXT, fontsize=12, pad=12)

@@ -28,11 +28,6 @@ class View:
     zoom: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
 
-    @property
-    def key(self) -> str:
-        """A text that is the same for the same view; part of the feature cache's keys."""
-        return "as-is" if self == View() else repr(self)
-
 
 def views_of(image_sha256: str, config: AugmentationConfig) -> list[View]:
     """Draw the views of one image: the first is the image itself, the others are random.

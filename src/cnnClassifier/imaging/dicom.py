@@ -10,11 +10,16 @@ import numpy as np
 from PIL import Image
 
 from cnnClassifier.entity.dicom_options import WINDOWS, DicomInfo, DicomOptions
-from cnnClassifier.imaging import dicom_header as tags
-from cnnClassifier.imaging.dicom_header import Header, read_header
+from cnnClassifier.imaging.dicom_header import (
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    Header,
+    read_header,
+)
 from cnnClassifier.utils.errors import ImageError
 
-_NATIVE = (tags.IMPLICIT_LITTLE, tags.EXPLICIT_LITTLE, tags.EXPLICIT_BIG)
+_NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG)
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # baseline and extended
 _JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
@@ -45,7 +50,7 @@ def read_dicom(
             message contains no value of the header but sizes.
     """
     header = read_header(data)
-    rows, columns = header.integer(tags.ROWS), header.integer(tags.COLUMNS)
+    rows, columns = header.integer("Rows"), header.integer("Columns")
     if rows * columns > max_pixels:
         raise ImageError(
             "too_large", f"{columns}×{rows} pixels; at most {max_pixels:,} are accepted"
@@ -66,7 +71,8 @@ def read_dicom(
     header = header.for_frame(frame)
     values, padding = _lookup_table(header, pixel_format, bits=8 * stored.dtype.itemsize)
     name, center, width = _window(header, dicom_options, values, padding, codes)
-    levels = _apply_window(values, center, width)
+    with np.errstate(over="ignore"):  # DICOM PS3.3, C.11.2.1.2.1
+        levels = ((values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5).clip(0, 1) * 255
     if photometric == "MONOCHROME1":
         levels = 255 - levels
     levels[padding] = 0
@@ -76,7 +82,7 @@ def read_dicom(
 
 
 def _frame_count(header: Header) -> int:
-    text = header.text(tags.FRAMES) or "1"
+    text = header.text("NumberOfFrames") or "1"
     if not (text.isascii() and text.isdigit() and len(text) < 8):
         raise ImageError("corrupt", "the DICOM file's number of frames is not a number")
     return max(1, int(text))
@@ -88,7 +94,7 @@ def _pixel_format(header: Header, rows: int, columns: int) -> dict[str, Any]:
     Raises:
         ImageError: `unsupported` or `corrupt`.
     """
-    syntax, photometric = header.syntax, header.text(tags.PHOTOMETRIC)
+    syntax, photometric = header.syntax, header.text("PhotometricInterpretation")
     if syntax not in (*_NATIVE, *_JPEG, *_JPEG_2000, _RLE):
         from pydicom.uid import UID_dictionary
 
@@ -96,9 +102,9 @@ def _pixel_format(header: Header, rows: int, columns: int) -> dict[str, Any]:
         raise _unsupported(f"DICOM transfer syntax {name} isn't supported")
     if photometric not in _GRAY + _COLOR:
         raise _unsupported(f"only DICOM files in {', '.join(_GRAY + _COLOR)} are supported")
-    samples = header.integer(tags.SAMPLES, 1)
-    allocated = header.integer(tags.ALLOCATED)
-    stored = header.integer(tags.STORED, allocated)
+    samples = header.integer("SamplesPerPixel", 1)
+    allocated = header.integer("BitsAllocated")
+    stored = header.integer("BitsStored", allocated)
     if syntax in _JPEG and stored > 8:
         raise _unsupported("only 8-bit JPEG is supported inside DICOM")
     if allocated not in (8, 16):
@@ -113,10 +119,10 @@ def _pixel_format(header: Header, rows: int, columns: int) -> dict[str, Any]:
         "photometric_interpretation": photometric,
         "bits_allocated": allocated,
         "bits_stored": stored,
-        "pixel_representation": int(header.integer(tags.SIGNED, 0) == 1),
-        "planar_configuration": int(header.integer(tags.PLANAR, 0) == 1),
+        "pixel_representation": int(header.integer("PixelRepresentation", 0) == 1),
+        "planar_configuration": int(header.integer("PlanarConfiguration", 0) == 1),
         "pixel_keyword": "PixelData",
-        "pixel_vr": header.vr,
+        "pixel_vr": "OB" if header.vr == b"OB" else "OW",
         # pydicom takes the lowest bits, whatever High Bit says; see `_lookup_table`.
         "correct_unused_bits": False,
     }
@@ -192,20 +198,20 @@ def _lookup_table(
     """
     signed = pixel_format["pixel_representation"] == 1
     stored = min(bits, pixel_format["bits_stored"])
-    high = header.integer(tags.HIGH_BIT, stored - 1)
+    high = header.integer("HighBit", stored - 1)
     if header.syntax not in _NATIVE or not stored <= high + 1 <= bits:
         high = stored - 1
     # Shift the stored bits up and down again: overlays may fill the others.
     patterns = np.arange(2**bits, dtype=f"u{bits // 8}") << (bits - 1 - high)
     numbers = (patterns.view(f"i{bits // 8}") if signed else patterns) >> (bits - stored)
-    slope, intercept = header.number(tags.SLOPE), header.number(tags.INTERCEPT)
+    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
     if slope == 0:
         raise ImageError("corrupt", "the DICOM file's rescale slope is 0")
     values = numbers * (1.0 if slope is None else slope) + (intercept or 0.0)
     padding = np.zeros(len(numbers), bool)
-    if tags.PADDING in header.values:
-        first = header.integer(tags.PADDING, signed=signed)
-        last = header.integer(tags.PADDING_LIMIT, first, signed=signed)
+    if "PixelPaddingValue" in header.values:
+        first = header.integer("PixelPaddingValue", signed=signed)
+        last = header.integer("PixelPaddingRangeLimit", first, signed=signed)
         padding = (numbers >= min(first, last)) & (numbers <= max(first, last))
     return values, padding
 
@@ -223,10 +229,10 @@ def _window(
         return ("custom", *requested)
     if requested != "auto":
         return (requested, *WINDOWS[requested])
-    center, width = header.number(tags.CENTER), header.number(tags.WIDTH)
+    center, width = header.number("WindowCenter"), header.number("WindowWidth")
     if center is not None and width is not None and width >= 1:
         return "file", center, width
-    has_hu = tags.SLOPE in header.values or tags.INTERCEPT in header.values
+    has_hu = "RescaleSlope" in header.values or "RescaleIntercept" in header.values
     if has_hu and len(values) > 256:  # 8 bits are too few for HU
         return ("lung", *WINDOWS["lung"])
     present = np.zeros(len(values), bool)
@@ -234,9 +240,3 @@ def _window(
     visible = values[present & ~padding]
     low, high = (float(visible.min()), float(visible.max())) if len(visible) else (0.0, 1.0)
     return "full", (low + high + 1) / 2, high - low + 1
-
-
-def _apply_window(values: np.ndarray, center: float, width: float) -> np.ndarray:
-    """Return gray levels, float 0 to 255 (DICOM PS3.3, C.11.2.1.2.1)."""
-    with np.errstate(over="ignore"):
-        return ((values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5).clip(0, 1) * 255

@@ -14,21 +14,38 @@ from typing import Any
 
 from cnnClassifier.utils.errors import ImageError
 
-SYNTAX = 0x00020010
-SAMPLES, PHOTOMETRIC, PLANAR, FRAMES = 0x00280002, 0x00280004, 0x00280006, 0x00280008
-ROWS, COLUMNS = 0x00280010, 0x00280011
-ALLOCATED, STORED, HIGH_BIT, SIGNED = 0x00280100, 0x00280101, 0x00280102, 0x00280103
-PADDING, PADDING_LIMIT = 0x00280120, 0x00280121
-CENTER, WIDTH, INTERCEPT, SLOPE = 0x00281050, 0x00281051, 0x00281052, 0x00281053
-PIXELS = 0x7FE00010
-_LAYOUT_TAGS = {SAMPLES, PHOTOMETRIC, PLANAR, FRAMES, ROWS, COLUMNS, ALLOCATED, STORED, HIGH_BIT}
-_VALUE_TAGS = {SIGNED, PADDING, PADDING_LIMIT, CENTER, WIDTH, INTERCEPT, SLOPE}
-_PIXEL_TAGS = frozenset(_LAYOUT_TAGS | _VALUE_TAGS)
+# The elements that are read, by tag.
+_PIXEL_ELEMENTS = {
+    0x00280002: "SamplesPerPixel",
+    0x00280004: "PhotometricInterpretation",
+    0x00280006: "PlanarConfiguration",
+    0x00280008: "NumberOfFrames",
+    0x00280010: "Rows",
+    0x00280011: "Columns",
+    0x00280100: "BitsAllocated",
+    0x00280101: "BitsStored",
+    0x00280102: "HighBit",
+    0x00280103: "PixelRepresentation",
+    0x00280120: "PixelPaddingValue",
+    0x00280121: "PixelPaddingRangeLimit",
+    0x00281050: "WindowCenter",
+    0x00281051: "WindowWidth",
+    0x00281052: "RescaleIntercept",
+    0x00281053: "RescaleSlope",
+}
+_PATIENT_ELEMENTS = {
+    0x00100020: "PatientID",
+    0x0020000D: "StudyInstanceUID",
+    0x0020000E: "SeriesInstanceUID",
+}
 # Sequences of enhanced CT with windows and HU: for all frames, and for each.
-_SHARED, _PER_FRAME = 0x52009229, 0x52009230
-_TRANSFORMS = (0x00289132, 0x00289145)
-_SEQUENCES = frozenset((_SHARED, _PER_FRAME, *_TRANSFORMS))
-_PATIENT, _STUDY, _SERIES = 0x00100020, 0x0020000D, 0x0020000E
+_SEQUENCES = {
+    0x52009229: "SharedFunctionalGroupsSequence",
+    0x52009230: "PerFrameFunctionalGroupsSequence",
+    0x00289132: "FrameVOILUTSequence",
+    0x00289145: "PixelValueTransformationSequence",
+}
+_TRANSFER_SYNTAX, _PIXEL_DATA = 0x00020010, 0x7FE00010
 # Values in the place of a removed patient ID: the same for many patients.
 _ANONYMOUS = re.compile(rb"anon\w*|unknown|none|null|n/?a|\W*|0+|x+", re.IGNORECASE)
 
@@ -54,52 +71,51 @@ class Header:
     Attributes:
         syntax: UID of the transfer syntax.
         order: byte order, `<` or `>`.
-        values: raw bytes by tag; of the sequences of enhanced CT lists of such mappings.
-        pixels: the value of Pixel Data, encapsulated where the syntax says so.
-        vr: of Pixel Data, `OB` or `OW`.
+        values: raw bytes by keyword; of the sequences of enhanced CT lists of such mappings.
+        pixels: the value of Pixel Data, encapsulated if the syntax says so; empty: no pixels.
+        vr: of Pixel Data.
     """
 
     syntax: str
     order: str
-    values: dict[int, Any]
+    values: dict[str, Any]
     pixels: bytes
-    vr: str
+    vr: bytes
 
     def for_frame(self, frame: int) -> "Header":
         """Return the header with the values of one frame, from 1, instead of those of all."""
         values = dict(self.values)
-        shared = self.values.get(_SHARED, [])[:1]
-        for group in shared + self.values.get(_PER_FRAME, [])[frame - 1 : frame]:
-            for tag in _TRANSFORMS:
-                for item in group.get(tag, [])[:1]:
-                    values |= item
+        shared = values.get("SharedFunctionalGroupsSequence", [])[:1]
+        of_frame = values.get("PerFrameFunctionalGroupsSequence", [])[frame - 1 : frame]
+        for group in shared + of_frame:
+            for sequence in ("FrameVOILUTSequence", "PixelValueTransformationSequence"):
+                values |= (group.get(sequence) or [{}])[0]
         return replace(self, values=values)
 
-    def integer(self, tag: int, default: int | None = None, *, signed: bool = False) -> int:
+    def integer(self, keyword: str, default: int | None = None, *, signed: bool = False) -> int:
         """Return a 16-bit number.
 
         Raises:
             ImageError: `corrupt`: it is missing and has no default.
         """
-        raw = self.values.get(tag, b"")
+        raw = self.values.get(keyword, b"")
         if len(raw) >= 2:
             return int(struct.unpack_from(f"{self.order}{'h' if signed else 'H'}", raw)[0])
         if default is None:
-            element = f"({tag >> 16:04x},{tag & 0xFFFF:04x})"
-            raise ImageError("corrupt", f"the DICOM file lacks element {element}")
+            raise ImageError("corrupt", f"the DICOM file lacks {keyword}")
         return default
 
-    def number(self, tag: int) -> float | None:
-        """Return the first of a tag's decimal numbers; None where it is missing or too large."""
+    def number(self, keyword: str) -> float | None:
+        """Return an element's first decimal number; None where it is missing or too large."""
         try:
-            value = float(self.text(tag).partition("\\")[0])
+            value = float(self.text(keyword).partition("\\")[0])
         except ValueError:
             return None
         return value if math.isfinite(value) and abs(value) <= _MAX_NUMBER else None
 
-    def text(self, tag: int) -> str:
+    def text(self, keyword: str) -> str:
         """Return a short text without its padding."""
-        return _text(self.values.get(tag, b""))
+        return _text(self.values.get(keyword, b""))
 
 
 def is_dicom(data: bytes) -> bool:
@@ -119,11 +135,10 @@ def read_header(data: bytes) -> Header:
     Raises:
         ImageError: `corrupt`, `unsupported`, or `not_an_image` where there are no pixels.
     """
-    syntax, order, values = _read(data, _PIXEL_TAGS)
-    if PIXELS not in values:
+    header = _read(data, _PIXEL_ELEMENTS)
+    if not header.pixels:
         raise ImageError("not_an_image", "a DICOM file without pixels")
-    pixels, vr = values.pop(PIXELS)
-    return Header(syntax, order, values, pixels, "OB" if vr == b"OB" else "OW")
+    return header
 
 
 def read_patient_pseudonym(data: bytes) -> str:
@@ -140,22 +155,22 @@ def read_patient_pseudonym(data: bytes) -> str:
     Raises:
         ImageError: `corrupt`.
     """
-    _, _, values = _read(data, frozenset((_PATIENT, _STUDY, _SERIES)))
-    for tag in (_PATIENT, _STUDY, _SERIES):
-        value = values.get(tag, b"").strip(b" \x00")
+    header = _read(data, _PATIENT_ELEMENTS)
+    for tag, keyword in _PATIENT_ELEMENTS.items():
+        value = header.values.get(keyword, b"").strip(b" \x00")
         if not _ANONYMOUS.fullmatch(value):
             return f"dicom-{hashlib.sha256(tag.to_bytes(4) + value).hexdigest()[:12]}"
     return ""
 
 
-def _read(data: bytes, tags: frozenset[int]) -> tuple[str, str, dict[int, Any]]:
-    """Return transfer syntax, byte order, and the elements of `tags` with the pixels."""
+def _read(data: bytes, elements: dict[int, str]) -> Header:
+    """Read some elements, keywords by tag, and the pixels."""
     position = 132 if data[128:132] == b"DICM" else 0
-    reader, syntax = _Reader(data, tags), ""
+    reader, syntax = _Reader(data, elements), ""
     while data[position : position + 2] == b"\x02\x00":  # the file meta information
         tag, _, start, length = reader.element(position, implicit=False)
         position = reader.end_of(start, length, len(data))
-        if tag == SYNTAX:
+        if tag == _TRANSFER_SYNTAX:
             syntax = _text(data[start : min(position, start + _MAX_VALUE_LENGTH)])
     implicit = not _is_vr(data[position + 4 : position + 6])
     if not syntax and data[position : position + 2] == b"\x00\x08":
@@ -169,14 +184,15 @@ def _read(data: bytes, tags: frozenset[int]) -> tuple[str, str, dict[int, Any]]:
         )
     reader.order = ">" if syntax == EXPLICIT_BIG else "<"
     values, _ = reader.dataset(position, len(data), implicit=implicit, depth=0, keep=True)
-    return syntax, reader.order, values
+    return Header(syntax, reader.order, values, *reader.pixels)
 
 
 class _Reader:
-    def __init__(self, data: bytes, tags: frozenset[int]) -> None:
+    def __init__(self, data: bytes, elements: dict[int, str]) -> None:
         self.order = "<"
+        self.pixels = b"", b""  # with the VR
         self._data = data
-        self._tags = tags
+        self._keywords = elements | _SEQUENCES
         self._remaining = _MAX_ELEMENTS
 
     def element(self, position: int, *, implicit: bool) -> tuple[int, bytes, int, int]:
@@ -204,21 +220,22 @@ class _Reader:
 
     def dataset(
         self, position: int, end: int, *, implicit: bool, depth: int, keep: bool
-    ) -> tuple[dict[int, Any], int]:
+    ) -> tuple[dict[str, Any], int]:
         """Read elements up to `end` or the item's delimiter; of repeated ones keep the first."""
-        values: dict[int, Any] = {}
+        values: dict[str, Any] = {}
         while position < end:
             tag, vr, start, length = self.element(position, implicit=implicit)
             if tag == _ITEM_END:
                 return values, start
-            if tag == PIXELS and depth == 0:
+            if tag == _PIXEL_DATA and depth == 0:
                 if length == _UNDEFINED:
                     _, stop = self._sequence(
                         start, length, end, implicit=True, raw=True, depth=1, keep=False
                     )
                 else:
                     stop = self.end_of(start, length, end)
-                return {**values, PIXELS: (self._data[start:stop], vr)}, end
+                self.pixels = self._data[start:stop], vr
+                return values, end
             keep_items = keep and tag in _SEQUENCES
             if keep_items or length == _UNDEFINED:
                 raw = vr in (b"OB", b"OW")
@@ -227,12 +244,12 @@ class _Reader:
                     start, length, end, implicit=inner, raw=raw, depth=depth + 1, keep=keep_items
                 )
                 if keep_items:
-                    values.setdefault(tag, items)
+                    values.setdefault(self._keywords[tag], items)
                 continue
             position = self.end_of(start, length, end)
-            if keep and tag in self._tags:
+            if keep and tag in self._keywords:
                 stop = min(position, start + _MAX_VALUE_LENGTH)
-                values.setdefault(tag, self._data[start:stop])
+                values.setdefault(self._keywords[tag], self._data[start:stop])
         return values, position
 
     def _sequence(
@@ -245,12 +262,12 @@ class _Reader:
         raw: bool,
         depth: int,
         keep: bool,
-    ) -> tuple[list[dict[int, Any]], int]:
+    ) -> tuple[list[dict[str, Any]], int]:
         """Read items; skip the content of those that aren't kept, where their length is known."""
         if depth > _MAX_DEPTH:
             raise ImageError("corrupt", f"the DICOM file nests sequences deeper than {_MAX_DEPTH}")
         end = limit if length == _UNDEFINED else self.end_of(position, length, limit)
-        items: list[dict[int, Any]] = []
+        items: list[dict[str, Any]] = []
         while position < end:
             tag, _, start, size = self.element(position, implicit=implicit)
             if tag == _SEQUENCE_END:

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,7 @@ from cnnClassifier.entity.bundle import (
     apply_threshold,
 )
 from cnnClassifier.entity.prediction import InferenceResult
-from cnnClassifier.network.cam import ClassActivationMap
-from cnnClassifier.network.openvino_export import export_openvino, load_openvino
+from cnnClassifier.network.openvino_model import export_openvino, load_openvino
 from cnnClassifier.network.out_of_distribution import OutOfDistributionDetector
 from cnnClassifier.network.tf_setup import disable_telemetry
 from cnnClassifier.utils.errors import BundleError
@@ -46,14 +44,19 @@ class Engine:
     def __init__(self, bundle: ModelBundle, int8: bool = False) -> None:
         self.bundle = bundle
         self.name = "int8" if int8 else "keras-openvino"
-        self._detector = OutOfDistributionDetector.load(bundle.bundle_dir / OOD_DETECTOR_FILE)
         path = bundle.bundle_dir / (INT8_FILE if int8 else MODEL_FILE)
         disable_telemetry()
         try:
+            self._detector = OutOfDistributionDetector.load(bundle.bundle_dir / OOD_DETECTOR_FILE)
             if int8:
                 network, self._activation_map = load_openvino(path)
             else:
-                network, self._activation_map = _load_keras(path, bundle.feature_layer)
+                if "keras" not in sys.modules:
+                    os.environ["KERAS_BACKEND"] = "openvino"
+                import keras
+
+                model = keras.models.load_model(path, compile=False)
+                network, self._activation_map = export_openvino(model, bundle.feature_layer)
             self._requests = _create_requests(network, bundle.image_size)
             # The first inference allocates memory for all others: no request has to wait for that.
             probabilities = self._infer(np.zeros(bundle.image_size, np.uint8))[0]
@@ -94,14 +97,6 @@ class Engine:
             return list(request.infer([image[np.newaxis]], share_inputs=True).values())
         finally:
             self._requests.put(request)
-
-
-def _load_keras(path: Path, feature_layer: str) -> tuple["openvino.Model", ClassActivationMap]:
-    if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = "openvino"
-    import keras
-
-    return export_openvino(keras.models.load_model(path, compile=False), feature_layer)
 
 
 def _create_requests(

@@ -3,72 +3,70 @@
 import hashlib
 import json
 import os
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 
 if TYPE_CHECKING:
     import keras
 
-_FORMAT = 1  # raise it when the same image and model would give another feature map
+_FORMAT = 2  # raise it when the same image and model would give another feature map
 _MAX_FLOAT16 = 65504
 _MAX_THREADS = 4
 Loader = Callable[[int, list[int]], Sequence[np.ndarray]]
 
 
 class Features:
-    """Rows of cached feature maps, memory-mapped.
+    """Cached feature maps, read from disk when they are used.
 
     Args:
-        segments: arrays of float16, (rows, h, w, channels).
-        positions: (segment, row) of each item, int (n, 2).
+        paths: the file of each item, str (n,); it holds float16 values.
+        shape: of a map, (h, w, channels).
     """
 
-    def __init__(self, segments: Sequence[np.ndarray], positions: np.ndarray) -> None:
-        self._segments = segments
-        self._positions = positions
-        self.shape = segments[0].shape[1:]
+    def __init__(self, paths: np.ndarray, shape: tuple[int, ...]) -> None:
+        self._paths = paths
+        self.shape = shape
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._paths)
 
     def __getitem__(self, items: slice | np.ndarray) -> "Features":
-        return Features(self._segments, self._positions[items])
+        return Features(self._paths[items], self.shape)
 
-    def take(self, items: np.ndarray) -> np.ndarray:
+    def take(self, items: slice | np.ndarray) -> np.ndarray:
         """Read items into memory.
 
         Returns:
-            float16, (len(items), h, w, channels); Keras casts it where that is fast.
+            float16, (n, h, w, channels); Keras casts it where that is fast.
         """
-        out = np.empty((len(items), *self.shape), np.float16)
-        for number, (segment, row) in enumerate(self._positions[items]):
-            out[number] = self._segments[segment][row]
-        return out
+        paths = self._paths[items]
+        maps = np.empty((len(paths), *self.shape), np.float16)
+        for path, feature_map in zip(paths, maps, strict=True):
+            with open(path, "rb", buffering=0) as file:
+                file.readinto(feature_map)
+        return maps
 
     def batches(self, size: int = 64) -> Iterator[np.ndarray]:
         """Yield all items in order, so many at a time."""
         for start in range(0, len(self), size):
-            yield self.take(np.arange(start, min(start + size, len(self))))
+            yield self.take(slice(start, start + size))
 
 
 class FeatureCache:
-    """Feature maps of one frozen network on disk.
+    """Feature maps of one frozen network on disk: one file for each view of an image.
 
-    Each run that computes something appends to a segment of its own: a file of rows, and an index
-    with one line for each row, written after the row. A killed run leaves all rows that it
-    finished, and two runs at once never write to the same file.
+    A file is named by its content, and renamed into place once it is complete. So an interrupted
+    run keeps all maps that it finished, and several processes can share the folder.
 
     Args:
         cache_dir: shared by all networks.
@@ -93,60 +91,40 @@ class FeatureCache:
         Returns:
             The views of the first image, then those of the second, and so on.
         """
-        segments, index = self._read()
+        map_bytes = 2 * int(np.prod(self.shape))
+        paths: list[Path] = []
         missing: dict[int, list[int]] = {}  # the views by image
-        missing_keys: dict[str, None] = {}  # an ordered set
+        missing_paths: dict[Path, None] = {}  # an ordered set
         for image, image_keys in enumerate(keys):
             for view, key in enumerate(image_keys):
-                if key not in index and key not in missing_keys:
-                    missing_keys[key] = None
+                path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.f16"
+                paths.append(path)
+                is_complete = path.exists() and path.stat().st_size == map_bytes
+                if path not in missing_paths and not is_complete:
+                    missing_paths[path] = None
                     missing.setdefault(image, []).append(view)
-        cached = sum(map(len, keys)) - len(missing_keys)
-        logger.info(
-            "frozen features: %d forward passes, %d from the cache", len(missing_keys), cached
-        )
+        computed = len(missing_paths)
+        cached = len(paths) - computed
+        logger.info("frozen features: %d forward passes, %d from the cache", computed, cached)
         if missing:
-            self._compute(list(missing_keys), missing, load)
-            segments, index = self._read()
-        positions = [index[key] for key in chain.from_iterable(keys)]
-        return Features(segments, np.array(positions, np.int64).reshape(-1, 2))
+            self._compute(list(missing_paths), missing, load)
+        return Features(np.array(paths, str), self.shape)
 
-    def _read(self) -> tuple[list[np.ndarray], dict[str, tuple[int, int]]]:
-        segments: list[np.ndarray] = []
-        index: dict[str, tuple[int, int]] = {}
-        row_bytes = 2 * int(np.prod(self.shape))
-        for path in sorted(self.folder.glob("*.index")):
-            rows_path = path.with_suffix(".f16")
-            rows = rows_path.stat().st_size // row_bytes if rows_path.exists() else 0
-            lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # without an incomplete line
-            if not lines or not rows:
-                continue
-            for row, key in enumerate(lines[:rows]):
-                index[key] = (len(segments), row)
-            shape = (min(rows, len(lines)), *self.shape)
-            segments.append(np.memmap(rows_path, np.float16, "r", shape=shape))
-        return segments, index
-
-    def _compute(self, keys: list[str], missing: dict[int, list[int]], load: Loader) -> None:
-        create_directories(self.folder)
-        name = self.folder / f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"
+    def _compute(self, paths: list[Path], missing: dict[int, list[int]], load: Loader) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         run = forward(self._trunk, self._precision)
         size = 32 if _has_gpu() else 4  # on a CPU more isn't faster, and takes memory
         loaded = _load_ahead(missing, load, max_views=3 * size)
-        with (
-            name.with_suffix(".f16").open("wb") as rows,
-            name.with_suffix(".index").open("w", encoding="utf-8") as index,
-            progress(total=len(keys), desc=f"features ({self._precision})", unit="image") as bar,
-        ):
-            for start in range(0, len(keys), size):
-                batch = keys[start : start + size]
+        temp_path = self.folder / f"{uuid.uuid4().hex}.unfinished"
+        with progress(total=len(paths), desc=f"features ({self._precision})", unit="image") as bar:
+            for start in range(0, len(paths), size):
+                batch = paths[start : start + size]
                 images = list(islice(loaded, size))
                 images += images[:1] * (size - len(images))  # one shape: no second trace
-                maps = run(np.stack(images))[: len(batch)].clip(-_MAX_FLOAT16, _MAX_FLOAT16)
-                rows.write(maps.astype(np.float16).tobytes())
-                rows.flush()
-                index.writelines(f"{key}\n" for key in batch)
-                index.flush()
+                maps = run(np.stack(images)).clip(-_MAX_FLOAT16, _MAX_FLOAT16)
+                for path, feature_map in zip(batch, maps.astype(np.float16), strict=False):
+                    feature_map.tofile(temp_path)
+                    temp_path.replace(path)
                 bar.update(len(batch))
 
 
@@ -230,8 +208,6 @@ def _has_gpu() -> bool:
 
 
 def _cpu_has_bfloat16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -44,8 +44,6 @@ def load_model(path: Path, hint: str) -> "keras.Model":
     """
     import keras
 
-    if not path.is_file():
-        raise BundleError(f"{path} is missing; {hint}")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # zipfile, h5py and Keras raise errors of many kinds

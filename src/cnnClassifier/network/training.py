@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
 from cnnClassifier.entity.config_entity import FitConfig
+from cnnClassifier.network.architecture import NORM_LAYER
 from cnnClassifier.network.feature_cache import Features
-from cnnClassifier.network.heads import NORM_LAYER
 
 if TYPE_CHECKING:
     import keras
@@ -36,7 +36,7 @@ def fit(
     validation_labels: np.ndarray,
     config: FitConfig,
     verbose: int | None = None,
-    on_epoch: EpochCallback | None = None,
+    on_epoch: EpochCallback = lambda metrics, epoch: None,
 ) -> History:
     """Fit the tail with Adam (Kingma & Ba 2014); keep the weights with the best validation loss.
 
@@ -61,24 +61,19 @@ def fit(
         tail.compile(optimizer=adam, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
         adam.build(tail.trainable_variables)
     tail.optimizer.learning_rate = config.learning_rate
-    callbacks: list[keras.callbacks.Callback] = [
+    callbacks = [
         keras.callbacks.EarlyStopping(
             monitor="val_loss", patience=config.patience, restore_best_weights=True
-        )
+        ),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(logs, epoch + 1)),
     ]
-    if on_epoch is not None:
-        callbacks.append(
-            keras.callbacks.LambdaCallback(
-                on_epoch_end=lambda epoch, logs: on_epoch(logs, epoch + 1)
-            )
-        )
     if verbose is None:
         verbose = 1 if sys.stdout.isatty() else 2
     history = tail.fit(
         _dataset(train, train_labels, config.batch_size, config.seed),
         validation_data=_dataset(validation, validation_labels, 64, None),
         epochs=config.epochs,
-        class_weight=class_weights(train_labels) if config.class_weights == "balanced" else None,
+        class_weight=_class_weights(train_labels) if config.class_weights == "balanced" else None,
         callbacks=callbacks,
         shuffle=False,  # the data set shuffles, with its own seed
         verbose=verbose,
@@ -144,7 +139,7 @@ def set_normalization(tail: "keras.Model", train: Features) -> None:
     norm.trainable = False
 
 
-def class_weights(labels: np.ndarray) -> dict[int, float]:
+def _class_weights(labels: np.ndarray) -> dict[int, float]:
     """Return the weights that balance the classes: n / (classes × images of the class)."""
     classes = np.unique(labels)
     weights = compute_class_weight("balanced", classes=classes, y=labels)
@@ -157,7 +152,7 @@ def _dataset(
     import keras
 
     class Batches(keras.utils.PyDataset):
-        """Read batches from the memory map; with a seed, shuffle them before each epoch."""
+        """Read batches from the cache; with a seed, shuffle them before each epoch."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -18,22 +18,17 @@ from cnnClassifier.serving.errors import RequestError
 from cnnClassifier.utils.errors import ConfigError
 
 TOKENS_VARIABLE = "API_TOKENS"
-TRAIN = "train"
-_PREDICT = "predict"
 _COOKIE = "session"
 _SESSION_S = 12 * 3600
 _MAX_SESSIONS = 10_000
 _MAX_FAILURES = parse("10/minute")
 # Monitoring has no token, and the page's code is public.
 _PUBLIC_ENDPOINTS = {"routes.livez", "routes.readyz", "static", "auth.sign_in"}
-_UNLIMITED_ENDPOINTS = {"routes.livez", "routes.readyz", "static"}
+_UNLIMITED_ENDPOINTS = _PUBLIC_ENDPOINTS - {"auth.sign_in"}
 _LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
+_LOCAL_HOST = re.compile(r"(([\w.-]+\.)?localhost\.?|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
 
 _NAME = "[A-Za-z0-9._-]{1,40}"
-_PERMISSION = f"(?:{_PREDICT}|{TRAIN})"
-_ENTRY = re.compile(f"({_NAME}):([0-9a-fA-F]{{64}})(?::({_PERMISSION}(?:,{_PERMISSION})*))?")
-# Commas separate the permissions of an entry as well.
-_SEPARATOR = re.compile(rf"[\s,]+(?!{_PERMISSION}(?:[\s,]|$))")
 
 
 @dataclass(frozen=True)
@@ -42,11 +37,11 @@ class Token:
 
     Attributes:
         name: appears in the log.
-        permissions: `predict`, and perhaps `train`.
+        may_train: whether it permits trainings as well as predictions.
     """
 
     name: str
-    permissions: frozenset[str]
+    may_train: bool
 
 
 # By sha256: the tokens themselves aren't stored.
@@ -63,40 +58,33 @@ def create_token(name: str, may_train: bool) -> tuple[str, str]:
         expected = "1 to 40 letters, digits, dots, dashes or underscores"
         raise ConfigError(f"token name {name!r:.60}: expected {expected}")
     token = secrets.token_urlsafe(32)
-    suffix = f":{TRAIN}" if may_train else ""
-    return token, f"{name}:{_sha256(token)}{suffix}"
+    return token, f"{name}:{hash_token(token)}" + (":train" if may_train else "")
 
 
 def parse_tokens(text: str) -> Tokens:
-    """Read entries `name:sha256[:permission,permission]`, separated by commas or white space.
+    """Read entries `name:sha256` or `name:sha256:train`, separated by commas or white space.
 
     Raises:
         ConfigError: an entry isn't valid; the message doesn't show its sha256.
     """
     tokens: dict[str, Token] = {}
-    entries = filter(None, _SEPARATOR.split(text.strip(", \t\r\n")))
-    for number, entry in enumerate(entries, 1):
+    for number, entry in enumerate(re.findall(r"[^\s,]+", text), 1):
         where = f"environment: {TOKENS_VARIABLE}: entry {number}"
-        match = _ENTRY.fullmatch(entry)
+        match = re.fullmatch(f"({_NAME}):([0-9a-fA-F]{{64}})(:train)?", entry)
         if not match:
             raise ConfigError(
-                f"{where}: expected name:sha256 or name:sha256:{TRAIN}; "
+                f"{where}: expected name:sha256 or name:sha256:train; "
                 "make one with `python app.py --new-token NAME`"
             )
-        name, sha256, permissions = match.groups()
+        name, sha256, train = match.groups()
         if any(token.name == name for token in tokens.values()):
             raise ConfigError(f"{where}: the name {name} is used twice; give each token its own")
-        listed = permissions.split(",") if permissions else []
-        tokens[sha256.lower()] = Token(name, frozenset([_PREDICT, *listed]))
+        tokens[sha256.lower()] = Token(name, may_train=train is not None)
     return tokens
 
 
-def find_token(tokens: Tokens, secret: str) -> Token | None:
-    """Return the token that was sent, if it is one of them."""
-    return tokens.get(_sha256(secret))
-
-
-def _sha256(secret: str) -> str:
+def hash_token(secret: str) -> str:
+    """Return the sha256 of a token, in hex."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -146,7 +134,7 @@ class Auth:
         g.client = f"token:{g.token.name}" if g.token else f"address:{request.remote_addr or '-'}"
 
     def _authenticate(self, secret: str) -> Token:
-        token = find_token(self._tokens, secret)
+        token = self._tokens.get(hash_token(secret))
         if token:
             return token
         address = request.remote_addr or "-"
@@ -155,15 +143,9 @@ class Auth:
             raise RequestError(429, "too_many_failures", message, {"Retry-After": "60"})
         raise RequestError(401, "bad_token", "Unknown token", {"WWW-Authenticate": "Bearer"})
 
-    def _create_session(self, token: Token) -> str:
-        if len(self._sessions) >= _MAX_SESSIONS:
-            self._sessions.pop(next(iter(self._sessions)), None)  # the oldest
-        identifier = secrets.token_urlsafe(32)
-        self._sessions[identifier] = (token, time.monotonic() + _SESSION_S)
-        return identifier
-
     def _authorize(self) -> Response | None:
-        if self._check_host and not _is_local_host(request.headers.get("Host", "")):
+        host = request.headers.get("Host") or "localhost"  # every browser sends it
+        if self._check_host and not _LOCAL_HOST.fullmatch(host):
             message = "this server answers to localhost only; see --host to open it to others"
             raise RequestError(421, "unknown_host", message)
         if request.method not in ("GET", "HEAD", "OPTIONS"):
@@ -178,15 +160,12 @@ class Auth:
         raise RequestError(401, "token_needed", message, {"WWW-Authenticate": "Bearer"})
 
     def _refuse_cross_site(self) -> None:
-        origin = request.headers.get("Origin")
-        site = request.headers.get("Sec-Fetch-Site")
-        if origin in self._allowed_origins:
-            return
-        if site is not None:
-            is_cross_site = site not in ("same-origin", "none")
-        else:  # an old browser, plain HTTP, or a program, which sends neither
-            is_cross_site = origin is not None and urlsplit(origin).netloc != request.host
-        if is_cross_site:
+        origin = request.headers.get("Origin", request.host_url)
+        # An old browser, plain HTTP, or a program doesn't send Sec-Fetch-Site.
+        is_same_host = urlsplit(origin).netloc == request.host
+        default = "same-origin" if is_same_host else "cross-site"
+        site = request.headers.get("Sec-Fetch-Site", default)
+        if origin not in self._allowed_origins and site not in ("same-origin", "none"):
             message = "pages of other sites may not send this; see serving.cors_origins"
             raise RequestError(403, "other_site", message)
 
@@ -196,8 +175,6 @@ class Auth:
         @routes.post("/session")
         def sign_in() -> Response:
             target = request.form.get("next", "/")
-            if not self._tokens:
-                return _redirect(target)
             try:
                 token = self._authenticate(request.form.get("token", "").strip())
             except RequestError as error:
@@ -207,10 +184,14 @@ class Auth:
                 response = _sign_in_form(str(error), target, error.status)
                 response.headers.update(error.headers)
                 return response
+            if len(self._sessions) >= _MAX_SESSIONS:
+                self._sessions.pop(next(iter(self._sessions)), None)  # the oldest
+            identifier = secrets.token_urlsafe(32)
+            self._sessions[identifier] = (token, time.monotonic() + _SESSION_S)
             response = _redirect(target)
             response.set_cookie(
                 _COOKIE,
-                self._create_session(token),
+                identifier,
                 max_age=_SESSION_S,
                 secure=request.is_secure,
                 httponly=True,
@@ -245,7 +226,7 @@ def require_train_permission(by_header: bool = False) -> None:
         raise RequestError(403, "training_off", message)
     if by_header and g.session is not None:
         raise RequestError(403, "bearer_needed", "send the token itself: Authorization: Bearer …")
-    if TRAIN not in g.token.permissions:
+    if not g.token.may_train:
         raise RequestError(403, "no_right", f"the token {g.token.name} may not train")
 
 
@@ -253,16 +234,6 @@ def _raise_rate_limit(limit: RequestLimit) -> Response:
     wait_s = max(1, math.ceil(limit.reset_at - time.time()))
     message = f"more than {limit.limit}; try again in {wait_s} s"
     raise RequestError(429, "too_many_requests", message, {"Retry-After": str(wait_s)})
-
-
-def _is_local_host(host: str) -> bool:
-    if not host:  # every browser sends it
-        return True
-    try:
-        name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
-    except ValueError:
-        return False
-    return name in _LOOPBACK_HOSTS or name.endswith(".localhost")
 
 
 def _accepts_html() -> bool:

@@ -14,7 +14,7 @@ _CHECK_INTERVAL_S = 0.25
 class ConcurrencyLimiter:
     """Slots that waiting requests get in the order of their arrival.
 
-    A semaphore wouldn't keep that order for requests that look for their client while they wait.
+    A semaphore doesn't keep that order for requests that check their client while they wait.
 
     Args:
         max_concurrent: how many requests hold a slot at once.
@@ -24,8 +24,8 @@ class ConcurrencyLimiter:
     def __init__(self, max_concurrent: int, max_queued: int) -> None:
         self._max_concurrent = max_concurrent
         self._max_queued = max_queued
-        self._queue: deque[threading.Event] = deque()
-        self._lock = threading.Lock()
+        self._queue: deque[object] = deque()
+        self._changed = threading.Condition()
         self.running = 0
 
     @property
@@ -43,43 +43,26 @@ class ConcurrencyLimiter:
         Raises:
             RequestError: 503 `busy`: too many requests wait already.
         """
-        self._acquire(check)
+        ticket = object()
+        with self._changed:
+            if self.running + self.waiting >= self._max_concurrent + self._max_queued:
+                message = "too many requests are waiting; try again"
+                raise RequestError(503, "busy", message, {"Retry-After": "2"})
+            self._queue.append(ticket)
+            try:
+                while self._queue[0] is not ticket or self.running >= self._max_concurrent:
+                    self._changed.wait(_CHECK_INTERVAL_S)
+                    check()
+                self.running += 1
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
         try:
             yield
         finally:
-            self._release()
-
-    def _acquire(self, check: Callable[[], None]) -> None:
-        with self._lock:
-            if self.running < self._max_concurrent:
-                self.running += 1
-                return
-            if len(self._queue) >= self._max_queued:
-                raise RequestError(
-                    503, "busy", "too many requests are waiting; try again", {"Retry-After": "2"}
-                )
-            acquired = threading.Event()
-            self._queue.append(acquired)
-        while not acquired.wait(_CHECK_INTERVAL_S):
-            try:
-                check()
-            except BaseException:
-                self._cancel(acquired)
-                raise
-
-    def _cancel(self, acquired: threading.Event) -> None:
-        with self._lock:
-            if not acquired.is_set():
-                self._queue.remove(acquired)
-                return
-        self._release()  # the slot was handed over in this very moment
-
-    def _release(self) -> None:
-        with self._lock:
-            if self._queue:
-                self._queue.popleft().set()
-            else:
+            with self._changed:
                 self.running -= 1
+                self._changed.notify_all()
 
 
 def make_check(timeout_s: float, is_disconnected: Callable[[], bool]) -> Callable[[], None]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from flask import Flask, Response, g, jsonify
+from flask import Response, g, jsonify
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from cnnClassifier.utils.errors import ImageError
@@ -33,42 +33,27 @@ def error_body(code: str, message: str) -> dict[str, dict[str, str]]:
     return {"error": {"code": code, "message": message}}
 
 
-def register_error_handlers(app: Flask) -> None:
-    """Answer each kind of exception in JSON."""
-    app.register_error_handler(RequestError, _handle_request_error)
-    app.register_error_handler(ImageError, _handle_image_error)
-    app.register_error_handler(HTTPException, _handle_http_exception)
-    app.register_error_handler(Exception, _handle_unexpected)
-
-
-def _error_response(
-    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
-) -> Response:
-    g.error_code = code
-    response = jsonify(error_body(code, message) | {"request_id": g.request_id})
-    response.status_code = status
-    response.headers.update(headers or {})
+def handle_error(error: Exception) -> Response:
+    """Answer any exception in JSON."""
+    error = _to_request_error(error)
+    g.error_code = error.code
+    response = jsonify(error_body(error.code, str(error)) | {"request_id": g.request_id})
+    response.status_code = error.status
+    response.headers.update(error.headers)
     return response
 
 
-def _handle_request_error(error: RequestError) -> Response:
-    return _error_response(error.status, error.code, str(error), error.headers)
-
-
-def _handle_image_error(error: ImageError) -> Response:
-    return _error_response(413 if error.code == "too_large" else 422, error.code, str(error))
-
-
-def _handle_http_exception(error: HTTPException) -> Response:
-    status = error.code or 500
+def _to_request_error(error: Exception) -> RequestError:
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, ImageError):
+        return RequestError(413 if error.code == "too_large" else 422, error.code, str(error))
     if isinstance(error, RequestEntityTooLarge):
-        return _error_response(status, "too_large", "the request exceeds this server's limit")
-    code = re.sub(r"\W+", "_", error.name.lower())
-    headers = dict(error.get_headers())
-    headers.pop("Content-Type", None)
-    return _error_response(status, code, str(error.description), headers)
-
-
-def _handle_unexpected(error: Exception) -> Response:
+        return RequestError(413, "too_large", "the request exceeds this server's limit")
+    if isinstance(error, HTTPException):
+        code = re.sub(r"\W+", "_", error.name.lower())
+        headers = dict(error.get_headers())
+        del headers["Content-Type"]
+        return RequestError(error.code or 500, code, str(error.description), headers)
     logger.error("request=%s unexpected %s", g.request_id, type(error).__name__, exc_info=error)
-    return _error_response(500, "internal_error", "internal error; see the server's log")
+    return RequestError(500, "internal_error", "internal error; see the server's log")

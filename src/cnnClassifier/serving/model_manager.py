@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,9 +36,13 @@ class ModelManager:
     """
 
     def __init__(self, config: ServingConfig, poll_s: float = 1.0) -> None:
+        self._config = config
         self._bundle_dir = config.bundle_dir
-        self._max_pixels = config.max_pixels
         self._evaluation_dir = config.evaluation_dir if config.int8 else None
+        files = [MODEL_FILE, METADATA_FILE, OOD_DETECTOR_FILE, INT8_FILE]
+        self._paths = [self._bundle_dir / name for name in files]
+        if self._evaluation_dir:
+            self._paths.append(self._evaluation_dir / INT8_AGREEMENT_FILE)
         self._poll_s = poll_s
         self._predictor: Predictor | None = None
         self._tried: _Fingerprint = []
@@ -75,8 +80,8 @@ class ModelManager:
         try:
             return self._predictor or self._load(self._fingerprint())
         except BundleError as error:
-            files = [self._bundle_dir / MODEL_FILE, self._bundle_dir / METADATA_FILE]
-            code = "broken_model" if all(map(Path.is_file, files)) else "no_model"
+            is_complete = all(map(Path.is_file, self._paths[:2]))
+            code = "broken_model" if is_complete else "no_model"
             raise RequestError(503, code, str(error), {"Retry-After": "5"}) from error
         finally:
             self._loading.release()
@@ -85,14 +90,22 @@ class ModelManager:
         start = time.perf_counter()
         self._tried = fingerprint
         bundle = ModelBundle.read(self._bundle_dir)
-        predictor = Predictor(bundle, self._max_pixels, self._evaluation_dir)
+        predictor = Predictor(bundle, self._config.max_pixels, self._evaluation_dir)
         if self._fingerprint() != fingerprint:
             raise BundleError(f"{self._bundle_dir} changed while it was read; it is read again")
         self._predictor = predictor
         self.refusal = {}
-        seconds = time.perf_counter() - start
-        description = describe_model(predictor.bundle)
-        logger.info("%s; ready in %.1f s (%s)", description, seconds, predictor.engine)
+        images = "synthetic images" if bundle.synthetic else "images"
+        labels = ", ".join(map(bundle.label, bundle.classes))
+        logger.info(
+            "model %s: %s, trained on %s of %s; ready in %.1f s (%s)",
+            bundle.model_id,
+            bundle.backbone,
+            images,
+            labels,
+            time.perf_counter() - start,
+            predictor.engine,
+        )
         return predictor
 
     def _watch(self) -> None:
@@ -108,32 +121,20 @@ class ModelManager:
             previous = current
 
     def _replace(self, fingerprint: _Fingerprint) -> None:
-        with self._loading:
-            try:
+        try:
+            with self._loading:
                 self._load(fingerprint)
-            except BundleError as error:
-                if self._fingerprint() != fingerprint:
-                    return  # it is still being written
+        except BundleError as error:
+            if self._fingerprint() == fingerprint:  # else it is still being written
                 when = datetime.now(UTC).isoformat(timespec="seconds")
                 self.refusal = {"refused": {"reason": str(error), "when": when}}
                 suffix = ", the loaded one stays" if self._predictor else ""
                 logger.warning("new model refused%s: %s", suffix, error)
 
     def _fingerprint(self) -> _Fingerprint:
-        names = (MODEL_FILE, METADATA_FILE, OOD_DETECTOR_FILE, INT8_FILE)
-        paths = [self._bundle_dir / name for name in names]
-        if self._evaluation_dir:
-            paths.append(self._evaluation_dir / INT8_AGREEMENT_FILE)
         fingerprint = []
-        for path in paths:
-            if path.is_file():
+        for path in self._paths:
+            with suppress(FileNotFoundError):
                 status = path.stat()
                 fingerprint.append((path, status.st_ino, status.st_size, status.st_mtime_ns))
         return fingerprint
-
-
-def describe_model(bundle: ModelBundle) -> str:
-    """Return one line about a model."""
-    images = "synthetic images" if bundle.synthetic else "images"
-    labels = ", ".join(map(bundle.label, bundle.classes))
-    return f"model {bundle.model_id}: {bundle.backbone}, trained on {images} of {labels}"

@@ -5,8 +5,7 @@ from pathlib import Path
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.dicom_options import DEFAULT_DICOM_OPTIONS, DicomOptions
 from cnnClassifier.entity.prediction import Prediction
-from cnnClassifier.imaging.decode import decode
-from cnnClassifier.imaging.prepare import resize
+from cnnClassifier.imaging.decode import decode, resize
 from cnnClassifier.network.engine import Engine
 
 

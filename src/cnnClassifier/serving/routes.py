@@ -5,10 +5,9 @@ from flask import Blueprint, Response, g, jsonify, render_template, request
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.disclaimers import DISCLAIMER
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter, make_check
-from cnnClassifier.serving.metrics import Metrics
 from cnnClassifier.serving.model_manager import ModelManager
-from cnnClassifier.serving.responses import predict_all
-from cnnClassifier.serving.uploads import read_upload
+from cnnClassifier.serving.monitoring import Metrics
+from cnnClassifier.serving.predict import predict_all, read_upload
 
 
 def make_blueprint(

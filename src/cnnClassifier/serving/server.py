@@ -73,8 +73,31 @@ def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> int:
     """
     # Requests that wait for a slot are no reason for a warning.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    # Above the app's own limit, so that the app can answer a body that is slightly too large.
     max_body_bytes = 2 * app.config["MAX_CONTENT_LENGTH"]
-    server = _create_server(app, listener, config, max_body_bytes)
+    proxy: dict[str, Any] = {}
+    if config.trusted_proxy:
+        proxy = {
+            "trusted_proxy": config.trusted_proxy,
+            "trusted_proxy_headers": {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"},
+            "clear_untrusted_proxy_headers": True,
+        }
+    server = create_server(
+        app,
+        sockets=[listener],
+        threads=config.max_concurrent_requests + config.max_queued_requests + _EXTRA_THREADS,
+        ident=None,
+        max_request_body_size=max_body_bytes,
+        # Bodies and responses stay in memory: images of patients are never written to a disk.
+        inbuf_overflow=max_body_bytes,
+        outbuf_overflow=1 << 30,
+        # Keep reading while a request is processed: only so is a disconnected client noticed.
+        channel_request_lookahead=1,
+        connection_limit=_MAX_SOCKETS,
+        asyncore_use_poll=True,
+        **proxy,
+    )
+    server.channel_class = waitress_channel.Channel
     received: list[int] = []
 
     def stop(number: int, _: object) -> None:
@@ -93,33 +116,3 @@ def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> int:
     if unanswered:
         logger.warning("stopped with %d requests unanswered", unanswered)
     return unanswered
-
-
-def _create_server(
-    app: Flask, listener: socket.socket, config: ServingConfig, max_body_bytes: int
-) -> Any:
-    proxy: dict[str, Any] = {}
-    if config.trusted_proxy:
-        proxy = {
-            "trusted_proxy": config.trusted_proxy,
-            "trusted_proxy_headers": {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"},
-            "clear_untrusted_proxy_headers": True,
-        }
-    server = create_server(
-        app,
-        sockets=[listener],
-        threads=config.max_concurrent_requests + config.max_queued_requests + _EXTRA_THREADS,
-        ident=None,
-        # Above the app's own limit, so that the app can answer a body that is slightly too large.
-        max_request_body_size=max_body_bytes,
-        # Bodies and responses stay in memory: images of patients are never written to a disk.
-        inbuf_overflow=max_body_bytes,
-        outbuf_overflow=1 << 30,
-        # Keep reading while a request is processed: only so is a disconnected client noticed.
-        channel_request_lookahead=1,
-        connection_limit=_MAX_SOCKETS,
-        asyncore_use_poll=True,
-        **proxy,
-    )
-    server.channel_class = waitress_channel.Channel
-    return server

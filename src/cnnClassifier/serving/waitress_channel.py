@@ -17,7 +17,7 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
 from cnnClassifier.serving.errors import error_body
-from cnnClassifier.serving.request_logging import ID_HEADER, SECURITY_HEADERS, new_request_id
+from cnnClassifier.serving.monitoring import ID_HEADER, SECURITY_HEADERS, new_request_id
 from cnnClassifier.utils.log import logger
 
 # A request that arrives byte by byte must not hold its connection for ever.
@@ -109,10 +109,8 @@ class Channel(HTTPChannel):
     @property
     def buffered_bytes(self) -> int:
         """Return how many bytes of bodies are in memory."""
-        requests = [*self.requests, self.request]
-        return sum(
-            request.body_bytes_received for request in requests if request and not request.error
-        )
+        requests = filter(None, [*self.requests, self.request])
+        return sum(request.body_bytes_received for request in requests if not request.error)
 
     @property
     def is_busy(self) -> bool:
@@ -128,14 +126,6 @@ class Channel(HTTPChannel):
             if len(self.requests) == 1:
                 self.server.add_task(self)
 
-    def discard_body(self, error: Error) -> None:
-        """Read the request to its end without keeping it, then answer with an error.
-
-        A client that is cut off while it sends would not read the response.
-        """
-        self.request.error = error
-        self.request.body_rcv.buf = _DiscardBuffer(maxlen=0)
-
 
 def poll(server: Any, timeout_s: float = 1.0) -> None:
     """Wait for events on the server's sockets and handle them."""
@@ -148,32 +138,25 @@ def enforce_limits(server: Any, max_buffered_bytes: int) -> None:
     Call it in the thread that polls.
     """
     channels = list(server.active_channels.values())
-    _close_idle(channels)
+    idle = [channel for channel in channels if not channel.is_busy]
+    idle.sort(key=lambda channel: channel.last_activity)
+    for channel in idle[: max(0, len(channels) - MAX_CONNECTIONS)]:
+        channel.handle_close()
     receiving = [channel for channel in channels if channel.request is not None]
     receiving.sort(key=lambda channel: channel.receiving_since)
     deadline = time.monotonic() - RECEIVE_TIMEOUT_S
     while receiving and receiving[0].receiving_since < deadline:
         message = f"the request didn't arrive within {RECEIVE_TIMEOUT_S:g} s"
         receiving.pop(0).abort_request(_RequestTimeoutError(message))
-    if not receiving:
-        return
     buffered = sum(channel.buffered_bytes for channel in channels)
-    for channel in reversed(receiving):
-        if buffered <= max_buffered_bytes:
-            break
-        if channel.request.body_rcv and not channel.request.error:
-            buffered -= channel.request.body_bytes_received
-            channel.discard_body(_BusyError("too many uploads at once; try again"))
-
-
-def _close_idle(channels: list[Channel]) -> None:
-    surplus = len(channels) - MAX_CONNECTIONS
-    if surplus <= 0:
-        return
-    idle = [channel for channel in channels if not channel.is_busy]
-    idle.sort(key=lambda channel: channel.last_activity)
-    for channel in idle[:surplus]:
-        channel.handle_close()
+    for channel in reversed(receiving):  # the newest first
+        request = channel.request
+        if buffered > max_buffered_bytes and request.body_rcv and not request.error:
+            buffered -= request.body_bytes_received
+            # A client that is cut off while it sends would not read the response: its request is
+            # read to the end without being kept.
+            request.error = _BusyError("too many uploads at once; try again")
+            request.body_rcv.buf = _DiscardBuffer(maxlen=0)
 
 
 def drain(server: Any) -> int:
@@ -188,20 +171,15 @@ def drain(server: Any) -> int:
     server.accepting = False  # only marks the state: the socket is still listening
     end = time.monotonic() + ACCEPT_S
     while time.monotonic() < end:
-        _accept_waiting(server)
         poll(server, ACCEPT_S / 10)
-    _accept_waiting(server)
+        while select.select([server.socket], [], [], 0)[0]:
+            server.handle_accept()
     server.del_channel()
     server.socket.close()
     end = time.monotonic() + DRAIN_TIMEOUT_S
     while time.monotonic() < end and _has_active(server):
         poll(server, 0.1)
     return sum(channel.is_busy for channel in server.active_channels.values())
-
-
-def _accept_waiting(server: Any) -> None:
-    while select.select([server.socket], [], [], 0)[0]:
-        server.handle_accept()
 
 
 def _has_active(server: Any) -> bool:

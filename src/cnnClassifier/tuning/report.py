@@ -1,76 +1,143 @@
-"""The result of a search as one dictionary."""
+"""The report of a search as one HTML page, and the change of params.yaml that it proposes."""
 
+import difflib
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
+import yaml
 from optuna.trial import FrozenTrial, TrialState
+from ruamel.yaml import YAML
 
 from cnnClassifier.entity.config_entity import Between, Choice, SearchConfig
-from cnnClassifier.entity.disclaimers import is_synthetic
-from cnnClassifier.tuning.search_space import active_trials
+from cnnClassifier.entity.disclaimers import DISCLAIMER, is_synthetic
+from cnnClassifier.tuning.study import finished_trials
+from cnnClassifier.utils.page import render_template_file
+from cnnClassifier.utils.svg import polyline_points
 
-_MIN_TRIALS_FOR_IMPORTANCE = 6
+METRIC_NAMES = {"loss": "log loss", "roc_auc": "ROC AUC", "balanced_accuracy": "balanced accuracy"}
+_MIN_TRIALS = 6  # complete ones that importance is computed from
+_MAX_MEDIANS = 3.0  # a trial further from the best than this many medians is drawn at the edge
 
 
-def build_report(
-    study: optuna.Study, config: SearchConfig, name: str, max_trials: int
-) -> dict[str, Any]:
-    """Describe the trials, the best one, and the importance of the parameters.
+def build_report(study: optuna.Study, config: SearchConfig, max_trials: int) -> dict[str, Any]:
+    """Describe the trials, the best one, and the importance of each parameter.
 
     Args:
-        study: the Optuna study.
+        study: of the search.
         config: of the search.
-        name: of the study.
-        max_trials: number of requested trials.
+        max_trials: number of trials that was requested.
 
     Returns:
-        Among others `trials`, `importance` and, if a trial completed all folds, `best`; `initial`
-        is the trial with the parameters of params.yaml, unless it is the best one.
+        Among others `trials`, `importance` (fANOVA, Hutter et al. 2014; empty with few trials), and
+        if a trial is complete `best` and perhaps `baseline`, the trial with the parameters of
+        params.yaml.
     """
     training = config.crossvalidation.training
-    states = (TrialState.COMPLETE, TrialState.PRUNED)
-    trials = [trial for trial in active_trials(study) if trial.state in states]
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    described = {trial.number: _describe(trial, config.metric) for trial in trials}
+    trials = [_describe(trial, config.metric) for trial in finished_trials(study)]
+    complete = [trial for trial in trials if not trial["pruned"]]
     report: dict[str, Any] = {
-        "study": name,
-        "requested": max_trials,
-        "complete": len(complete),
-        "pruned": len(trials) - len(complete),
+        "study": study.study_name,
+        "max_trials": max_trials,
         "metric": config.metric,
-        "minimize": config.metric == "loss",
         "folds": config.folds,
-        "total_folds": config.crossvalidation.folds,
+        "all_folds": config.crossvalidation.folds,
         "epochs": min(config.epochs, training.fit.epochs),
         "backbone": config.prepare.backbone,
         "source": training.source_URL,
         "synthetic": is_synthetic(training.source_URL),
         "params_file": config.params_path.name,
-        "space": {key: _format_dimension(dimension) for key, dimension in config.space.items()},
-        "trials": list(described.values()),
-        "importance": _importance(study, complete, training.fit.seed),
+        "trials": trials,
+        "importance": {},
     }
-    if complete:
-        best = report["best"] = described[study.best_trial.number]
-        for trial in complete:
-            is_initial = trial.params.items() <= config.params.items()
-            if is_initial and trial.number != best["number"]:
-                initial = described[trial.number]
-                gain = pd.Series(best["folds"]) - pd.Series(initial["folds"])
-                better_folds = int((gain < 0).sum() if report["minimize"] else (gain > 0).sum())
-                report["initial"] = initial | {"better_folds": better_folds}
+    if len(complete) >= _MIN_TRIALS and len({trial["value"] for trial in complete}) > 1:
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=training.fit.seed)
+        report["importance"] = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    for trial in complete:
+        if trial["number"] == study.best_trial.number:
+            report["best"] = trial
+        elif trial["params"].items() <= config.params.items():
+            report["baseline"] = trial
+    if "baseline" in report:
+        sign = -1 if config.metric == "loss" else 1
+        gains = np.subtract(report["best"]["folds"], report["baseline"]["folds"]) * sign
+        report["wins"] = int((gains > 0).sum())
     return report
+
+
+def render_report(report: dict[str, Any], config: SearchConfig) -> str:
+    """Render `report.html`, which needs no script and no other file.
+
+    Args:
+        report: from `build_report`, with `changes` if it has a best trial.
+        config: of the search.
+    """
+    trials = pd.DataFrame(report["trials"], columns=["value", "pruned", "params", "number"])
+    losses = trials["value"] * (1 if config.metric == "loss" else -1)
+    distance = losses - losses.min()
+    scale = min(distance.max(), _MAX_MEDIANS * distance.median()) or 1.0
+    y = (100 * (distance / scale).clip(upper=1)).round(1)
+    x = (np.arange(len(y)) + 0.5) / len(y)
+    complete = ~trials["pruned"].astype(bool)
+    best_so_far = np.minimum.accumulate(y[complete]) / 100
+    slices = []
+    for key, span in config.space.items():
+        positions, ticks = _axis(span, [params[key] for params in trials["params"]])
+        slices.append({"key": key, "x": positions, "ticks": ticks})
+    return render_template_file(
+        "cnnClassifier.tuning",
+        "report.html",
+        report=report,
+        names=METRIC_NAMES,
+        disclaimer=DISCLAIMER,
+        x=(300 * x).round(1).tolist(),
+        y=y.tolist(),
+        line=polyline_points(x[complete], best_so_far) if complete.any() else "",
+        slices=slices,
+        ranked=trials.assign(loss=losses).sort_values(["pruned", "loss"]).index.tolist(),
+        space=config.space,
+    )
+
+
+def with_values(text: str, values: Mapping[str, Any]) -> str:
+    """Return the text of a YAML file with other values at its top level; comments stay.
+
+    Args:
+        text: content of the file.
+        values: numbers, texts or None, by key.
+    """
+    editor = YAML()
+    editor.preserve_quotes = True
+    editor.width = 10**6
+    # As params.yaml writes them. The attribute is documented, but has no type.
+    editor.boolean_representation = ["False", "True"]  # type: ignore[attr-defined]
+    editor.representer.add_representer(type(None), _represent_null)
+    document = editor.load(text)
+    # Written by PyYAML, which reads the file: it takes 3e-05 for a text, but 3.0e-05 for a number.
+    document.update(editor.load(yaml.safe_dump(dict(values))))
+    stream = StringIO()
+    editor.dump(document, stream)
+    return stream.getvalue()
+
+
+def unified_diff(before: str, after: str, path: Path) -> str:
+    """Return a patch for `git apply`; empty if nothing differs."""
+    name = path.as_posix().lstrip("/")
+    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    return "".join(difflib.unified_diff(old, new, f"a/{name}", f"b/{name}"))
 
 
 def _describe(trial: FrozenTrial, metric: str) -> dict[str, Any]:
     folds = pd.DataFrame(trial.user_attrs["folds"])
-    std = folds[metric].std() if len(folds) > 1 else 0.0
     return {
         "number": trial.number,
         "pruned": trial.state == TrialState.PRUNED,
         "value": float(folds[metric].mean()),
-        "std": float(std),
+        "std": float(folds[metric].std()),
         "folds": folds[metric].tolist(),
         "metrics": folds.mean().to_dict(),
         "params": trial.params,
@@ -78,18 +145,17 @@ def _describe(trial: FrozenTrial, metric: str) -> dict[str, Any]:
     }
 
 
-def _importance(study: optuna.Study, complete: list[FrozenTrial], seed: int) -> dict[str, float]:
-    """Return the fraction of the variance by parameter (fANOVA, Hutter et al. 2014)."""
-    if len(complete) < _MIN_TRIALS_FOR_IMPORTANCE or len({trial.value for trial in complete}) == 1:
-        return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
-    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+def _axis(span: Choice | Between, values: list[Any]) -> tuple[list[float], list[tuple[float, Any]]]:
+    """Return the positions of values on an axis from 0 to 100, and its ticks with their labels."""
+    if isinstance(span, Choice):
+        width = 100 / len(span.values)
+        ticks = [(width * (index + 0.5), value) for index, value in enumerate(span.values)]
+        positions = [width * (span.values.index(value) + 0.5) for value in values]
+        return positions, ticks
+    scale = np.log if span.log else np.asarray
+    positions = np.interp(scale(values), scale([span.low, span.high]), [5, 95]).tolist()
+    return positions, [(5, float(span.low)), (95, float(span.high))]
 
 
-def _format_dimension(dimension: Choice | Between) -> str:
-    if isinstance(dimension, Choice):
-        return ", ".join("null" if value is None else str(value) for value in dimension.values)
-    text = f"{dimension.low:g} to {dimension.high:g}"
-    if dimension.log:
-        return f"{text}, logarithmic"
-    return f"{text}, in steps of {dimension.step:g}" if dimension.step else text
+def _represent_null(representer: Any, _: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")

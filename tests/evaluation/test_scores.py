@@ -1,7 +1,7 @@
 import pytest
 
 from cnnClassifier.entity.disclaimers import SYNTHETIC
-from cnnClassifier.evaluation.console_report import format_scores
+from cnnClassifier.evaluation.scores import format_scores
 from tests.labeled_predictions import full_scores
 
 FAILED = {

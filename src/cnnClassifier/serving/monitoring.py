@@ -1,9 +1,14 @@
-"""Metrics for Prometheus."""
+"""Each request gets an identifier, security headers, a log line and a place in the metrics."""
 
+import json
+import logging
+import re
+import secrets
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flask import Response, g, request
+from flask import Flask, Response, g, request
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -17,9 +22,21 @@ from prometheus_client import (
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter
+from cnnClassifier.utils.log import logger
 
+ID_HEADER = "X-Request-Id"
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: with it browsers send `Origin: null` even with the site's own form.
+    "Referrer-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
@@ -38,7 +55,7 @@ class Metrics:
             "http_request_seconds",
             "Time to respond",
             ["route"],
-            buckets=_BUCKETS_S,
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             registry=registry,
         )
         self._errors = Counter("errors", "Failed requests and images", ["code"], registry=registry)
@@ -69,7 +86,7 @@ class Metrics:
         """Count the predictions of one request.
 
         Args:
-            results: the response's JSON, see `responses.predict_all`.
+            results: the response's JSON, see `predict.predict_all`.
             bundle: of the model that made them.
         """
         for result in results:
@@ -86,3 +103,54 @@ class Metrics:
     def export(self) -> Response:
         """Return all metrics in Prometheus's text format."""
         return Response(generate_latest(self._registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def new_request_id() -> str:
+    """Return a random request identifier."""
+    return secrets.token_hex(8)
+
+
+def register_request_logging(app: Flask, metrics: Metrics) -> None:
+    """Log and count each request; register it before everything else that handles requests."""
+
+    @app.before_request
+    def start() -> None:
+        g.start_time = time.perf_counter()
+        request_id = request.headers.get(ID_HEADER, "")
+        is_valid = re.fullmatch(r"[A-Za-z0-9._-]{1,64}", request_id)
+        g.request_id = request_id if is_valid else new_request_id()
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        _add_headers(response)
+        seconds = time.perf_counter() - g.start_time
+        metrics.count_request(response, seconds)
+        # The page polls /readyz; only what a user did is shown on the terminal.
+        level = logging.INFO if request.method == "POST" else logging.DEBUG
+        # logfmt, without content, file names or query.
+        fields = {
+            "method": request.method[:10] if request.method.isalpha() else "other",
+            "path": json.dumps(request.path[:200]),
+            "status": response.status_code,
+            "bytes": request.content_length or 0,
+            "ms": f"{seconds * 1000:.0f}",
+            "request": g.request_id,
+            "client": g.get("client", "-"),
+            "images": g.get("image_count", 0),
+            "code": g.get("error_code", "-"),
+        }
+        logger.log(level, " ".join(f"{name}={value}" for name, value in fields.items()))
+        return response
+
+
+def _add_headers(response: Response) -> None:
+    headers = response.headers
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    headers[ID_HEADER] = g.request_id
+    if request.is_secure:  # over plain HTTP browsers ignore it and log a warning
+        headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
+    if headers.get("Access-Control-Allow-Origin"):
+        headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+    if request.endpoint != "static":
+        headers.setdefault("Cache-Control", "no-store")

@@ -1,8 +1,12 @@
-"""The page about the served model, its reports, its JSON, and the example images."""
+"""The pages and the JSON that describe the model and the API, and the example images."""
 
+from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
 from flask import (
     Blueprint,
     Response,
@@ -10,6 +14,7 @@ from flask import (
     current_app,
     jsonify,
     render_template,
+    request,
     url_for,
 )
 
@@ -28,19 +33,18 @@ _REPORT_POLICY = (
 )
 
 
-def make_blueprint(manager: ModelManager, config: ServingConfig) -> Blueprint:
-    """Return the routes, which describe the model in `manager`."""
-    routes = Blueprint("model_page", __name__)
+def make_blueprint(manager: ModelManager, config: ServingConfig, requires_token: bool) -> Blueprint:
+    """Return the routes, which describe the model in `manager` and the API."""
+    routes = Blueprint("pages", __name__)
 
-    def find_report(name: str, bundle: ModelBundle) -> Path | None:
-        path = None
-        if name == "model-card" and read_scores(bundle, config.evaluation_dir):
-            path = config.evaluation_dir and config.evaluation_dir / "MODEL_CARD.html"
-        if name == "data-report" and config.report_path:
-            path = config.report_path.with_suffix(".html")
-            if _read_json(config.report_path).get("manifest_sha256") != bundle.manifest_sha256:
-                return None  # the report of other data
-        return path if path and config.show_reports and path.is_file() else None
+    @routes.get("/openapi.json")
+    def openapi() -> Response:
+        return jsonify(_load_openapi(config, requires_token))
+
+    @routes.get("/docs")
+    def docs() -> str:
+        document = _load_openapi(config, requires_token)
+        return render_template("docs.html", document=document, origin=request.host_url.rstrip("/"))
 
     @routes.get("/model")
     def model() -> Response:
@@ -64,14 +68,14 @@ def make_blueprint(manager: ModelManager, config: ServingConfig) -> Blueprint:
             scores=scores,
             metrics=model_info(bundle, scores)["metrics"],
             history=_history(config.bundle_dir),
-            has_model_card=find_report("model-card", bundle) is not None,
-            has_data_report=find_report("data-report", bundle) is not None,
+            has_model_card=_find_report("model-card", bundle, config) is not None,
+            has_data_report=_find_report("data-report", bundle, config) is not None,
             **texts,
         )
 
     @routes.get("/about/<any('model-card', 'data-report'):name>")
     def report(name: str) -> Response:
-        path = find_report(name, manager.predictor(wait=True).bundle)
+        path = _find_report(name, manager.predictor(wait=True).bundle, config)
         if path is None:
             abort(404)
         response = Response(path.read_bytes(), mimetype="text/html")
@@ -89,6 +93,33 @@ def make_blueprint(manager: ModelManager, config: ServingConfig) -> Blueprint:
         return jsonify(items)
 
     return routes
+
+
+def _load_openapi(config: ServingConfig, requires_token: bool) -> dict[str, Any]:
+    """Return openapi.yaml, with the limits of this server."""
+    text = files(__package__).joinpath("openapi.yaml").read_text(encoding="utf-8")
+    document: dict[str, Any] = yaml.safe_load(text)
+    document["info"]["description"] = f"{DISCLAIMER} {document['info']['description']}"
+    document["components"]["schemas"]["Images"]["maxItems"] = config.max_images
+    document["paths"]["/predict"]["post"]["requestBody"]["description"] = (
+        f"At most {config.max_images} images, each of at most {config.max_upload_bytes:,} bytes "
+        f"and {config.max_pixels:,} pixels."
+    )
+    if not requires_token:
+        document["security"] = []
+    return document
+
+
+def _find_report(name: str, bundle: ModelBundle, config: ServingConfig) -> Path | None:
+    """Return the path of a report; None if it is hidden, missing or of another model or data."""
+    path = None
+    if name == "model-card" and read_scores(bundle, config.evaluation_dir):
+        path = config.evaluation_dir and config.evaluation_dir / "MODEL_CARD.html"
+    if name == "data-report" and config.report_path:
+        report = _read_json(config.report_path)
+        if report.get("manifest_sha256") == bundle.manifest_sha256:
+            path = config.report_path.with_suffix(".html")
+    return path if path and config.show_reports and path.is_file() else None
 
 
 def model_info(bundle: ModelBundle, scores: dict[str, Any] | None) -> dict[str, Any]:
@@ -131,23 +162,19 @@ def _history(bundle_dir: Path) -> dict[str, Any] | None:
     """Return the loss curves of training as polylines, scaled to the largest loss."""
     try:
         columns = read_numeric_csv(bundle_dir / HISTORY_FILE)
-    except (OSError, ValueError):
+        losses = {name: columns[name] for name in ("loss", "val_loss")}
+        max_loss = max(map(max, losses.values()))
+    except (OSError, ValueError, KeyError):
         return None
-    losses = {name: columns[name] for name in ("loss", "val_loss") if columns.get(name)}
-    if not losses:
-        return None
-    max_loss = max(map(max, losses.values())) or 1.0
-    lines = {}
-    for name, values in losses.items():
-        x = [epoch / max(1, len(values) - 1) for epoch in range(len(values))]
-        lines[name] = polyline_points(x, [value / max_loss for value in values])
-    epochs = len(next(iter(losses.values())))
+    epochs = len(losses["loss"])
+    x = np.linspace(0, 1, epochs)
+    lines = {name: polyline_points(x, np.divide(losses[name], max_loss)) for name in losses}
     return {"epochs": epochs, "max_loss": max_loss, "lines": lines, "losses": losses}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
+    with suppress(OSError, ValueError):
         content = load_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        if isinstance(content, dict):
+            return content
+    return {}

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+
+from cnnClassifier.entity.backbones import BACKBONES
+from cnnClassifier.network.architecture import (
+    add_head,
+    build_backbone,
+    freeze_boundary,
+    resolve_feature_layer,
+    standalone_head,
+)
+from cnnClassifier.network.feature_cache import split_at
+from cnnClassifier.utils.errors import ConfigError
+
+SLOW_TO_BUILD = {"ResNet50", "DenseNet121", "EfficientNetB0", "VGG19"}
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_TO_BUILD else [])
+    for name in BACKBONES
+]
+
+
+@pytest.fixture(scope="module")
+def vgg(keras):
+    return build_backbone("VGG16", (32, 32, 3), 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_backbone_can_be_cut_where_its_table_says(keras, name):
+    model = build_backbone(name, (64, 64, 3), 0)
+    backbone = BACKBONES[name]
+    assert model.input_shape == (None, 64, 64, 3)
+    assert model.get_layer(resolve_feature_layer(name, "auto", model)).output.shape[1:3] == (4, 4)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
+    whole = np.asarray(model(images))
+    order = [layer.name for layer in model.layers]
+    for block, boundary in backbone.boundaries.items():
+        # Were there a second path past the boundary, Keras would refuse the tail.
+        trunk, tail = split_at(model, boundary)
+        assert np.allclose(tail(trunk(images)), whole, rtol=1e-3, atol=1e-4), block
+    assert sorted(backbone.boundaries.values(), key=order.index) == list(
+        backbone.boundaries.values()
+    )
+
+
+def test_normalisation_is_in_the_graph_and_the_seed_decides_the_weights(keras, vgg):
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
+    first = keras.Model(vgg.input, vgg.get_layer("block1_conv1").output)
+    plain = keras.Sequential([keras.Input((32, 32, 3)), vgg.get_layer("block1_conv1")])
+    expected = plain(keras.applications.vgg16.preprocess_input(images.copy()))
+    assert np.allclose(first(images), expected, rtol=1e-4, atol=1e-3)
+    kernel = np.asarray(vgg.get_layer("block1_conv1").kernel)
+    assert np.array_equal(
+        kernel, build_backbone("VGG16", (32, 32, 3), 0).get_layer("block1_conv1").kernel
+    )
+    assert not np.array_equal(
+        kernel, build_backbone("VGG16", (32, 32, 3), 1).get_layer("block1_conv1").kernel
+    )
+
+
+@pytest.mark.parametrize(
+    ("feature_layer", "fine_tune_from", "expected"),
+    [
+        ("auto", None, "block4_pool"),
+        ("block3_conv3", None, "block3_conv3"),
+        ("block4_pool", "block4", "block3_pool"),
+        ("block5_pool", "block5", "block4_pool"),
+        ("block5_pool", "block2", "block1_pool"),
+    ],
+)
+def test_the_freeze_boundary_is_the_layer_before_the_first_trained_block(
+    vgg, feature_layer, fine_tune_from, expected
+):
+    layer = resolve_feature_layer("VGG16", feature_layer, vgg)
+    assert freeze_boundary("VGG16", layer, fine_tune_from, vgg) == expected
+
+
+@pytest.mark.parametrize(
+    ("feature_layer", "fine_tune_from", "message"),
+    [
+        ("block6_pool", None, "FEATURE_LAYER: VGG16 has no .* block6_pool; .*block1_conv1, "),
+        ("conv4_block6_out", None, "FEATURE_LAYER: VGG16 has no .* conv4_block6_out; "),
+        ("block4_pool", "block5", "block5: .*block4_pool .*from block2, block3, block4, or null"),
+        ("block1_pool", "block2", "block2: .*block1_pool .*from no block, or null"),
+        ("block4_pool", "block1", "block1: .*block4_pool .*from block2, block3, block4, or null"),
+    ],
+)
+def test_an_unknown_layer_or_block_names_the_known_ones(
+    vgg, feature_layer, fine_tune_from, message
+):
+    with pytest.raises(ConfigError, match=message):
+        freeze_boundary(
+            "VGG16", resolve_feature_layer("VGG16", feature_layer, vgg), fine_tune_from, vgg
+        )
+
+
+@pytest.fixture(scope="module")
+def backbone(keras):
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.MaxPooling2D(2, name="features")(image)
+    return keras.Model(image, keras.layers.Conv2D(2, 1, name="later")(x))
+
+
+IMAGES = np.random.default_rng(0).uniform(0, 1, (5, 16, 16, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("head", ["conv_max", "average", "flatten"])
+def test_a_head_gives_probabilities_from_its_seed_with_and_without_a_backbone(
+    keras, backbone, head, classes
+):
+    model = add_head(backbone, "features", head, 0.4, classes, 3)
+    shown = np.asarray(model(IMAGES))
+    assert shown.shape == (5, classes)
+    assert np.allclose(shown.sum(1), 1, atol=1e-5)
+    assert "later" not in [layer.name for layer in model.layers]
+    assert model.get_layer("head_dropout").rate == 0.4
+    again, other = (add_head(backbone, "features", head, 0.4, classes, seed) for seed in (3, 4))
+    assert np.array_equal(shown, again(IMAGES))
+    assert not np.allclose(shown, other(IMAGES))
+    alone = standalone_head((8, 8, 3), head, 0.4, classes, 3)
+    maps = keras.Model(backbone.input, backbone.get_layer("features").output)(IMAGES)
+    assert np.array_equal(shown, alone(maps))
+
+
+@pytest.mark.parametrize(
+    ("head", "same_anywhere", "strongest_stays"),
+    [("conv_max", True, True), ("average", True, False), ("flatten", False, False)],
+)
+def test_heads_differ_in_what_they_look_at(keras, backbone, head, same_anywhere, strongest_stays):
+    """A spot on black: moved by four cells, and with a second one like it far away."""
+    model = add_head(backbone, "features", head, 0.0, 2, 0)
+    spots = np.zeros((3, 16, 16, 3), np.float32)
+    spots[0, 4, 4] = spots[1, 4, 12] = spots[2, 4, 4] = spots[2, 12, 12] = (9, 3, 6)
+    here, there, both = np.asarray(model(spots))
+    assert np.allclose(here, there, atol=1e-6) == same_anywhere
+    assert not np.allclose(here, both, atol=1e-6)
+    assert ("head_max" in [layer.name for layer in model.layers]) == strongest_stays
+    if strongest_stays:
+        one, _, two = np.asarray(
+            keras.Model(model.input, model.get_layer("head_max").output)(spots)
+        )
+        assert np.allclose(one, two, atol=1e-6)
