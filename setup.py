@@ -18,7 +18,7 @@ setup(
         "cnnClassifier.dataset": ["report.html"],
         "cnnClassifier.tuning": ["report.html"],
         "cnnClassifier.serving": ["openapi.yaml"],
-        "cnnClassifier.utils": ["page.html"],
+        "cnnClassifier.utils": ["*.html"],
     },
     python_requires=">=3.11",
 )

@@ -128,3 +128,13 @@ def test_new_values_keep_comments_and_other_lines(tmp_path):
     subprocess.run([shutil.which("git"), "apply", "best.diff"], cwd=tmp_path, check=True)
     assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == after
     assert unified_diff(text, text, PARAMS) == ""
+
+
+def test_a_file_without_final_newline_and_with_lower_case_booleans(tmp_path):
+    text = "FLIP: true   # comment\nSEED: 1"
+    after = with_values(text, {"SEED": 2})
+    assert after == "FLIP: true   # comment\nSEED: 2\n"
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "best.diff").write_text(unified_diff(text, after, Path("params.yaml")))
+    subprocess.run([shutil.which("git"), "apply", "best.diff"], cwd=tmp_path, check=True)
+    assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == after

@@ -1,6 +1,7 @@
 """The report of a search as one HTML page, and the change of params.yaml that it proposes."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
@@ -113,8 +114,9 @@ def with_values(text: str, values: Mapping[str, Any]) -> str:
     editor = YAML()
     editor.preserve_quotes = True
     editor.width = 10**6
-    # As params.yaml writes them. The attribute is documented, but has no type.
-    editor.boolean_representation = ["False", "True"]  # type: ignore[attr-defined]
+    # As the file writes them. The attribute is documented, but has no type.
+    booleans = ["False", "True"] if re.search(r": (True|False)\b", text) else ["false", "true"]
+    editor.boolean_representation = booleans  # type: ignore[attr-defined]
     editor.representer.add_representer(type(None), _represent_null)
     document = editor.load(text)
     # Written by PyYAML, which reads the file: it takes 3e-05 for a text, but 3.0e-05 for a number.
@@ -128,7 +130,10 @@ def unified_diff(before: str, after: str, path: Path) -> str:
     """Return a patch for `git apply`; empty if nothing differs."""
     name = path.as_posix().lstrip("/")
     old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
-    return "".join(difflib.unified_diff(old, new, f"a/{name}", f"b/{name}"))
+    patch = ""
+    for line in difflib.unified_diff(old, new, f"a/{name}", f"b/{name}"):
+        patch += line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+    return patch
 
 
 def _describe(trial: FrozenTrial, metric: str) -> dict[str, Any]:
