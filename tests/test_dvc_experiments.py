@@ -69,14 +69,14 @@ def test_experiments_rerun_what_a_parameter_changes_and_can_be_compared(clone):
     text = run(
         clone, "python", "main.py", "compare", "HEAD", "longer", "--html", "comparison.html"
     ).stdout
-    assert "Both evaluated the same 6 images in 6 groups." in text
+    assert "Both models were evaluated on the same 6 images in 6 groups." in text
     assert "EPOCHS: A 2, B 3" in text
     assert "longer (" in (clone / "comparison.html").read_text(encoding="utf-8")
     markdown = run(
         clone, "python", "main.py", "compare", "HEAD", "--markdown", "--names", "main", "here"
     ).stdout
     assert markdown.startswith(
-        "### main (A) and here (B)\n\n**The difference is no larger than chance. ROC AUC of "
+        "### main (A) and here (B)\n\n**No significant difference: ROC AUC B − A "
     )
     run(clone, "git", "checkout", "-q", "params.yaml", "dvc.lock")
     run(clone, "dvc", "checkout")

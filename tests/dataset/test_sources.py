@@ -59,7 +59,7 @@ def test_a_local_folder_is_used_in_place(tmp_path, fetch):
         ("{}/artifacts/data/deeper", "or is inside of it"),
         ("{}/artifacts/data/kept.zip", "or is inside of it"),
         ("s3://bucket/scans.zip", "unknown scheme; data_ingestion.source_URL takes phantom:"),
-        ("http://[broken/scans.zip", "not a valid host or port; check the URL"),
+        ("http://[broken/scans.zip", "Invalid IPv6 URL; check the URL"),
     ],
 )
 def test_an_error_says_what_to_correct(tmp_path, fetch, source, message):
