@@ -45,7 +45,7 @@ def full_scores(count=2, gates=(), warnings=(), synthetic=True):
     scores = compute_scores(random_predictions(count), class_names(count), points, 100, 1)
     return scores | {
         "synthetic": synthetic,
-        "out_of_distribution": ood_metrics(DISTANCES, 1.0),
+        "out_of_distribution": ood_metrics(DISTANCES, np.arange(4), 1.0),
         "warnings": list(warnings),
         "gates": list(gates),
         "format_version": FORMAT_VERSION,

@@ -13,7 +13,7 @@ from cnnClassifier.evaluation.comparison import (
     verdict,
 )
 from cnnClassifier.evaluation.metrics import compute_scores
-from cnnClassifier.evaluation.scores import METRIC_LABELS
+from cnnClassifier.evaluation.scores import METRIC_LABELS, TOO_FEW_GROUPS
 from cnnClassifier.utils.common import save_json
 from cnnClassifier.utils.errors import UserError
 from tests.labeled_predictions import class_names, random_predictions
@@ -90,6 +90,16 @@ def test_shared_images_are_compared_in_groups_merged_from_both():
     other_classes = np.where(b.images["actual"] == "normal", "adenocarcinoma", "normal")
     relabeled = replace(b, images=b.images.assign(actual=other_classes))
     assert not compare_models(a, relabeled, 40, 0).paired
+
+
+def test_missing_intervals_are_explained_once():
+    a, b = evaluated(), evaluated("B", first=1000)
+    groups = np.where(a.predictions.labels == 0, 0, a.predictions.groups + 1)
+    a = replace(a, predictions=replace(a.predictions, groups=groups))  # sensitivity has one group
+    comparison = compare_models(a, b, 40, 0)
+    for form in (format_text(comparison), format_markdown(comparison), format_page(comparison)):
+        assert form.count(TOO_FEW_GROUPS) == 1
+    assert TOO_FEW_GROUPS not in format_text(compare_models(b, b, 40, 0))
 
 
 def test_different_predictions_are_listed():

@@ -3,14 +3,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics
 
+from benchmarks.interval_coverage import coverage
 from cnnClassifier.evaluation.metrics import (
     LabeledPredictions,
     calibration_curve,
     compute_metrics,
     compute_scores,
-    wilson_interval,
+    proportion_interval,
 )
 from cnnClassifier.evaluation.scores import METRIC_LABELS
 from tests.labeled_predictions import class_names, labeled, random_predictions
@@ -117,9 +119,10 @@ def test_bootstrap_samples_that_lack_a_class_are_skipped():
     predictions = labeled(np.array([0, 1]), np.array([[0.8, 0.2], [0.3, 0.7]]), ["a", "b"])
     scores = compute_scores(predictions, class_names(2), POINTS, 100, 0)
     assert scores["intervals"]["roc_auc"] == [1.0, 1.0]
-    assert scores["intervals"]["sensitivity"] == wilson_interval(1.0, 1)
+    assert "sensitivity" not in scores["intervals"], "a single group"
     one_group = replace(predictions, groups=np.zeros(2, int))
-    assert compute_scores(one_group, class_names(2), POINTS, 100, 0)["n_groups"] == 1
+    scores = compute_scores(one_group, class_names(2), POINTS, 100, 0)
+    assert (scores["n_groups"], scores["intervals"]) == (1, {})
 
 
 def test_operating_points():
@@ -137,12 +140,37 @@ def test_operating_points():
     assert scores["operating_points"][1]["sensitivity"] == 1.0
 
 
-@pytest.mark.parametrize(
-    ("fraction", "count", "expected"),
-    [(0.5, 10, [0.2366, 0.7634]), (1, 40, [0.9124, 1]), (0, 40, [0, 0.0876]), (0, 0, None)],
-)
-def test_wilson_interval(fraction, count, expected):
-    assert wilson_interval(fraction, count) == expected
+@pytest.mark.parametrize("successes", [0, 1, 7, 20])
+def test_the_interval_of_independent_images_is_that_of_clopper_and_pearson(successes):
+    """So is that of groups whose images are all copies of one."""
+    hits, groups = np.arange(20) < successes, np.arange(20)
+    expected = list(binomtest(successes, 20).proportion_ci(0.95, method="exact"))
+    for copies in (1, 6):
+        interval = proportion_interval(np.repeat(hits, copies), np.repeat(groups, copies))
+        assert interval == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_single_group_has_no_interval():
+    assert proportion_interval(np.array([True, False]), np.array([3, 3])) is None
+    assert proportion_interval(np.array([], bool), np.array([], int)) is None
+
+
+def test_groups_that_agree_by_chance_have_an_interval_no_narrower_than_independent_images():
+    """Each group has one hit of two images."""
+    hits, groups = np.arange(20) % 2 == 0, np.arange(20) // 2
+    assert proportion_interval(hits, groups) == proportion_interval(hits, np.arange(20))
+
+
+@pytest.mark.parametrize("true_value", [0.7, 0.9, 0.98])
+def test_the_interval_contains_the_true_value_with_correlated_images(true_value, record_property):
+    found = {}
+    for group_count in (4, 10, 20, 40):
+        found[group_count], width = coverage(true_value, 0.3, group_count, 12, repetitions=500)
+        assert 0 < width < 1
+    record_property("coverage", found)
+    assert min(found[10], found[20], found[40]) >= 0.90
+    ignored, _ = coverage(true_value, 0.3, 20, 12, repetitions=500, respect_groups=False)
+    assert ignored < found[20], "groups are ignored"
 
 
 def test_calibration_curve_and_expected_calibration_error():
@@ -152,11 +180,13 @@ def test_calibration_curve_and_expected_calibration_error():
     predictions = labeled(labels, np.stack([confidence, 1 - confidence], 1), np.arange(20))
     low, high = calibration_curve(predictions).to_dict("records")
     assert (low["confidence"], low["accuracy"], low["n"]) == (0.75, 0.6, 10)
-    assert [low["low"], low["high"]] == wilson_interval(0.6, 10)
+    assert [low["low"], low["high"]] == pytest.approx([0.2624, 0.8784], abs=1e-4)
     assert (high["confidence"], high["accuracy"], high["n"]) == (0.95, 1.0, 10)
     assert compute_metrics(predictions)["ece"] == pytest.approx((0.15 + 0.05) / 2)
     certain = labeled(np.array([0, 1]), np.eye(2), ["a", "b"])
     assert calibration_curve(certain)["n"].tolist() == [2], "1.0 belongs to the last bin"
+    one_group = calibration_curve(replace(certain, groups=np.zeros(2, int)))
+    assert one_group["low"].isna().all()
 
 
 def test_float32_rows_are_normalized():

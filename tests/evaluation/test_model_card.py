@@ -1,5 +1,6 @@
 import html
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.disclaimers import SYNTHETIC
 from cnnClassifier.evaluation.model_card import write_card
 from cnnClassifier.evaluation.plots import GalleryImage, write_tables
+from cnnClassifier.evaluation.scores import TOO_FEW_GROUPS
 from tests.labeled_predictions import (
     DISTANCES,
     class_names,
@@ -140,6 +142,17 @@ def test_real_data_without_warnings_shortcuts_and_gallery(tmp_path):
         assert "No warnings." in text
         assert "Worst predictions" not in text
         assert "shows no image" in text
+
+
+def test_a_single_group_has_no_intervals(tmp_path):
+    predictions = replace(random_predictions(), groups=np.zeros(120, int))
+    write_tables(tmp_path, predictions, class_names(2), images_table(), DISTANCES)
+    scores = full_scores() | {"intervals": {}}
+    write_card(tmp_path, bundle(), scores, REPORT, PARAMS, 100, [])
+    for kind in ("md", "html"):
+        text = (tmp_path / f"MODEL_CARD.{kind}").read_text(encoding="utf-8")
+        assert text.count(TOO_FEW_GROUPS) == 1
+        assert "nan" not in text
 
 
 def test_the_page_is_well_formed_and_needs_no_other_file(tmp_path):

@@ -22,7 +22,7 @@ def test_samples_are_many_of_each_kind_and_always_the_same():
 
 
 def test_ood_metrics_count_distances_above_the_limit():
-    metrics = ood_metrics(DISTANCES, limit=1.0)
+    metrics = ood_metrics(DISTANCES, np.arange(4), limit=1.0)
     assert (metrics["false_positive_rate"], metrics["n"]) == (0.25, 4)
     assert (metrics["detection_rate"], metrics["n_ood"]) == (0.666667, 3)
     assert metrics["by_kind"] == [
@@ -31,5 +31,6 @@ def test_ood_metrics_count_distances_above_the_limit():
     ]
     low, high = metrics["intervals"]["detection_rate"]
     assert 0 < low < 2 / 3 < high < 1
-    at_the_limit = ood_metrics(DISTANCES, limit=1.2)
+    at_the_limit = ood_metrics(DISTANCES, np.zeros(4), limit=1.2)
     assert at_the_limit["false_positive_rate"] == 0
+    assert at_the_limit["intervals"]["false_positive_rate"] is None, "a single group"

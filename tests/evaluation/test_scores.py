@@ -1,7 +1,7 @@
 import pytest
 
 from cnnClassifier.entity.disclaimers import SYNTHETIC
-from cnnClassifier.evaluation.scores import format_scores
+from cnnClassifier.evaluation.scores import TOO_FEW_GROUPS, format_scores
 from tests.labeled_predictions import full_scores
 
 FAILED = {
@@ -45,6 +45,15 @@ def test_real_data_and_passed_gates():
     assert "(real data)" in text
     assert "all 2 gates passed" in text
     assert "ynthetic" not in text
+
+
+def test_missing_intervals_are_explained_once():
+    scores = full_scores()
+    assert TOO_FEW_GROUPS not in format_scores(scores)
+    del scores["intervals"]["sensitivity"], scores["intervals"]["recall"]
+    text = format_scores(scores)
+    assert text.count(TOO_FEW_GROUPS) == 1
+    assert max(map(len, text.splitlines())) <= 79
 
 
 def test_a_matrix_of_many_classes_is_left_out():

@@ -149,7 +149,7 @@ class Evaluation:
         samples, seed = self.config.bootstrap_samples, self.config.seed
         points = bundle.operating_points
         scores = compute_scores(predictions, bundle.classes, points, samples, seed)
-        ood = ood_metrics(distances, bundle.ood_threshold)
+        ood = ood_metrics(distances, predictions.groups, bundle.ood_threshold)
         warnings = list(report.get("warnings", []))
         false_positives, detected = ood["false_positive_rate"], ood["detection_rate"]
         if false_positives > _MAX_FALSE_POSITIVE_RATE:

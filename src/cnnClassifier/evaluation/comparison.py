@@ -23,6 +23,7 @@ from cnnClassifier.evaluation.metrics import (
 from cnnClassifier.evaluation.scores import (
     METRIC_LABELS,
     PREDICTIONS_FILE,
+    TOO_FEW_GROUPS,
     read_scores,
     render_text,
 )
@@ -180,13 +181,14 @@ def compare_models(
             note = f"Both models were evaluated on the same {a.size}."
         else:
             note = f"{sizes}. The models are compared on the images that both have: {a.size}."
+    differences = _differences(a, b, paired, bootstrap_samples, seed)
     changed = [name for name, value in a.params.items() if value != b.params.get(name, value)]
     return Comparison(
         a,
         b,
         paired,
-        [note, *_warnings(a, b)],
-        _differences(a, b, paired, bootstrap_samples, seed),
+        [note, *_warnings(a, b, differences)],
+        differences,
         _disagreements(a, b) if paired else [],
         [(name, a.params[name], b.params[name]) for name in changed],
     )
@@ -219,7 +221,7 @@ def _merge_groups(a_groups: np.ndarray, b_groups: np.ndarray) -> np.ndarray:
     return np.unique(component[a_groups], return_inverse=True)[1]
 
 
-def _warnings(a: EvaluatedModel, b: EvaluatedModel) -> list[str]:
+def _warnings(a: EvaluatedModel, b: EvaluatedModel, differences: list[dict[str, Any]]) -> list[str]:
     warnings = []
     groups = min(len(np.unique(model.predictions.groups)) for model in (a, b))
     if groups < _MIN_GROUPS:
@@ -227,6 +229,8 @@ def _warnings(a: EvaluatedModel, b: EvaluatedModel) -> list[str]:
             f"With only {groups} groups the intervals are too narrow: "
             "don't rely on small differences."
         )
+    if not all(row["a_interval"] and row["b_interval"] for row in differences):
+        warnings.append(TOO_FEW_GROUPS)
     if a.synthetic != b.synthetic:
         warnings.append("One model was tested on synthetic images, the other on real images.")
     return warnings

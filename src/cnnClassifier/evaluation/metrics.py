@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import sklearn
-from scipy.stats import binomtest
+from scipy.stats import beta
 from sklearn import metrics
 
 from cnnClassifier.evaluation.scores import METRIC_LABELS
@@ -113,7 +113,7 @@ def compute_scores(
     """Compute the metrics of `scores.json` with their intervals.
 
     Proportions (accuracy, sensitivity, specificity; with two classes precision and recall) have
-    Wilson's interval, all other metrics percentiles of a bootstrap over groups.
+    the interval of `proportion_interval`, all other metrics percentiles of a bootstrap over groups.
 
     Args:
         predictions: on a split that has every class.
@@ -123,13 +123,13 @@ def compute_scores(
         seed: the same seed gives the same intervals.
 
     Returns:
-        The metrics by their key; `intervals` by the same keys; in `counts` the number of images and
-        groups that each metric is computed on.
+        The metrics by their key; `intervals` by the same keys, without those that have too few
+        groups; in `counts` the number of images and groups that each metric is computed on.
     """
     values = _all_metrics(predictions)
     samples = bootstrap_metrics(predictions, bootstrap_samples, seed)
-    intervals = percentile_intervals(samples)
     counts = _counts(predictions.groups)
+    intervals = percentile_intervals(samples) if counts[1] > 1 else {}
     measured = {name: _Measured(values[name], intervals.get(name), counts) for name in values}
     measured |= _headline_proportions(predictions)
     matrix = metrics.confusion_matrix(
@@ -150,42 +150,70 @@ def compute_scores(
 def metric_intervals(
     predictions: LabeledPredictions, samples: pd.DataFrame
 ) -> dict[str, list[float] | None]:
-    """Return the interval of each metric: Wilson's of proportions, else the percentiles."""
+    """Return the interval of each metric: the percentiles, but for proportions."""
     intervals: dict[str, list[float] | None] = {**percentile_intervals(samples)}
     for name, measured in _headline_proportions(predictions).items():
         intervals[name] = measured.interval
     return intervals
 
 
-def wilson_interval(fraction: float, count: int) -> list[float] | None:
-    """Return the 95% interval of a proportion (Wilson 1927).
+def proportion_interval(hits: np.ndarray, groups: np.ndarray) -> list[float] | None:
+    """Return the 95% interval of the fraction of images that are hits.
+
+    It is the Clopper-Pearson interval with the effective sample size: the number of independent
+    images with the same variance (Korn & Graubard 1998). The variance is that of a ratio estimator,
+    between groups. Few groups may look alike by chance, so half a group of hits and half a group of
+    misses, both of mean size, are added to it, as Jeffreys' prior adds half an image of each. With
+    one image per group the effective sample size is the number of images; if all images of a group
+    agree and the groups have the same size, it is the number of groups.
 
     Args:
-        fraction: from 0 to 1.
-        count: number of independent trials.
+        hits: bool, (m,).
+        groups: of the same images, (m,).
 
     Returns:
-        Lower and upper limit; None if there are no trials.
+        Lower and upper limit; None if there are fewer than two groups.
     """
-    if count == 0:
+    _, group_of_image, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    group_count = len(sizes)
+    if group_count < 2:
         return None
-    test = binomtest(round(fraction * count), count)
-    interval = test.proportion_ci(0.95, method="wilson")
-    return [round(float(interval.low), 4), round(float(interval.high), 4)]
+    mean_size = sizes.mean()
+    hit_counts = np.append(np.bincount(group_of_image, hits), [mean_size, 0])
+    sizes = np.append(sizes, [mean_size, mean_size])
+    weights = np.append(np.ones(group_count), [0.5, 0.5])
+    total = weights @ sizes
+    fraction = weights @ hit_counts / total
+    squares = weights @ (hit_counts - fraction * sizes) ** 2
+    variance = squares / total**2 * (group_count + 1) / group_count
+    effective_size = min(len(hits), fraction * (1 - fraction) / variance)
+    successes = hits.mean() * effective_size
+    failures = effective_size - successes
+    low = beta.ppf(0.025, successes, failures + 1) if successes else 0.0
+    high = beta.ppf(0.975, successes + 1, failures) if failures else 1.0
+    return [round(float(low), 4), round(float(high), 4)]
 
 
 def calibration_curve(predictions: LabeledPredictions) -> pd.DataFrame:
     """Compare the probability of the predicted class with the accuracy, in ten bins of equal width.
 
     Returns:
-        A row for each bin that isn't empty: `confidence` (mean), `accuracy`, its Wilson interval
-        from `low` to `high`, and the number of images `n`.
+        A row for each bin that isn't empty: `confidence` (mean), `accuracy`, its interval from
+        `low` to `high` (NaN if there are too few groups), and the number of images `n`.
     """
-    columns = {"confidence": predictions.confidence, "accuracy": predictions.correct}
+    columns = {
+        "confidence": predictions.confidence,
+        "accuracy": predictions.correct,
+        "group": predictions.groups,
+    }
     bins = pd.DataFrame(columns).groupby(_bins(predictions.confidence))
-    curve, counts = bins.mean(), bins.size()
-    limits = np.array(list(map(wilson_interval, curve["accuracy"], counts)), float)
-    curve = curve.assign(low=limits[:, 0], high=limits[:, 1], n=counts)
+    curve = bins[["confidence", "accuracy"]].mean()
+    limits = []
+    for _, images in bins:
+        interval = proportion_interval(images["accuracy"].to_numpy(), images["group"].to_numpy())
+        limits.append(interval or [np.nan, np.nan])
+    curve[["low", "high"]] = limits
+    curve["n"] = bins.size()
     return curve.round(6).reset_index(drop=True)
 
 
@@ -322,7 +350,7 @@ def _proportion(hits: np.ndarray, groups: np.ndarray) -> _Measured:
         groups: of the same images, (m,).
     """
     value = float(hits.mean()) if len(hits) else 0.0
-    return _Measured(value, wilson_interval(value, len(hits)), _counts(groups))
+    return _Measured(value, proportion_interval(hits, groups), _counts(groups))
 
 
 def _one_vs_rest(

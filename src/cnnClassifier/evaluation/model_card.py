@@ -14,7 +14,7 @@ import pandas as pd
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
 from cnnClassifier.evaluation.plots import GalleryImage
-from cnnClassifier.evaluation.scores import METRIC_LABELS, format_interval
+from cnnClassifier.evaluation.scores import METRIC_LABELS, TOO_FEW_GROUPS, format_interval
 from cnnClassifier.utils.images import image_data_uri
 from cnnClassifier.utils.page import render_template_file
 from cnnClassifier.utils.svg import polyline_points
@@ -53,6 +53,7 @@ def write_card(
         "pr": polyline_points(pr["recall"].to_numpy(), pr["precision"].to_numpy()),
         "labels": METRIC_LABELS,
         "interval": format_interval,
+        "too_few_groups": TOO_FEW_GROUPS,
         "data_uri": image_data_uri,
         "disclaimer": DISCLAIMER,
         "synthetic_notice": SYNTHETIC,

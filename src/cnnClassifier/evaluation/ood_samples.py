@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from cnnClassifier.evaluation.metrics import wilson_interval
+from cnnClassifier.evaluation.metrics import proportion_interval
 
 TEST_IMAGES = "test images"  # the kind of the images that are in distribution
 _SIZE = 256
@@ -58,25 +58,32 @@ def generate_ood_samples() -> Iterator[OODSample]:
                     yield OODSample(kind, name, np.asarray(image.convert("RGB")))
 
 
-def ood_metrics(distances: pd.DataFrame, limit: float) -> dict[str, Any]:
+def ood_metrics(distances: pd.DataFrame, groups: np.ndarray, limit: float) -> dict[str, Any]:
     """Compute how often test images and other images are out of distribution.
 
     Args:
         distances: a row for each image with `kind`, which is `TEST_IMAGES` or that of an
             `OODSample`, and `distance` from the training images.
+        groups: of the test images, in the order of their rows; each other image is a group.
         limit: images with a larger distance are out of distribution.
 
     Returns:
-        Rates with Wilson's intervals and counts; `by_kind` starts with the lowest detection rate.
+        Rates with their intervals and counts; `by_kind` starts with the lowest detection rate.
     """
     flagged = distances["distance"] > limit
     is_test = distances["kind"] == TEST_IMAGES
-    result: dict[str, Any] = {"limit": limit, "intervals": {}}
-    for name, images in (("false_positive_rate", is_test), ("detection_rate", ~is_test)):
-        rate = float(flagged[images].mean())
-        result[name] = round(rate, 6)
-        result["intervals"][name] = wilson_interval(rate, int(images.sum()))
-    result["n"], result["n_ood"] = int(is_test.sum()), int((~is_test).sum())
+    false_positives, detections = flagged[is_test].to_numpy(), flagged[~is_test].to_numpy()
+    result: dict[str, Any] = {
+        "limit": limit,
+        "false_positive_rate": round(float(false_positives.mean()), 6),
+        "detection_rate": round(float(detections.mean()), 6),
+        "intervals": {
+            "false_positive_rate": proportion_interval(false_positives, groups),
+            "detection_rate": proportion_interval(detections, np.arange(len(detections))),
+        },
+        "n": len(false_positives),
+        "n_ood": len(detections),
+    }
     rows = []
     for kind, detected in flagged[~is_test].groupby(distances["kind"], sort=False):
         rows.append({"kind": kind, "n": len(detected), "detected": int(detected.sum())})

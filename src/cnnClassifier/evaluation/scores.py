@@ -28,6 +28,7 @@ METRIC_LABELS = {
     "brier": "Brier score",
     "ece": "ECE",
 }
+TOO_FEW_GROUPS = "A dash: too few groups for an interval."
 # The most important metrics first. Recall comes late: with two classes it equals sensitivity.
 _FIRST = ("roc_auc", "pr_auc", "balanced_accuracy", "sensitivity", "specificity", "precision")
 
@@ -63,6 +64,7 @@ def format_scores(scores: dict[str, Any]) -> str:
         order=[*_FIRST, *(name for name in METRIC_LABELS if name not in _FIRST)],
         labels=METRIC_LABELS,
         interval=format_interval,
+        too_few_groups=TOO_FEW_GROUPS,
         disclaimer=DISCLAIMER,
         synthetic_notice=SYNTHETIC,
     )
