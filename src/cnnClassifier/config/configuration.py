@@ -16,7 +16,6 @@ from cnnClassifier.entity.config_entity import (
     STRICT,
     Between,
     Choice,
-    CrossValidationConfig,
     DataIngestionConfig,
     DataValidationConfig,
     EvaluationConfig,
@@ -44,7 +43,6 @@ USERS: tuple[tuple[str, type[Settings]], ...] = (
     ("training", TrainingConfig),
     ("training", TrackingConfig),
     ("evaluation", EvaluationConfig),
-    ("crossvalidate", CrossValidationConfig),
     ("search", SearchPathsConfig),
     ("app.py", ServingConfig),
 )
@@ -61,6 +59,9 @@ RENAMED_KEYS = {
     "serving.at_once": "renamed to max_concurrent_requests",
     "serving.queue_length": "renamed to max_queued_requests",
     "serving.model_poll_s": "renamed to model_poll_interval_s",
+    "crossvalidation.root_dir": "removed: training cross-validates, see out_of_fold.csv",
+    "FOLD_SEEDS": "removed: REPEATS is the number of repetitions of the folds",
+    "folds": "removed: a trial has FOLDS folds, of params.yaml",
     "FAMILIAR_SHARE": "renamed to OOD_QUANTILE",
 }
 # A JSON schema's terms in words.
@@ -131,10 +132,6 @@ class ConfigurationManager:
         """Return the settings of the stage training."""
         return self._create(TrainingConfig)
 
-    def crossvalidation(self) -> CrossValidationConfig:
-        """Return the settings of the command crossvalidate."""
-        return self._create(CrossValidationConfig)
-
     def tracking(self) -> TrackingConfig:
         """Return the settings of experiment tracking; MLFLOW_TRACKING_URI overrides the file."""
         return self._create(TrackingConfig)
@@ -168,12 +165,7 @@ class ConfigurationManager:
         if not space:
             raise ConfigError(f"{path}: space: expected values to try, but every key is null")
         self._values["--space"] = space
-        config = self._create(SearchConfig)
-        folds = config.crossvalidation.folds
-        if config.folds > folds:
-            expected = f"at most FOLDS: {folds} in params.yaml"
-            raise _invalid(f"{path}: folds", expected, config.folds)
-        return config
+        return self._create(SearchConfig)
 
     def _read(self, path: Path, fields: Mapping[str, FieldInfo]) -> None:
         """Read the values of one file, which must have these keys and no others."""

@@ -80,8 +80,10 @@ def _check_group_pattern(pattern: str) -> str:
     return pattern
 
 
-def _check_split(fractions: tuple[float, float, float]) -> tuple[float, float, float]:
-    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+def _check_split(fractions: tuple[float, ...]) -> tuple[float, ...]:
+    is_fraction = [0 < fraction < 1 for fraction in fractions]
+    no_test_split = len(fractions) == 2 and fractions == (1, 0)
+    if abs(sum(fractions) - 1) > 1e-6 or not (all(is_fraction) or no_test_split):
         raise ValueError("not fractions of a whole")
     return fractions
 
@@ -101,6 +103,47 @@ MaxPixels = Annotated[int, Field(ge=1, le=178_956_970)]
 # ---- Settings of several stages
 
 Seed = Annotated[SeedNumber, Field(validation_alias="SEED", description="Seed of all random steps")]
+Shares = Annotated[
+    tuple[float, ...],
+    AfterValidator(_check_split),
+    Field(
+        validation_alias="SPLIT",
+        strict=False,
+        min_length=2,
+        max_length=3,
+        description="Fractions of train and test; [1.0, 0.0]: no test split. A third fraction in "
+        "the middle is a fixed validation split, with one head instead of one for each fold",
+        json_schema_extra={
+            "expected": "two numbers that sum to 1: train and test, or three: train, validation "
+            "and test"
+        },
+    ),
+]
+Folds = Annotated[
+    int,
+    Field(
+        validation_alias="FOLDS",
+        ge=2,
+        le=100,
+        description="Folds of the training images: one head is trained for each, on the others",
+    ),
+]
+FineTuneFrom = Annotated[
+    Text | None,
+    Field(
+        validation_alias="FINE_TUNE_FROM",
+        description="First trainable block of the backbone, such as block4; null: all are frozen",
+    ),
+]
+Head = Annotated[
+    Literal["auto", "conv_max", "linear", "average", "flatten"],
+    Field(
+        validation_alias="HEAD",
+        description="auto: conv_max and linear, weighted by their out-of-fold log loss; conv_max: "
+        "two convolutions and global max pooling; linear: logistic regression on the averaged maps "
+        "of three blocks; average: global average pooling; flatten: no pooling",
+    ),
+]
 ClassCount = Annotated[
     int, Field(validation_alias="CLASSES", ge=2, le=1000, description="Number of class folders")
 ]
@@ -140,6 +183,15 @@ BundleDir = Annotated[
     Field(
         validation_alias="training.bundle_dir",
         description="The trained bundle: all that evaluation and serving need",
+    ),
+]
+BootstrapSamples = Annotated[
+    int,
+    Field(
+        validation_alias="evaluation.bootstrap_samples",
+        ge=100,
+        le=100_000,
+        description="Resamples of the groups, for the 95% intervals",
     ),
 ]
 _evaluation_dir = Field(
@@ -184,6 +236,19 @@ class NetworkConfig(Settings):
         description="Layer of the backbone that the head is attached to; auto: the backbone's "
         "default",
     )
+    head: Head
+    folds: Folds
+    fine_tune_from: FineTuneFrom
+    shares: Shares
+
+    @property
+    def head_count(self) -> int:
+        """Number of heads of a kind: one for each fold.
+
+        It is 1 with a fixed validation split, and where blocks of the backbone are trained: they
+        would be in the model once for each fold.
+        """
+        return 1 if len(self.shares) == 3 or self.fine_tune_from else self.folds
 
 
 # ---- One model for each stage and command
@@ -288,14 +353,7 @@ class DataValidationConfig(ImagesConfig):
         validation_alias="data_validation.joblib_backend",
         description="Workers that read the images; loky: processes, for many cores",
     )
-    shares: Annotated[tuple[float, float, float], AfterValidator(_check_split)] = Field(
-        validation_alias="SPLIT",
-        strict=False,
-        description="Fractions of train, validation and test",
-        json_schema_extra={
-            "expected": "three numbers above 0 that sum to 1: train, validation, test"
-        },
-    )
+    shares: Shares
     seed: Seed
 
 
@@ -327,11 +385,6 @@ class PrepareBaseModelConfig(NetworkConfig):
     weights: Text | None = Field(
         validation_alias="WEIGHTS",
         description="imagenet, the path of a .weights.h5 or .onnx file, or null (random)",
-    )
-    head: Literal["conv_max", "average", "flatten"] = Field(
-        validation_alias="HEAD",
-        description="conv_max: two convolutions and global max pooling; average: global average "
-        "pooling; flatten: no pooling",
     )
     dropout: float = Field(
         validation_alias="DROPOUT", ge=0, le=0.95, description="Dropout rate of the head"
@@ -391,13 +444,16 @@ class FitConfig(Settings):
     """Settings of the optimisation of the head."""
 
     epochs: int = Field(
-        validation_alias="EPOCHS", ge=1, le=10_000, description="Maximum number of epochs"
+        validation_alias="EPOCHS",
+        ge=1,
+        le=10_000,
+        description="Maximum number of epochs; each takes one of the views of every image"
     )
     patience: int = Field(
         validation_alias="PATIENCE",
         ge=1,
         le=10_000,
-        description="Early stopping: epochs without a better validation loss",
+        description="Early stopping: epochs without a better loss on the images held out",
     )
     batch_size: int = Field(
         validation_alias="BATCH_SIZE", ge=1, le=4096, description="Images per training step"
@@ -426,9 +482,12 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
     )
     source_URL: SourceUrl
     dicom_window: DicomWindow
-    fine_tune_from: Text | None = Field(
-        validation_alias="FINE_TUNE_FROM",
-        description="First trainable block of the backbone, such as block4; null: all are frozen",
+    repeats: int = Field(
+        validation_alias="REPEATS",
+        ge=1,
+        le=20,
+        description="Repetitions of the folds with other groups in each; all decide on weights, "
+        "calibration and threshold, the first one's heads are in the model",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         validation_alias="PRECISION",
@@ -443,8 +502,9 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
         validation_alias="MIN_SENSITIVITY",
         ge=0.01,
         le=1,
-        description="Adds an operating point with this sensitivity on the validation split",
+        description="Adds an operating point with this sensitivity on the out-of-fold predictions",
     )
+    bootstrap_samples: BootstrapSamples
     ood_quantile: float = Field(
         validation_alias="OOD_QUANTILE",
         ge=0.5,
@@ -454,21 +514,6 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
     )
     augmentation: AugmentationConfig = Field(validation_alias=NESTED)
     fit: FitConfig = Field(validation_alias=NESTED)
-
-
-class CrossValidationConfig(Settings):
-    """Settings of the command crossvalidate."""
-
-    training: TrainingConfig = Field(validation_alias=NESTED)
-    root_dir: PathText = Field(
-        validation_alias="crossvalidation.root_dir", description="Scores of all folds"
-    )
-    folds: int = Field(validation_alias="FOLDS", ge=3, le=100, description="Number of folds")
-    seeds: Annotated[tuple[SeedNumber, ...], Field(strict=False)] = Field(
-        validation_alias="FOLD_SEEDS",
-        min_length=1,
-        description="Seeds of the folds: one complete cross-validation for each",
-    )
 
 
 class GatesConfig(Settings):
@@ -542,12 +587,7 @@ class EvaluationConfig(ImagesConfig):
     report_path: ReportPath
     bundle_dir: BundleDir
     root_dir: EvaluationDir
-    bootstrap_samples: int = Field(
-        validation_alias="evaluation.bootstrap_samples",
-        ge=100,
-        le=100_000,
-        description="Resamples of the test groups, for the 95% intervals",
-    )
+    bootstrap_samples: BootstrapSamples
     error_gallery_size: int = Field(
         validation_alias="evaluation.error_gallery_size",
         ge=0,
@@ -743,13 +783,6 @@ class SearchSpaceConfig(Settings):
     metric: Literal["loss", "roc_auc", "balanced_accuracy"] = Field(
         validation_alias="metric", description="Metric of the held-out images to optimize"
     )
-    folds: int = Field(
-        validation_alias="folds",
-        ge=1,
-        le=100,
-        description="Number of folds of each trial, at most FOLDS; after each one a trial that is "
-        "worse than the median is pruned",
-    )
     epochs: int = Field(
         validation_alias="epochs", ge=1, le=10_000, description="Maximum, as is EPOCHS"
     )
@@ -764,7 +797,7 @@ class SearchConfig(SearchPathsConfig, SearchSpaceConfig):
         space: the values to try, by key of params.yaml.
     """
 
-    crossvalidation: CrossValidationConfig = Field(validation_alias=NESTED)
+    training: TrainingConfig = Field(validation_alias=NESTED)
     prepare: PrepareBaseModelConfig = Field(validation_alias=NESTED)
     params: dict[str, Any] = Field(validation_alias="--params")
     params_path: Path = Field(validation_alias="--params-path")
