@@ -1,7 +1,8 @@
-"""Stage prepare_base_model: a pretrained backbone, and the classifier with a head on it."""
+"""Stage prepare_base_model: a pretrained backbone, and the classifier with the heads on it."""
 
+from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
-from cnnClassifier.network.architecture import add_head, build_backbone, resolve_feature_layer
+from cnnClassifier.network.architecture import add_heads, build_backbone, resolve_feature_layer
 from cnnClassifier.network.serialization import save_model
 from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.weights import load_pretrained
@@ -10,7 +11,7 @@ from cnnClassifier.utils.log import logger
 
 
 class PrepareBaseModel:
-    """Build the backbone, load its weights and attach a head."""
+    """Build the backbone, load its weights and attach the heads."""
 
     def __init__(self, config: PrepareBaseModelConfig) -> None:
         self.config = config
@@ -30,15 +31,26 @@ class PrepareBaseModel:
                 base, config.backbone, config.weights, config.imagenet_sources, config.weights_cache
             )
         layer = resolve_feature_layer(config.backbone, config.feature_layer, base)
-        classifier = add_head(
-            base, layer, config.head, config.dropout, config.class_count, config.seed
+        classifier = add_heads(
+            base,
+            BACKBONES[config.backbone].blocks,
+            layer,
+            config.head,
+            config.head_count,
+            config.dropout,
+            config.class_count,
+            config.seed,
         )
         save_model(base, config.base_model_path)
         save_model(classifier, config.updated_base_model_path)
-        weights, size = (
-            config.weights or "random",
-            format_size(config.updated_base_model_path.stat().st_size),
-        )
+        if config.weights is None and config.fine_tune_from is None:
+            logger.warning(
+                "WEIGHTS: null, and the backbone is frozen: the heads only see random features. "
+                "Set WEIGHTS: imagenet, or FINE_TUNE_FROM"
+            )
         logger.info(
-            f"{config.backbone} with {weights} weights, head {config.head} on {layer}: {size}"
+            "%s with %s weights, %d heads %s on %s: %s",
+            *(config.backbone, config.weights or "random"),
+            *(config.head_count, config.head, layer),
+            format_size(config.updated_base_model_path.stat().st_size),
         )

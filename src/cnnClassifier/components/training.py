@@ -1,4 +1,4 @@
-"""Stage training: fit the trainable part of the network on cached features, write the bundle."""
+"""Stage training: fit the heads in folds on cached features, combine them, write the bundle."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -8,37 +8,45 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from cnnClassifier.components.cross_fitting import FittedHeads, TrainingImages, fit_heads
 from cnnClassifier.entity.bundle import (
+    CROSS_VALIDATION_FILE,
     HISTORY_FILE,
     INT8_FILE,
     MODEL_FILE,
     OOD_DETECTOR_FILE,
+    OUT_OF_FOLD_FILE,
     ModelBundle,
+    apply_temperature,
+    apply_threshold,
 )
 from cnnClassifier.entity.config_entity import TrackingConfig, TrainingConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.calibration import calibrate
+from cnnClassifier.evaluation.cross_validation import baseline_note, compare_with_baseline
+from cnnClassifier.evaluation.metrics import LabeledPredictions
 from cnnClassifier.imaging.augment import View, augment, views_of
 from cnnClassifier.imaging.decode import prepare
-from cnnClassifier.network.architecture import freeze_boundary, resolve_feature_layer
+from cnnClassifier.network.architecture import (
+    LINEAR,
+    combine_heads,
+    freeze_boundary,
+    heads_of,
+    local_kind_of,
+    resolve_feature_layer,
+)
 from cnnClassifier.network.feature_cache import FeatureCache, Features, choose_precision, split_at
 from cnnClassifier.network.openvino_model import export_openvino, quantize, save_openvino
 from cnnClassifier.network.out_of_distribution import fit_detector
 from cnnClassifier.network.serialization import load_model, save_model
 from cnnClassifier.network.tf_setup import import_tensorflow
-from cnnClassifier.network.training import (
-    History,
-    fit,
-    make_deterministic,
-    pooled_features,
-    predict,
-)
+from cnnClassifier.network.training import History, make_deterministic, pooled_features
 from cnnClassifier.tracking.runs import Run, data_tags, start_run
 from cnnClassifier.tracking.store import TRAINED
-from cnnClassifier.utils.common import atomic_write, sha256_of
-from cnnClassifier.utils.errors import ConfigError
+from cnnClassifier.utils.common import atomic_write, save_json, sha256_of
+from cnnClassifier.utils.errors import BundleError, ConfigError
 from cnnClassifier.utils.log import logger
 
 if TYPE_CHECKING:
@@ -54,20 +62,21 @@ class Network(NamedTuple):
     """The prepared model, cut at the freeze boundary.
 
     Attributes:
-        model: from RGB 0-255 to probabilities.
-        tail: its trainable part, from the frozen part's output to probabilities.
-        feature_layer: name of the layer that the head is attached to.
+        model: from RGB 0-255 to probabilities, with the heads of all folds.
+        tail: its trainable part, from the frozen part's output to the probabilities of the local
+            heads; None where there are none.
+        feature_layer: name of the layer that the local heads see.
         cache: of the frozen part's outputs.
     """
 
     model: "keras.Model"
-    tail: "keras.Model"
+    tail: "keras.Model | None"
     feature_layer: str
     cache: FeatureCache
 
 
 class Training:
-    """Train the head on cached features and write the bundle.
+    """Train the heads on cached features and write the bundle.
 
     Args:
         config: of the stage.
@@ -79,14 +88,16 @@ class Training:
         self.tracking = tracking
 
     def run(self) -> ModelBundle:
-        """Train, and write `model.keras`, `model.json`, `ood_detector.npz`, `history.csv` and,
-        with `int8`, `model_int8.zip`.
+        """Train, and write the bundle: `model.keras`, `model.json`, `ood_detector.npz`,
+        `history.csv`, `out_of_fold.csv`, `cross_validation.json` and, with `int8`,
+        `model_int8.zip`.
 
         Returns:
             The bundle as written.
 
         Raises:
             ManifestError: a split is empty or lacks a class.
+            BundleError: the prepared model has another number of heads.
         """
         config = self.config
         manifest = Manifest.read(config.manifest_path)
@@ -98,59 +109,93 @@ class Training:
         return bundle
 
     def _train(self, manifest: Manifest, run: Run) -> ModelBundle:
-        config, views = self.config, self.config.augmentation.views
-        train, validation = manifest.in_split("train"), manifest.in_split("validation")
-        positive = positive_class(config.positive_class, manifest.classes)
-        network = load_network(config)
-        images = [(entry, views_of(entry.sha256, config.augmentation)) for entry in train]
-        images += [(entry, [View()]) for entry in validation]
-        features = image_features(network.cache, images, config)
-        train_features = features[: len(train) * views]
-        validation_features = features[len(train) * views :]
-        validation_labels = manifest.labels(validation)
-        history = fit(
-            network.tail,
-            train_features,
-            np.repeat(manifest.labels(train), views),
-            validation_features,
-            validation_labels,
-            config.fit,
-            on_epoch=run.log_metrics,
+        config, classes = self.config, manifest.classes
+        positive = positive_class(config.positive_class, classes)
+        repeats = 1 if config.fine_tune_from else config.repeats
+        images = TrainingImages.read(manifest, config, repeats)
+        network = load_network(config, images.fold_count)
+        views = [(entry, views_of(entry.sha256, config.augmentation)) for entry in images.entries]
+        features = image_features(network.cache, views, config)
+        fitted = fit_heads(
+            network.tail, features, images, config.head, config.fit, on_epoch=run.log_metrics
         )
+        used = images.is_held_out
+        index = classes.index(positive)
         decision = calibrate(
-            validation_labels,
-            predict(network.tail, validation_features),
-            manifest.classes.index(positive),
-            config.min_sensitivity,
+            images.labels[used], fitted.probabilities[used], index, config.min_sensitivity
         )
         # The first view of each image is the image itself.
-        pooled = pooled_features(network.tail, network.feature_layer, train_features[::views])
-        groups = [entry.group for entry in train]
-        detector, ood_threshold = fit_detector(pooled, groups, config.ood_quantile)
+        originals = features[:: config.augmentation.views]
+        pooled = pooled_features(network.tail, network.feature_layer, originals)
+        detector, ood_threshold = fit_detector(pooled, images.groups, config.ood_quantile)
+        model = joined_model(network.model, fitted, images.fold_count)
         with atomic_write(config.bundle_dir) as folder:
-            save_model(network.model, folder / MODEL_FILE)
+            save_model(model, folder / MODEL_FILE)
             detector.save(folder / OOD_DETECTOR_FILE)
-            _write_history(folder / HISTORY_FILE, history)
+            _write_history(folder / HISTORY_FILE, fitted.history)
             if config.int8:
-                self._write_int8(folder / INT8_FILE, network, train)
+                self._write_int8(folder / INT8_FILE, model, network.feature_layer, images.entries)
             bundle = self._describe(
                 folder,
-                classes=manifest.classes,
+                classes=classes,
                 positive_class=positive,
                 feature_layer=network.feature_layer,
                 ood_threshold=ood_threshold,
+                heads=fitted.heads,
+                max_disagreement=fitted.max_disagreement,
                 **decision,
             )
             bundle.write(folder)
-        epochs, best = len(history["loss"]), min(history["val_loss"])
-        logger.info("trained %d epochs; best validation loss %.4f", epochs, best)
+            summary = self._cross_validate(folder, bundle, images, fitted)
+        run.log_metrics({f"cv_{name}": value for name, value in summary["metrics"].items()})
+        _log_summary(summary)
         return bundle
 
-    def _write_int8(self, path: Path, network: Network, train: list[Entry]) -> None:
-        openvino_network, activation_map = export_openvino(network.model, network.feature_layer)
-        order = np.random.default_rng(self.config.fit.seed).permutation(len(train))
-        images = [load_image(train[i], self.config) for i in order[:_CALIBRATION_IMAGES]]
-        save_openvino(path, quantize(openvino_network, images), activation_map)
+    def _cross_validate(
+        self, folder: Path, bundle: ModelBundle, images: TrainingImages, fitted: FittedHeads
+    ) -> dict[str, Any]:
+        """Write the predictions by heads that haven't seen the image, and their metrics."""
+        config, used = self.config, images.is_held_out
+        labels, groups = images.labels[used], images.groups[used]
+        probabilities = apply_temperature(fitted.probabilities[used], bundle.temperature)
+        model = LabeledPredictions.create(
+            labels,
+            probabilities,
+            apply_threshold(probabilities, bundle.positive_index, bundle.threshold),
+            groups,
+            bundle.positive_index,
+        )
+        linear = fitted.out_of_fold[LINEAR][used]
+        threshold = calibrate(labels, linear, bundle.positive_index, None)["threshold"]
+        predicted = apply_threshold(linear, bundle.positive_index, threshold)
+        baseline = LabeledPredictions.create(
+            labels, linear, predicted, groups, bundle.positive_index
+        )
+        entries = [entry for entry, is_used in zip(images.entries, used, strict=True) if is_used]
+        table = out_of_fold_table(entries, bundle.classes, model)
+        table["fold"] = images.folds[0, used] + 1
+        table["disagreement"] = fitted.disagreement[used].round(6)
+        for kind, values in fitted.out_of_fold.items():
+            columns = [f"{kind}:{name}" for name in bundle.classes]
+            table[columns] = values[used].round(6)
+        table.to_csv(folder / OUT_OF_FOLD_FILE, index=False, lineterminator="\n")
+        summary = {
+            "folds": images.fold_count,
+            "repeats": len(images.folds),
+            "fixed_validation_split": not used.all(),
+            "weights": {kind: head.weight for kind, head in bundle.heads.items()},
+            "l2_strength": fitted.linear.l2_strength,
+            **compare_with_baseline(model, baseline, config.bootstrap_samples, config.fit.seed),
+        }
+        save_json(folder / CROSS_VALIDATION_FILE, summary)
+        return summary
+
+    def _write_int8(
+        self, path: Path, model: "keras.Model", feature_layer: str, entries: list[Entry]
+    ) -> None:
+        order = np.random.default_rng(self.config.fit.seed).permutation(len(entries))
+        images = [load_image(entries[i], self.config) for i in order[:_CALIBRATION_IMAGES]]
+        save_openvino(path, quantize(export_openvino(model, feature_layer), images))
 
     def _describe(self, folder: Path, **results: Any) -> ModelBundle:
         """Return the bundle with what training found, what was configured, and the hashes."""
@@ -173,21 +218,82 @@ class Training:
 
 
 def _write_history(path: Path, history: History) -> None:
-    table = pd.DataFrame(history)
+    table = pd.DataFrame(history or {"loss": [], "val_loss": []})
     table.insert(0, "epoch", range(1, len(table) + 1))
     table.to_csv(path, index=False, lineterminator="\n")
 
 
-def load_network(config: TrainingConfig) -> Network:
-    """Load the prepared model and cut it at the freeze boundary."""
+def _log_summary(summary: dict[str, Any]) -> None:
+    weights = ", ".join(f"{kind} {weight:g}" for kind, weight in summary["weights"].items())
+    logger.info(
+        "%d heads of each kind; weights: %s. Log loss %.4f on %d images by heads that haven't "
+        "seen them; the linear baseline %.4f",
+        *(summary["folds"], weights, summary["metrics"]["loss"], summary["n"]),
+        summary["baseline"]["metrics"]["loss"],
+    )
+    if not summary["loss_difference"]["better"]:
+        logger.warning("%s", baseline_note(summary))
+
+
+def out_of_fold_table(
+    entries: list[Entry], classes: tuple[str, ...], predictions: LabeledPredictions
+) -> pd.DataFrame:
+    """Return a row for each image: path, sha256, group, actual, predicted, and probabilities."""
+    names = np.array(classes)
+    table = pd.DataFrame(entries)[["path", "sha256", "group"]]
+    table["actual"] = names[predictions.labels]
+    table["predicted"] = names[predictions.predicted]
+    probabilities = pd.DataFrame(predictions.probabilities.round(6), columns=names)
+    return pd.concat([table, probabilities], axis=1)  # a class may be named like a column
+
+
+def load_network(config: TrainingConfig, folds: int) -> Network:
+    """Load the prepared model and cut it at the freeze boundary.
+
+    Args:
+        config: of the stage.
+        folds: number of folds; with a head for each, further heads are left out.
+
+    Raises:
+        BundleError: the model is missing, or was prepared with other parameters.
+        ConfigError: the backbone has no such layer or block.
+    """
     import_tensorflow()
     make_deterministic(config.fit.seed)
-    model = load_model(config.updated_base_model_path, "run prepare_base_model first")
+    hint = "run prepare_base_model"
+    model = load_model(config.updated_base_model_path, f"{hint} first")
+    expected = "conv_max" if config.head == "auto" else config.head
+    found = (local_kind_of(model) or LINEAR, len(heads_of(model, LINEAR)))
+    if found != (expected, config.head_count):
+        raise BundleError(
+            f"{config.updated_base_model_path} has {found[1]} heads {found[0]}, but params.yaml "
+            f"asks for {config.head_count} heads {expected}; {hint} again"
+        )
     layer = resolve_feature_layer(config.backbone, config.feature_layer, model)
     boundary = freeze_boundary(config.backbone, layer, config.fine_tune_from, model)
-    trunk, tail = split_at(model, boundary)
+    trunk, tail = split_at(model, boundary, min(folds, config.head_count))
     cache = FeatureCache(config.cache_dir, trunk, choose_precision(config.precision))
     return Network(model, tail, layer, cache)
+
+
+def joined_model(model: "keras.Model", fitted: FittedHeads, folds: int) -> "keras.Model":
+    """Return the model with the fitted heads: the weighted mean of their calibrated probabilities.
+
+    Args:
+        model: whose local heads are fitted; the linear ones are set here.
+        fitted: weights, temperatures, and the linear heads.
+        folds: number of folds.
+    """
+    count = min(folds, len(heads_of(model, LINEAR)))
+    for kind, described in fitted.heads.items():
+        for number, head in enumerate(heads_of(model, kind)[:count]):
+            kernel, bias = head.get_weights()
+            if kind == LINEAR:
+                kernel, bias = fitted.linear.kernels[number], fitted.linear.biases[number]
+            # Divided by the temperature, the logits give calibrated probabilities.
+            head.set_weights([kernel / described.temperature, bias / described.temperature])
+    weights = {kind: described.weight for kind, described in fitted.heads.items()}
+    return combine_heads(model, weights, count)
 
 
 def load_image(entry: Entry, config: TrainingConfig) -> np.ndarray:

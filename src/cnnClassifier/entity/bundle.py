@@ -12,11 +12,13 @@ from cnnClassifier.utils.common import load_json, save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
 
 # Of bundles, scores.json and registry entries; raise it when an old one can't be used.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MODEL_FILE = "model.keras"
 METADATA_FILE = "model.json"
 OOD_DETECTOR_FILE = "ood_detector.npz"
 HISTORY_FILE = "history.csv"
+OUT_OF_FOLD_FILE = "out_of_fold.csv"
+CROSS_VALIDATION_FILE = "cross_validation.json"
 INT8_FILE = "model_int8.zip"  # only where training made it
 INT8_AGREEMENT_FILE = "int8.json"
 BUNDLE_FILES = (MODEL_FILE, METADATA_FILE, OOD_DETECTOR_FILE)  # what serving needs
@@ -69,6 +71,35 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+def heads_disagreement(probabilities: np.ndarray) -> np.ndarray:
+    """Return how much heads disagree on each image.
+
+    Args:
+        probabilities: float, (n, heads, classes).
+
+    Returns:
+        float, (n,): the standard deviation of a class's probability over the heads, of the class
+        where it is largest; 0 with a single head.
+    """
+    if probabilities.shape[1] == 1:
+        return np.zeros(len(probabilities), probabilities.dtype)
+    return probabilities.std(axis=1, ddof=1).max(axis=1)
+
+
+class HeadKind(BaseModel):
+    """The heads of a kind in a model.
+
+    Attributes:
+        weight: of their mean in the model's output; the weights of all kinds sum to 1.
+        temperature: that their logits are divided by, inside the model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    weight: float = Field(gt=0, le=1)
+    temperature: float = Field(gt=0)
+
+
 class ModelBundle(BaseModel):
     """The content of `model.json`, and the folder that it describes.
 
@@ -77,11 +108,16 @@ class ModelBundle(BaseModel):
         classes: names in the order of the model's outputs.
         positive_class: the class whose probability the threshold applies to.
         image_size: (height, width, 3) of the model's input, RGB 0-255.
-        temperature: of the calibration, see `apply_temperature`.
+        heads: the kinds of head by name, in the order of the model's output per head.
+        temperature: of the model's output, see `apply_temperature`: the mean of the heads needs
+            another one than each of them.
         threshold: see `apply_threshold`; of calibrated probabilities.
         operating_points: thresholds by name; `default` is `threshold`.
-        validation: number of images, and log loss before and after calibration.
-        feature_layer: the layer that the head is attached to.
+        calibration: number of images that decided on temperature and threshold, and their log loss
+            before and after the calibration of the model's output.
+        max_disagreement: of the heads, see `heads_disagreement`; above it a prediction is
+            uncertain. None: there is one head.
+        feature_layer: the layer that the local heads see.
         ood_threshold: an image with a larger distance is out of distribution.
         backbone: such as `VGG16`.
         data_source: URL of the training data.
@@ -101,10 +137,12 @@ class ModelBundle(BaseModel):
     classes: tuple[str, ...] = Field(min_length=2)
     positive_class: str
     image_size: tuple[int, int, int]
+    heads: dict[str, HeadKind] = Field(min_length=1)
     temperature: float = Field(gt=0)
     threshold: float
     operating_points: dict[str, float]
-    validation: dict[str, int | float]
+    calibration: dict[str, int | float]
+    max_disagreement: float | None
     feature_layer: str
     ood_threshold: float
     backbone: str
@@ -178,6 +216,18 @@ class ModelBundle(BaseModel):
     def positive_index(self) -> int:
         """Index of the positive class among the model's outputs."""
         return self.classes.index(self.positive_class)
+
+    def disagreement(self, of_heads: np.ndarray) -> np.ndarray:
+        """Return how much the folds disagree on each image, see `heads_disagreement`.
+
+        Args:
+            of_heads: probabilities, (n, heads, classes): the heads of the first kind, one for each
+                fold, then those of the second.
+        """
+        count, heads, classes = of_heads.shape
+        by_kind = of_heads.reshape(count, len(self.heads), heads // len(self.heads), classes)
+        weights = np.array([kind.weight for kind in self.heads.values()], np.float32)
+        return heads_disagreement(np.einsum("nkfc,k->nfc", by_kind, weights))
 
     def accepts_int8(self, evaluation_dir: Path | None) -> bool:
         """Return whether evaluation accepted the int8 form of this very model.

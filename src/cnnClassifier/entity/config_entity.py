@@ -447,7 +447,7 @@ class FitConfig(Settings):
         validation_alias="EPOCHS",
         ge=1,
         le=10_000,
-        description="Maximum number of epochs; each takes one of the views of every image"
+        description="Maximum number of epochs; each takes one of the views of every image",
     )
     patience: int = Field(
         validation_alias="PATIENCE",

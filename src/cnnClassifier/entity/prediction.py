@@ -14,6 +14,7 @@ class InferenceResult:
     Attributes:
         probabilities: calibrated, float32 (n, classes); rows sum to 1.
         predicted: index of the predicted class, int (n,); the threshold is applied already.
+        disagreement: of the heads, float32 (n,), see `ModelBundle.disagreement`.
         distances: from the training images, float32 (n,).
         out_of_distribution: bool (n,): whether the distance exceeds the bundle's `ood_threshold`.
         activation_maps: of the predicted class, float32 (n, h, w), 0 to 1.
@@ -21,6 +22,7 @@ class InferenceResult:
 
     probabilities: np.ndarray
     predicted: np.ndarray
+    disagreement: np.ndarray
     distances: np.ndarray
     out_of_distribution: np.ndarray
     activation_maps: np.ndarray
@@ -35,6 +37,7 @@ class Prediction:
         class_name: the predicted class as its folder is named.
         probabilities: by class name, in the model's order; they sum to 1.
         model_id: of the model.
+        disagreement: standard deviation of the heads' probabilities of the class.
         out_of_distribution: whether the image is unlike all training images.
         distance: from the training images.
         ood_threshold: above this distance the image is out of distribution.
@@ -47,6 +50,7 @@ class Prediction:
     class_name: str
     probabilities: dict[str, float]
     model_id: str
+    disagreement: float
     out_of_distribution: bool
     distance: float
     ood_threshold: float

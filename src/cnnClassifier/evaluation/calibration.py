@@ -1,4 +1,4 @@
-"""Choose temperature and thresholds on the validation split."""
+"""Choose temperature and thresholds on predictions for images that the heads haven't seen."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ _MIN_BANDWIDTH = 0.5  # in log odds: a handful of images may have almost equal s
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Find the temperature from 1 to 10 with the smallest log loss (Guo et al. 2017).
 
-    It never sharpens: a small validation split without errors would ask for probabilities of 1, and
-    the first error on the test split would have an infinite loss.
+    It never sharpens: few images without errors would ask for probabilities of 1, and the first
+    error on the test split would have an infinite loss.
 
     Args:
         labels: int, (n,).
-        probabilities: float, (n, classes), on the validation split.
+        probabilities: float, (n, classes), of heads that haven't seen the images.
     """
     columns = np.arange(probabilities.shape[1])
 
@@ -85,8 +85,8 @@ def calibrate(
     """Choose temperature, threshold and operating points, as the bundle stores them.
 
     Args:
-        labels: int, (n,), of the validation split.
-        probabilities: float, (n, classes), uncalibrated.
+        labels: int, (n,).
+        probabilities: float, (n, classes), uncalibrated, by heads that haven't seen them.
         positive: index of the positive class.
         min_sensitivity: adds an operating point with this sensitivity; None: no such point.
     """
@@ -104,7 +104,7 @@ def calibrate(
         "temperature": temperature,
         "threshold": points["default"],
         "operating_points": points,
-        "validation": {
+        "calibration": {
             "n": len(labels),
             "loss": round(float(loss), 6),
             "loss_calibrated": round(float(calibrated_loss), 6),

@@ -147,6 +147,11 @@ def compute_scores(
     }
 
 
+def count_images_and_groups(predictions: LabeledPredictions) -> list[int]:
+    """Return the number of images and of groups."""
+    return _counts(predictions.groups)
+
+
 def metric_intervals(
     predictions: LabeledPredictions, samples: pd.DataFrame
 ) -> dict[str, list[float] | None]:

@@ -1,6 +1,9 @@
-"""The network: ImageNet backbones, where each can be cut, and the head on it."""
+"""The network: ImageNet backbones, where each can be cut, and the heads on it."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.utils.errors import ConfigError
@@ -8,9 +11,11 @@ from cnnClassifier.utils.errors import ConfigError
 if TYPE_CHECKING:
     import keras
 
+LINEAR = "linear"
 NORM_LAYER = "head_norm"
-MAP_LAYER = "head_map"
-POOL_LAYER = "head_pool"
+POOL_LAYER = "head_pool"  # of `average` and `flatten`
+BLOCKS_LAYER = "block_averages"
+HEADS_LAYER = "head_probabilities"
 OUTPUT_LAYER = "probabilities"
 
 
@@ -73,26 +78,32 @@ def freeze_boundary(
     return usable[fine_tune_from]
 
 
-def add_head(
+def add_heads(
     backbone: "keras.Model",
+    blocks: Sequence[str],
     feature_layer: str,
     head: str,
+    count: int,
     dropout: float,
     class_count: int,
     seed: int,
 ) -> "keras.Model":
-    """Attach a softmax head to a layer of the backbone, without the layers after that one.
+    """Attach `count` local and `count` linear heads; the output is the mean of those requested.
 
     A lesion is a few cells of the feature map. `conv_max` combines each cell with its neighbors and
     takes the mean of the maximum and the average over all cells: one cell is enough, and what fills
     the image counts as well. Its dropout drops whole channels (Tompson et al. 2015), because
     neighbors in a map are correlated. `average` (global average pooling, Lin et al. 2013) suits
     what fills the image. `flatten` is the head of most tutorials, with the most weights to overfit.
+    `linear` is logistic regression on the averaged maps of several blocks; it has no dropout.
 
     Args:
-        backbone: a functional model with a layer `feature_layer` of shape (n, h, w, channels).
-        feature_layer: the layer's name.
-        head: `conv_max`, `average` or `flatten`.
+        backbone: from RGB 0-255 to the last feature map.
+        blocks: layers whose averaged maps the linear heads see.
+        feature_layer: the layer that the local heads see, of shape (n, h, w, channels).
+        head: `auto` (conv_max and linear), `conv_max`, `linear`, `average` or `flatten`. The linear
+            heads are always there: they are the baseline.
+        count: number of heads of each kind, one for each fold.
         dropout: fraction of features dropped in training, 0 to 0.95.
         class_count: number of outputs.
         seed: of the new weights and of dropout.
@@ -104,40 +115,115 @@ def add_head(
     from keras import layers
 
     keras.utils.set_random_seed(seed)
-    x = backbone.get_layer(feature_layer).output
-    if head == "conv_max":
+    local_kind = "conv_max" if head == "auto" else head
+    outputs = {}
+    if local_kind != LINEAR:
+        x = backbone.get_layer(feature_layer).output
+        outputs[local_kind] = _local_heads(x, local_kind, count, dropout, class_count, seed)
+    averages = []
+    for block in blocks:
+        pool = layers.GlobalAveragePooling2D(name=f"{block}_average", dtype="float32")
+        averages.append(pool(backbone.get_layer(block).output))
+    averaged = layers.Concatenate(name=BLOCKS_LAYER)(averages)
+    outputs[LINEAR] = []
+    for number in range(count):
+        dense = layers.Dense(class_count, "softmax", name=f"{LINEAR}_{number}")
+        outputs[LINEAR].append(dense(averaged))
+    weights = {kind: float(head == "auto" or kind == local_kind) for kind in outputs}
+    return _combine(backbone.input, outputs, weights)
+
+
+def local_kind_of(model: "keras.Model") -> str | None:
+    """Return the kind of the local heads of a model from `add_heads`; None: it has none."""
+    names = {layer.name for layer in model.layers}
+    return next((kind for kind in ("conv_max", "average", "flatten") if f"{kind}_0" in names), None)
+
+
+def heads_of(model: "keras.Model", kind: str) -> list["keras.layers.Layer"]:
+    """Return the last layers, which output probabilities, of the heads of a kind."""
+    names = {layer.name for layer in model.layers}
+    heads: list[keras.layers.Layer] = []
+    while f"{kind}_{len(heads)}" in names:
+        heads.append(model.get_layer(f"{kind}_{len(heads)}"))
+    return heads
+
+
+def combine_heads(model: "keras.Model", weights: Mapping[str, float], count: int) -> "keras.Model":
+    """Return the model with the weighted mean of some of its heads; the others are left out.
+
+    Args:
+        model: from `add_heads`; the layers are shared with it.
+        weights: of each kind of head, above 0.
+        count: number of heads of each kind, the first ones.
+    """
+    outputs = {}
+    for kind in weights:
+        outputs[kind] = [head.output for head in heads_of(model, kind)[:count]]
+    return _combine(model.input, outputs, weights)
+
+
+def _local_heads(
+    x: Any, kind: str, count: int, dropout: float, class_count: int, seed: int
+) -> list[Any]:
+    """Return the probabilities of each head. Normalization and dropout are the same for all."""
+    from keras import layers
+
+    if kind == "conv_max":
         x = layers.BatchNormalization(name=NORM_LAYER)(x)
         x = layers.SpatialDropout2D(dropout, seed=seed, name="head_dropout")(x)
-        x = layers.Conv2D(64, 1, activation="relu", name="head_mix")(x)
-        x = layers.Conv2D(32, 3, padding="same", activation="relu", name=MAP_LAYER)(x)
-        maximum = layers.GlobalMaxPooling2D(name="head_max")(x)
-        mean = layers.GlobalAveragePooling2D(name="head_mean")(x)
-        x = layers.Average(name=POOL_LAYER)([maximum, mean])
     else:
-        pool = layers.GlobalAveragePooling2D if head == "average" else layers.Flatten
+        pool = layers.GlobalAveragePooling2D if kind == "average" else layers.Flatten
         x = pool(name=POOL_LAYER)(x)
         x = layers.BatchNormalization(name=NORM_LAYER)(x)
         x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
-    outputs = layers.Dense(class_count, activation="softmax", name=OUTPUT_LAYER)(x)
-    return keras.Model(backbone.input, outputs, name="classifier")
+    outputs = []
+    for number in range(count):
+        name = f"{kind}_{number}"
+        pooled = x
+        if kind == "conv_max":
+            mixed = layers.Conv2D(32, 1, activation="relu", name=f"{name}_mix")(x)
+            maps = layers.Conv2D(32, 3, padding="same", activation="relu", name=f"{name}_map")(
+                mixed
+            )
+            maximum = layers.GlobalMaxPooling2D(name=f"{name}_max")(maps)
+            mean = layers.GlobalAveragePooling2D(name=f"{name}_mean")(maps)
+            pooled = layers.Average(name=f"{name}_pool")([maximum, mean])
+        outputs.append(layers.Dense(class_count, activation="softmax", name=name)(pooled))
+    return outputs
 
 
-def standalone_head(
-    shape: tuple[int, ...], head: str, dropout: float, class_count: int, seed: int
+def stack_heads(outputs: Sequence[Any], name: str = HEADS_LAYER) -> Any:
+    """Stack the probabilities of heads, (n, classes) each, to (n, heads, classes)."""
+    from keras import layers
+
+    rows = []
+    for number, output in enumerate(outputs):
+        row = layers.Reshape((1, output.shape[-1]), name=f"{name}_{number}")
+        rows.append(row(output))
+    return layers.Concatenate(axis=1, name=name)(rows)
+
+
+def _combine(
+    image: Any, outputs: Mapping[str, Sequence[Any]], weights: Mapping[str, float]
 ) -> "keras.Model":
-    """Return the head of `add_head` without a backbone, with the same initial weights.
+    """Return a model whose output is the weighted mean of kinds, and the mean of each kind's heads.
 
     Args:
-        shape: of one feature map, (h, w, channels).
-        head: as in `add_head`.
-        dropout: as in `add_head`.
-        class_count: as in `add_head`.
-        seed: as in `add_head`.
-
-    Returns:
-        A model from feature maps to probabilities, (n, class_count).
+        image: the model's input.
+        outputs: probabilities of each head of each kind.
+        weights: of each kind; they are scaled to the sum 1.
     """
     import keras
+    from keras import layers
 
-    maps = keras.Input(shape, name="maps")
-    return add_head(keras.Model(maps, maps), "maps", head, dropout, class_count, seed)
+    total = sum(weights[kind] for kind in outputs)
+    stacked: list[Any] = []
+    kernel: list[float] = []
+    for kind, heads in outputs.items():
+        stacked += heads
+        kernel += [weights[kind] / total / len(heads)] * len(heads)
+    x = layers.Permute((2, 1), name="heads_last")(stack_heads(stacked))
+    combination = layers.Dense(1, use_bias=False, trainable=False, name="combination")
+    x = layers.Reshape((x.shape[1],), name=OUTPUT_LAYER)(combination(x))
+    combination.set_weights([np.reshape(np.array(kernel, np.float32), (-1, 1))])
+    return keras.Model(image, x, name="classifier")

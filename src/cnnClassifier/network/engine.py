@@ -17,7 +17,7 @@ from cnnClassifier.entity.bundle import (
     apply_threshold,
 )
 from cnnClassifier.entity.prediction import InferenceResult
-from cnnClassifier.network.openvino_model import export_openvino, load_openvino
+from cnnClassifier.network.openvino_model import activation_map, export_openvino, load_openvino
 from cnnClassifier.network.out_of_distribution import OutOfDistributionDetector
 from cnnClassifier.network.tf_setup import disable_telemetry
 from cnnClassifier.utils.errors import BundleError
@@ -49,14 +49,14 @@ class Engine:
         try:
             self._detector = OutOfDistributionDetector.load(bundle.bundle_dir / OOD_DETECTOR_FILE)
             if int8:
-                network, self._activation_map = load_openvino(path)
+                network = load_openvino(path)
             else:
                 if "keras" not in sys.modules:
                     os.environ["KERAS_BACKEND"] = "openvino"
                 import keras
 
                 model = keras.models.load_model(path, compile=False)
-                network, self._activation_map = export_openvino(model, bundle.feature_layer)
+                network = export_openvino(model, bundle.feature_layer)
             self._requests = _create_requests(network, bundle.image_size)
             # The first inference allocates memory for all others: no request has to wait for that.
             probabilities = self._infer(np.zeros(bundle.image_size, np.uint8))[0]
@@ -81,17 +81,20 @@ class Engine:
         bundle = self.bundle
         rows = []
         for image in images:
-            raw, features, feature_maps = self._infer(image)
+            raw, of_heads, averages, evidence = self._infer(image)
             probabilities = apply_temperature(raw, bundle.temperature).astype(np.float32)
             predicted = apply_threshold(probabilities, bundle.positive_index, bundle.threshold)
-            distance = self._detector.distances(features.mean((1, 2), dtype=np.float32))
-            activation_map = self._activation_map.compute(feature_maps, predicted)
+            distance = self._detector.distances(averages[:, : self._detector.mean.size])
             out_of_distribution = distance > bundle.ood_threshold
-            rows.append((probabilities, predicted, distance, out_of_distribution, activation_map))
+            disagreement = bundle.disagreement(of_heads)
+            maps = activation_map(evidence, predicted)
+            rows.append(
+                (probabilities, predicted, disagreement, distance, out_of_distribution, maps)
+            )
         return InferenceResult(*map(np.concatenate, zip(*rows, strict=True)))
 
     def _infer(self, image: np.ndarray) -> list[np.ndarray]:
-        """Return uncalibrated probabilities, the feature layer's and the map layer's output."""
+        """Return the outputs of the network, see `export_openvino`."""
         request = self._requests.get()
         try:
             return list(request.infer([image[np.newaxis]], share_inputs=True).values())

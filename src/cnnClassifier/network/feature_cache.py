@@ -1,4 +1,4 @@
-"""Feature maps of the frozen layers: computed once per view, cached on disk by content."""
+"""Outputs of the frozen layers: computed once per view, cached on disk by content."""
 
 import hashlib
 import json
@@ -13,75 +13,87 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnnClassifier.network.architecture import BLOCKS_LAYER, heads_of, local_kind_of, stack_heads
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 
 if TYPE_CHECKING:
     import keras
 
-_FORMAT = 2  # raise it when the same image and model would give another feature map
+_FORMAT = 3  # raise it when the same image and model would give another feature map
 _MAX_FLOAT16 = 65504
 _MAX_THREADS = 4
 Loader = Callable[[int, list[int]], Sequence[np.ndarray]]
 
 
 class Features:
-    """Cached feature maps, read from disk when they are used.
+    """Cached feature maps and block averages, read from disk when they are used.
 
     Args:
-        paths: the file of each item, str (n,); it holds float16 values.
+        paths: the file of each item, str (n,); it holds float16 values, first those of the map.
         shape: of a map, (h, w, channels).
+        averages: number of block averages.
     """
 
-    def __init__(self, paths: np.ndarray, shape: tuple[int, ...]) -> None:
+    def __init__(self, paths: np.ndarray, shape: tuple[int, ...], averages: int) -> None:
         self._paths = paths
+        self._averages = averages
         self.shape = shape
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, items: slice | np.ndarray) -> "Features":
-        return Features(self._paths[items], self.shape)
+        return Features(self._paths[items], self.shape, self._averages)
 
     def take(self, items: slice | np.ndarray) -> np.ndarray:
-        """Read items into memory.
+        """Read the maps of items into memory.
 
         Returns:
             float16, (n, h, w, channels); Keras casts it where that is fast.
         """
-        paths = self._paths[items]
-        maps = np.empty((len(paths), *self.shape), np.float16)
-        for path, feature_map in zip(paths, maps, strict=True):
-            with open(path, "rb", buffering=0) as file:
-                file.readinto(feature_map)
-        return maps
+        return self._read(self._paths[items], self.shape, 0)
+
+    def averages(self) -> np.ndarray:
+        """Read the block averages of all items, float16 (n, features)."""
+        return self._read(self._paths, (self._averages,), 2 * int(np.prod(self.shape)))
 
     def batches(self, size: int = 64) -> Iterator[np.ndarray]:
-        """Yield all items in order, so many at a time."""
+        """Yield the maps of all items in order, so many at a time."""
         for start in range(0, len(self), size):
             yield self.take(slice(start, start + size))
 
+    def _read(self, paths: np.ndarray, shape: tuple[int, ...], offset: int) -> np.ndarray:
+        values = np.empty((len(paths), *shape), np.float16)
+        for path, item in zip(paths, values, strict=True):
+            with open(path, "rb", buffering=0) as file:
+                file.seek(offset)
+                file.readinto(item)
+        return values
+
 
 class FeatureCache:
-    """Feature maps of one frozen network on disk: one file for each view of an image.
+    """Outputs of one frozen network on disk: one file for each view of an image.
 
     A file is named by its content, and renamed into place once it is complete. So an interrupted
     run keeps all maps that it finished, and several processes can share the folder.
 
     Args:
         cache_dir: shared by all networks.
-        trunk: the frozen network, from RGB 0-255 to one feature map.
+        trunk: the frozen network from `split_at`.
         precision: of its arithmetic: `float32`, `bfloat16` or `float16`.
     """
 
     def __init__(self, cache_dir: Path, trunk: "keras.Model", precision: str) -> None:
         self._trunk = trunk
         self._precision = precision
-        self.shape = tuple(trunk.output_shape[1:])
+        map_shape, averages_shape = trunk.output_shape
+        self.shape = tuple(map_shape[1:])
+        self._averages = averages_shape[1]
         self.folder = Path(cache_dir) / trunk_id(trunk, precision)[:24]
 
     def features(self, keys: Sequence[Sequence[str]], load: Loader) -> Features:
-        """Return the feature maps of images, computing those that aren't cached.
+        """Return the features of images, computing those that aren't cached.
 
         Args:
             keys: for each image the cache keys of its views; equal keys mean equal pixels.
@@ -91,7 +103,7 @@ class FeatureCache:
         Returns:
             The views of the first image, then those of the second, and so on.
         """
-        map_bytes = 2 * int(np.prod(self.shape))
+        file_bytes = 2 * (int(np.prod(self.shape)) + self._averages)
         paths: list[Path] = []
         missing: dict[int, list[int]] = {}  # the views by image
         missing_paths: dict[Path, None] = {}  # an ordered set
@@ -99,7 +111,7 @@ class FeatureCache:
             for view, key in enumerate(image_keys):
                 path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.f16"
                 paths.append(path)
-                is_complete = path.exists() and path.stat().st_size == map_bytes
+                is_complete = path.exists() and path.stat().st_size == file_bytes
                 if path not in missing_paths and not is_complete:
                     missing_paths[path] = None
                     missing.setdefault(image, []).append(view)
@@ -108,7 +120,7 @@ class FeatureCache:
         logger.info("frozen features: %d forward passes, %d from the cache", computed, cached)
         if missing:
             self._compute(list(missing_paths), missing, load)
-        return Features(np.array(paths, str), self.shape)
+        return Features(np.array(paths, str), self.shape, self._averages)
 
     def _compute(self, paths: list[Path], missing: dict[int, list[int]], load: Loader) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,9 +133,11 @@ class FeatureCache:
                 batch = paths[start : start + size]
                 images = list(islice(loaded, size))
                 images += images[:1] * (size - len(images))  # one shape: no second trace
-                maps = run(np.stack(images)).clip(-_MAX_FLOAT16, _MAX_FLOAT16)
-                for path, feature_map in zip(batch, maps.astype(np.float16), strict=False):
-                    feature_map.tofile(temp_path)
+                maps, averages = run(np.stack(images))
+                rows = np.concatenate([maps.reshape(len(maps), -1), averages], axis=1)
+                rows = rows.clip(-_MAX_FLOAT16, _MAX_FLOAT16).astype(np.float16)
+                for path, row in zip(batch, rows, strict=False):
+                    row.tofile(temp_path)
                     temp_path.replace(path)
                 bar.update(len(batch))
 
@@ -150,29 +164,53 @@ def trunk_id(trunk: "keras.Model", precision: str) -> str:
     return digest.hexdigest()
 
 
-def split_at(model: "keras.Model", boundary: str) -> tuple["keras.Model", "keras.Model"]:
+def split_at(
+    model: "keras.Model", boundary: str, count: int
+) -> tuple["keras.Model", "keras.Model | None"]:
     """Cut a model at a layer: the frozen trunk up to it, and the trainable tail after it.
 
     Both share their layers with `model`, so that fitting the tail fits the model.
+
+    Args:
+        model: from `add_heads`.
+        boundary: name of the last frozen layer.
+        count: number of local heads in the tail, the first ones.
+
+    Returns:
+        The trunk, from RGB 0-255 to the boundary's feature map and the averages of the blocks; and
+        the tail, from that map to the probabilities of the local heads, (n, heads, classes), or
+        None where the model has no local heads.
     """
     import keras
 
     cut = model.get_layer(boundary).output
-    trunk = keras.Model(model.input, cut, name="trunk")
-    tail = keras.Model(cut, model.output, name="tail")
+    trunk = keras.Model(model.input, [cut, model.get_layer(BLOCKS_LAYER).output], name="trunk")
+    kind = local_kind_of(model)
+    tail = None
+    if kind:
+        outputs = [head.output for head in heads_of(model, kind)[:count]]
+        tail = keras.Model(cut, stack_heads(outputs, "tail"), name="tail")
+    trained = {layer.name for layer in tail.layers} if tail else set()
     for layer in trunk.layers:
-        layer.trainable = False
+        layer.trainable = layer.name in trained
     return trunk, tail
 
 
-def forward(trunk: "keras.Model", precision: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that runs the trunk on uint8 (n, height, width, 3) and returns float32."""
+def forward(
+    trunk: "keras.Model", precision: str
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return a function that runs the trunk on uint8 (n, height, width, 3).
+
+    It returns the feature maps and the averages of the blocks, float32.
+    """
     import keras
     import tensorflow as tf
 
     def with_precision(layer: "keras.layers.Layer") -> "keras.layers.Layer":
         config = layer.get_config()
-        if "dtype" in config and not isinstance(layer, keras.layers.InputLayer):
+        # An average in a short format would be of too few digits.
+        is_average = layer.name == BLOCKS_LAYER or layer.name.endswith("_average")
+        if "dtype" in config and not isinstance(layer, keras.layers.InputLayer) and not is_average:
             config["dtype"] = f"mixed_{precision}"
         return layer.__class__.from_config(config)
 
@@ -182,10 +220,15 @@ def forward(trunk: "keras.Model", precision: str) -> Callable[[np.ndarray], np.n
         model.set_weights(trunk.get_weights())
 
     @tf.function(jit_compile=False, reduce_retracing=True)
-    def step(images: "tf.Tensor") -> "tf.Tensor":
-        return tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
+    def step(images: "tf.Tensor") -> list["tf.Tensor"]:
+        outputs = model(tf.cast(images, tf.float32), training=False)
+        return [tf.cast(output, tf.float32) for output in outputs]
 
-    return lambda images: step(tf.constant(images)).numpy()
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        maps, averages = step(tf.constant(images))
+        return maps.numpy(), averages.numpy()
+
+    return run
 
 
 def choose_precision(requested: str) -> str:

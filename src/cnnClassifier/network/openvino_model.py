@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnClassifier.network.architecture import MAP_LAYER, NORM_LAYER, OUTPUT_LAYER, POOL_LAYER
+from cnnClassifier.network.architecture import (
+    BLOCKS_LAYER,
+    HEADS_LAYER,
+    LINEAR,
+    NORM_LAYER,
+    heads_of,
+    local_kind_of,
+)
 from cnnClassifier.network.serialization import write_archive
 from cnnClassifier.network.tf_setup import disable_telemetry
 
@@ -19,125 +26,167 @@ if TYPE_CHECKING:
     import keras
     import openvino
 
-_NETWORK, _WEIGHTS, _MAP_WEIGHTS = "graph.xml", "graph.bin", "map.npy"
+_NETWORK, _WEIGHTS = "graph.xml", "graph.bin"
 
 
-class ClassActivationMap:
-    """The class activation map (Zhou et al. 2016) of a head with one dense layer.
-
-    With pooling or flattening before it, the gradient of a class's score with respect to the last
-    feature map is that layer's weights: no backward pass is needed.
+def activation_map(evidence: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return the evidence for the predicted class, minus the mean of the other classes' evidence.
 
     Args:
-        weights: float, (positions, channels, classes): a flattened map has weights for each
-            position, a pooled one has one set for all.
-        layer: the layer whose output `compute` takes.
+        evidence: see `export_openvino`, float (n, h, w, classes).
+        predicted: class index of each image, int (n,).
+
+    Returns:
+        float32, (n, h, w), 0 to 1; all 0 where nothing contributes to the class.
     """
-
-    def __init__(self, weights: np.ndarray, layer: str = "") -> None:
-        self.weights = weights
-        self.layer = layer
-
-    @classmethod
-    def from_model(cls, model: "keras.Model") -> "ClassActivationMap":
-        """Take layer and weights from a model with a head from `add_head`."""
-        names = [layer.name for layer in model.layers]
-        map_layer = MAP_LAYER if MAP_LAYER in names else names[names.index(POOL_LAYER) - 1]
-        weights = model.get_layer(OUTPUT_LAYER).get_weights()[0]  # (features, classes)
-        if map_layer != MAP_LAYER:  # the normalization comes after the map: fold it in
-            norm = model.get_layer(NORM_LAYER)
-            gamma, _, _, variance = norm.get_weights()
-            weights = weights * (gamma / np.sqrt(variance + norm.epsilon))[:, None]
-        channels = model.get_layer(map_layer).output.shape[-1]
-        return cls(weights.reshape(-1, channels, weights.shape[1]), map_layer)
-
-    def compute(self, feature_maps: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        """Return the contributions to the predicted class's score, minus the other classes' mean.
-
-        Args:
-            feature_maps: output of `layer`, float (n, h, w, channels).
-            predicted: class index of each image, int (n,).
-
-        Returns:
-            float32, (n, h, w), 0 to 1; all 0 where nothing contributes to the class.
-        """
-        count, height, width, channels = feature_maps.shape
-        classes = self.weights.shape[2]
-        others = (self.weights.sum(2, keepdims=True) - self.weights) / (classes - 1)
-        contrast = (self.weights - others)[:, :, predicted].transpose(2, 0, 1)
-        flat = feature_maps.reshape(count, height * width, channels)
-        evidence = np.maximum((flat * contrast).sum(2), 0).reshape(count, height, width)
-        peak = evidence.max((1, 2), keepdims=True)
-        scaled = np.divide(evidence, peak, out=np.zeros_like(evidence), where=peak > 0)
-        return scaled.astype(np.float32)
+    classes = evidence.shape[-1]
+    of_class = np.take_along_axis(evidence, predicted[:, None, None, None], axis=3)[..., 0]
+    others = (evidence.sum(3) - of_class) / (classes - 1)
+    contrast = np.maximum(of_class - others, 0)
+    peak = contrast.max((1, 2), keepdims=True)
+    scaled = np.divide(contrast, peak, out=np.zeros_like(contrast), where=peak > 0)
+    return scaled.astype(np.float32)
 
 
-def export_openvino(
-    model: "keras.Model", feature_layer: str
-) -> tuple["openvino.Model", ClassActivationMap]:
+def export_openvino(model: "keras.Model", feature_layer: str) -> "openvino.Model":
     """Convert a model to an OpenVINO network with all outputs that a prediction needs.
 
     Args:
-        model: with a head from `add_head`; Keras may run on any backend.
-        feature_layer: the layer that the head is attached to.
+        model: from `add_heads` or `combine_heads`; Keras may run on any backend.
+        feature_layer: the layer that the local heads see.
 
     Returns:
-        A network from float32 (n, height, width, 3) to the probabilities and the outputs of the
-        feature layer and the map layer; and the class activation map of its last output.
+        A network from float32 (n, height, width, 3) to
+        - the probabilities, (n, classes),
+        - those of each head, (n, heads, classes),
+        - the averages of the feature layer's map and of the blocks, (n, features),
+        - the evidence: what each cell of the feature map contributes to the score of each class,
+          (n, h, w, classes): the class activation map (Zhou et al. 2016). With pooling or
+          flattening before one dense layer, the gradient of a score with respect to the last map is
+          that layer's weights: no backward pass is needed.
     """
     disable_telemetry()
     import keras
     import openvino as ov
+    from keras import layers
     from openvino.frontend import FrontEndManager
 
-    activation_map = ClassActivationMap.from_model(model)
-    inner = [model.get_layer(name).output for name in (feature_layer, activation_map.layer)]
+    features = [
+        layers.GlobalAveragePooling2D(name="feature_average")(model.get_layer(feature_layer).output)
+    ]
+    if heads_of(model, LINEAR):
+        features.append(model.get_layer(BLOCKS_LAYER).output)
+    outputs = [
+        model.output,
+        model.get_layer(HEADS_LAYER).output,
+        layers.Concatenate(name="averages")(features) if len(features) > 1 else features[0],
+        _evidence(model, feature_layer),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / _NETWORK
-        several = keras.Model(model.input, [model.output, *inner])
-        several.export(str(path), format="openvino", verbose=False)
+        keras.Model(model.input, outputs).export(str(path), format="openvino", verbose=False)
         network = ov.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
+    for result in network.get_results()[len(outputs) :]:  # the export adds some operations' shapes
+        network.remove_result(result)
     # Keras transposes every map to channels first and back. This removes the pairs that cancel:
     # 1.6 times as fast.
     FrontEndManager().load_by_framework("tf").normalize(network)
-    return network, activation_map
+    return network
 
 
-def save_openvino(
-    path: Path, network: "openvino.Model", activation_map: ClassActivationMap
-) -> None:
-    """Write network and map weights into one zip archive: equal networks give equal bytes."""
+def _evidence(model: "keras.Model", feature_layer: str) -> Any:
+    """Return the tensor of the evidence, see `export_openvino`."""
+    from keras import layers
+
+    weights = model.get_layer("combination").get_weights()[0][:, 0]
+    terms = []
+    kind = local_kind_of(model)
+    height, width, channels = model.get_layer(feature_layer).output.shape[1:]
+    if kind:
+        heads = heads_of(model, kind)
+        kernels = [head.get_weights()[0] for head in heads]
+        if kind == "conv_max":
+            names = [f"{head.name}_map" for head in heads]
+            maps = layers.Concatenate(name="evidence_maps")(
+                [model.get_layer(name).output for name in names]
+            )
+            kernel = np.concatenate([weights[i] * kernels[i] for i in range(len(heads))])
+            terms.append(_contributions("evidence_local", maps, kernel[np.newaxis]))
+        else:  # the normalization comes after the map: fold it in
+            norm = model.get_layer(NORM_LAYER)
+            gamma, _, _, variance = norm.get_weights()
+            kernel = sum(weights[i] * kernels[i] for i in range(len(heads)))
+            kernel = kernel * (gamma / np.sqrt(variance + norm.epsilon))[:, None]
+            maps = model.get_layer(feature_layer).output
+            kernel = kernel.reshape(-1, channels, kernel.shape[1])
+            terms.append(_contributions("evidence_local", maps, kernel))
+    linear = heads_of(model, LINEAR)
+    if linear:
+        kernels = [head.get_weights()[0] for head in linear]
+        shares = weights[len(weights) - len(linear) :]
+        kernel = sum(share * each for share, each in zip(shares, kernels, strict=True))
+        start = 0
+        for number, maps in enumerate(_block_maps(model)):
+            part = kernel[start : start + maps.shape[-1]]
+            start += maps.shape[-1]
+            name = f"evidence_block_{number}"
+            block = _contributions(name, maps, part[np.newaxis])
+            resize = layers.Resizing(height, width, "bilinear", name=f"{name}_resized")
+            terms.append(resize(block))
+    return layers.Add(name="evidence")(terms) if len(terms) > 1 else terms[0]
+
+
+def _contributions(name: str, maps: Any, kernel: np.ndarray) -> Any:
+    """Weight the channels of maps: (positions, channels, classes), or one set for all positions."""
+    from keras import layers
+
+    positions, channels, classes = kernel.shape
+    if positions == 1:
+        layer = layers.Conv2D(classes, 1, use_bias=False, name=name)
+        contributions = layer(maps)
+        layer.set_weights([kernel.reshape(1, 1, channels, classes)])
+    else:
+        shape = maps.shape[1:3]
+        layer = layers.EinsumDense("bhwc,hwck->bhwk", (*shape, classes), name=name)
+        contributions = layer(maps)
+        layer.set_weights([kernel.reshape(*shape, channels, classes)])
+    return contributions
+
+
+def _block_maps(model: "keras.Model") -> list[Any]:
+    """Return the maps whose averages the linear heads see, in their order."""
+    map_of_average = {id(layer.output): layer.input for layer in model.layers}
+    return [map_of_average[id(average)] for average in model.get_layer(BLOCKS_LAYER).input]
+
+
+def save_openvino(path: Path, network: "openvino.Model") -> None:
+    """Write a network into a zip archive: equal networks give equal bytes."""
     import openvino as ov
 
-    map_weights = io.BytesIO()
-    np.save(map_weights, activation_map.weights)
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / _NETWORK
         ov.save_model(network, saved, compress_to_fp16=False)
         contents = {
             _NETWORK: saved.read_bytes(),
             _WEIGHTS: saved.with_suffix(".bin").read_bytes(),
-            _MAP_WEIGHTS: map_weights.getvalue(),
         }
     write_archive(path, contents)
 
 
-def load_openvino(path: Path) -> tuple["openvino.Model", ClassActivationMap]:
+def load_openvino(path: Path) -> "openvino.Model":
     """Read an archive from `save_openvino`; Keras isn't needed."""
     import openvino as ov
 
     with zipfile.ZipFile(path) as archive:
-        network = ov.Core().read_model(archive.read(_NETWORK), archive.read(_WEIGHTS))
-        weights = np.load(io.BytesIO(archive.read(_MAP_WEIGHTS)), allow_pickle=False)
-    return network, ClassActivationMap(weights)
+        return ov.Core().read_model(archive.read(_NETWORK), archive.read(_WEIGHTS))
 
 
 def quantize(network: "openvino.Model", images: Sequence[np.ndarray]) -> "openvino.Model":
-    """Quantize the first four fifths of the convolutions, after training (Jacob et al. 2018).
+    """Quantize the backbone after training (Jacob et al. 2018), all but a fifth of what is local.
 
-    The last fifth and the head stay in floating point: errors there aren't averaged out anymore.
-    For VGG16, that halves the difference of the probabilities and leaves three quarters of the
-    arithmetic to int8.
+    Of the convolutions that lead to the feature layer the last fifth stays in floating point, and
+    so do the heads: errors there aren't averaged out anymore. For VGG16, that halves the difference
+    of the probabilities and leaves three quarters of the arithmetic to int8.
 
     Args:
         network: from `export_openvino`.
@@ -148,14 +197,17 @@ def quantize(network: "openvino.Model", images: Sequence[np.ndarray]) -> "openvi
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
-    probabilities, features, feature_maps = map(_upstream, network.get_results())
-    ignored = {*probabilities, *feature_maps} - set(features)
+    averages = network.get_results()[2].input_value(0).get_node()
+    backbone = _upstream(averages)
+    is_joined = averages.get_type_name() == "Concat"  # with those of the blocks
+    local = _upstream(averages.input_value(0).get_node()) if is_joined else backbone
+    ignored = set().union(*map(_upstream, network.get_results())) - backbone
     convolutions = []
     for node in network.get_ordered_ops():
         name = node.get_friendly_name()
         if node.get_type_name() in ("Constant", "Result"):  # NNCF refuses to ignore them
             ignored.discard(name)
-        if name in features and node.get_type_name().endswith("Convolution"):
+        if name in local and node.get_type_name().endswith("Convolution"):
             convolutions.append(name)
     ignored.update(convolutions[len(convolutions) - len(convolutions) // 5 :])
     batches = [image[np.newaxis].astype(np.float32) for image in images]
@@ -173,10 +225,10 @@ def quantize(network: "openvino.Model", images: Sequence[np.ndarray]) -> "openvi
         )
 
 
-def _upstream(result: Any) -> set[str]:
-    """Return the names of all nodes that a result depends on."""
+def _upstream(node: Any) -> set[str]:
+    """Return the names of a node and of all that it depends on."""
     names: set[str] = set()
-    pending = [result]
+    pending = [node]
     while pending:
         node = pending.pop()
         if node.get_friendly_name() not in names:

@@ -75,7 +75,7 @@ class OutOfDistributionDetector:
 
 
 def fit_detector(
-    features: np.ndarray, groups: Sequence[str], quantile: float
+    features: np.ndarray, groups: Sequence[str] | np.ndarray, quantile: float
 ) -> tuple[OutOfDistributionDetector, float]:
     """Fit the detector, and the threshold above which an image is out of distribution.
 

@@ -3,13 +3,13 @@
 import math
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.class_weight import compute_sample_weight
 
 from cnnClassifier.entity.config_entity import FitConfig
-from cnnClassifier.network.architecture import NORM_LAYER
+from cnnClassifier.network.architecture import NORM_LAYER, local_kind_of
 from cnnClassifier.network.feature_cache import Features
 
 if TYPE_CHECKING:
@@ -28,57 +28,70 @@ def make_deterministic(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
+class Fitted(NamedTuple):
+    """The result of `fit`.
+
+    Attributes:
+        history: for each epoch the means over the heads of loss, val_loss and val_accuracy.
+        probabilities: of each head at its best epoch, for every image without augmentation, float32
+            (n, heads, classes).
+        best_epochs: of each head, from 1, int (heads,).
+    """
+
+    history: History
+    probabilities: np.ndarray
+    best_epochs: np.ndarray
+
+
 def fit(
     tail: "keras.Model",
-    train: Features,
-    train_labels: np.ndarray,
-    validation: Features,
-    validation_labels: np.ndarray,
+    features: Features,
+    labels: np.ndarray,
+    held_out: np.ndarray,
     config: FitConfig,
     verbose: int | None = None,
     on_epoch: EpochCallback = lambda metrics, epoch: None,
-) -> History:
-    """Fit the tail with Adam (Kingma & Ba 2014); keep the weights with the best validation loss.
+) -> Fitted:
+    """Fit all heads at once with Adam (Kingma & Ba 2014), each on the images not held out from it.
+
+    The heads share no weights, so each is trained as if it were alone; what they read is read once.
+    A head keeps the weights of the epoch with the lowest loss on the images held out from it. An
+    epoch takes one of the views of each image, at random.
 
     Args:
-        tail: from a feature map to probabilities; a fitted one continues, see `snapshot`.
-        train: n feature maps, every view of every training image.
-        train_labels: int, (n,).
-        validation: m feature maps.
-        validation_labels: int, (m,).
+        tail: from feature maps to probabilities, (n, heads, classes); a fitted one continues, see
+            `snapshot`.
+        features: the feature maps of n images in the same number of views, those of the first image
+            first; the first view is the image itself.
+        labels: int, (n,).
+        held_out: bool, (n, heads). Without any, all epochs run, and the last weights are kept.
         config: maximum of epochs, patience, batch size, learning rate, class weights, seed.
         verbose: of `keras.Model.fit`; None: a bar on a terminal, lines in a log file.
         on_epoch: called with each epoch's metrics and its number, from 1.
-
-    Returns:
-        For each epoch loss, accuracy, val_loss and val_accuracy.
     """
     import keras
 
-    set_normalization(tail, train)
+    views = len(features) // len(labels)
+    fitted = np.flatnonzero(~held_out.all(1))
+    set_normalization(tail, features[_rows_of(fitted, views)])
     if not tail.compiled:  # once: compiling again would trace again
         adam = keras.optimizers.Adam(config.learning_rate)
-        tail.compile(optimizer=adam, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+        tail.compile(optimizer=adam, loss="sparse_categorical_crossentropy")
         adam.build(tail.trainable_variables)
     tail.optimizer.learning_rate = config.learning_rate
-    callbacks = [
-        keras.callbacks.EarlyStopping(
-            monitor="val_loss", patience=config.patience, restore_best_weights=True
-        ),
-        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(logs, epoch + 1)),
-    ]
+    best = _best_epochs(tail, features[::views], labels, held_out, config.patience, on_epoch)
     if verbose is None:
         verbose = 1 if sys.stdout.isatty() else 2
+    weights = _sample_weights(labels, held_out, config.class_weights)
     history = tail.fit(
-        _dataset(train, train_labels, config.batch_size, config.seed),
-        validation_data=_dataset(validation, validation_labels, 64, None),
+        _batches(features, labels, weights, fitted, config),
         epochs=config.epochs,
-        class_weight=_class_weights(train_labels) if config.class_weights == "balanced" else None,
-        callbacks=callbacks,
+        callbacks=[best],
         shuffle=False,  # the data set shuffles, with its own seed
         verbose=verbose,
     )
-    return {name: list(map(float, values)) for name, values in history.history.items()}
+    values = {name: list(map(float, epochs)) for name, epochs in history.history.items()}
+    return Fitted(values, best.probabilities, best.epochs)
 
 
 def snapshot(tail: "keras.Model") -> Callable[[], None]:
@@ -96,11 +109,13 @@ def snapshot(tail: "keras.Model") -> Callable[[], None]:
 
 
 def predict(tail: "keras.Model", features: Features) -> np.ndarray:
-    """Return the tail's probabilities, float32 (n, classes)."""
+    """Return the tail's probabilities, float32 (n, heads, classes)."""
     return np.concatenate([np.asarray(tail.predict_on_batch(x)) for x in features.batches()])
 
 
-def pooled_features(tail: "keras.Model", feature_layer: str, features: Features) -> np.ndarray:
+def pooled_features(
+    tail: "keras.Model | None", feature_layer: str, features: Features
+) -> np.ndarray:
     """Return the feature layer's output averaged over the map, float32 (n, channels).
 
     Args:
@@ -112,63 +127,151 @@ def pooled_features(tail: "keras.Model", feature_layer: str, features: Features)
     import keras
 
     run = np.asarray
-    if feature_layer in [layer.name for layer in tail.layers]:
+    if tail is not None and feature_layer in [layer.name for layer in tail.layers]:
         run = keras.Model(tail.input, tail.get_layer(feature_layer).output).predict_on_batch
     pooled = [np.asarray(run(x)).mean((1, 2), dtype=np.float32) for x in features.batches()]
     return np.concatenate(pooled)
 
 
-def set_normalization(tail: "keras.Model", train: Features) -> None:
-    """Freeze a normalization that is the tail's first layer at the training features' statistics.
+def set_normalization(tail: "keras.Model", features: Features) -> None:
+    """Freeze the normalization at the statistics of the training features.
 
-    These are exact, and an epoch takes half the time of one that learns them. Where blocks of the
-    backbone are trained, the features change, and the layer learns as usual.
+    These are exact, and an epoch takes half the time of one that learns them. Labels aren't used,
+    so the heads can share it. Where blocks of the backbone are trained, the features change, and the
+    layer learns as usual.
     """
-    norm = tail.layers[1]
-    if norm.name != NORM_LAYER:
+    norm = tail.get_layer(NORM_LAYER)
+    if any(layer.weights for layer in tail.layers[: tail.layers.index(norm)]):
         return
-    total, squares = np.zeros(train.shape[-1]), np.zeros(train.shape[-1])
-    for batch in train.batches():
+    channels = norm.gamma.shape[0]
+    is_averaged = local_kind_of(tail) == "average"
+    total, squares = np.zeros(channels), np.zeros(channels)
+    for batch in features.batches():
         x = batch.astype(np.float32)
-        total += x.mean((1, 2), dtype=np.float64).sum(0)
-        squares += (x**2).mean((1, 2), dtype=np.float64).sum(0)
-    mean = total / len(train)
-    variance = np.maximum(squares / len(train) - mean**2, 0)
+        if is_averaged:
+            x = x.mean((1, 2))
+        x = x.reshape(len(x), -1, channels)
+        total += x.mean(1, dtype=np.float64).sum(0)
+        squares += (x**2).mean(1, dtype=np.float64).sum(0)
+    mean = total / len(features)
+    variance = np.maximum(squares / len(features) - mean**2, 0)
     gamma, beta, _, _ = norm.get_weights()
     norm.set_weights([gamma, beta, mean, variance])
     norm.trainable = False
 
 
-def _class_weights(labels: np.ndarray) -> dict[int, float]:
-    """Return the weights that balance the classes: n / (classes × images of the class)."""
-    classes = np.unique(labels)
-    weights = compute_class_weight("balanced", classes=classes, y=labels)
-    return dict(zip(classes.tolist(), weights.tolist(), strict=True))
+def _rows_of(images: np.ndarray, views: int) -> np.ndarray:
+    """Return the rows of all views of images."""
+    return (images[:, None] * views + np.arange(views)).ravel()
 
 
-def _dataset(
-    features: Features, labels: np.ndarray, batch_size: int, seed: int | None
+def _sample_weights(
+    labels: np.ndarray, held_out: np.ndarray, class_weights: str | None
+) -> np.ndarray:
+    """Return the weight of each image for each head, 0 where it is held out, (n, heads)."""
+    weights = np.zeros(held_out.shape, np.float32)
+    for head in range(held_out.shape[1]):
+        fitted = ~held_out[:, head]
+        weights[fitted, head] = compute_sample_weight(class_weights, labels[fitted])
+    return weights
+
+
+def _variables_of_heads(tail: "keras.Model", count: int) -> list[list[Any]]:
+    """Return the variables of each head; a single head has all, also those of trained blocks."""
+    if count == 1:
+        return [list(tail.weights)]
+    kind = local_kind_of(tail)
+    variables: list[list[Any]] = []
+    for number in range(count):
+        name = f"{kind}_{number}"
+        layers = [layer for layer in tail.layers if f"{layer.name}_".startswith(f"{name}_")]
+        variables.append([weight for layer in layers for weight in layer.weights])
+    return variables
+
+
+def _best_epochs(
+    tail: "keras.Model",
+    images: Features,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    patience: int,
+    on_epoch: EpochCallback,
+) -> Any:
+    """Return a callback that stops early, and keeps the best epoch of each head."""
+    import keras
+
+    heads = held_out.shape[1]
+    variables = _variables_of_heads(tail, heads)
+
+    class BestEpochs(keras.callbacks.Callback):
+        """After each epoch compare each head's loss on the images held out from it."""
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.epochs = np.zeros(heads, int)
+            self.probabilities = np.full((*held_out.shape, tail.output_shape[-1]), np.nan, "f4")
+            self._losses = np.full(heads, np.inf)
+            self._weights: list[list[np.ndarray]] = [[]] * heads
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            if not held_out.any():
+                self.epochs[:] = epoch + 1
+                on_epoch(logs, epoch + 1)
+                return
+            probabilities = predict(tail, images)
+            true = np.take_along_axis(probabilities, labels[:, None, None], 2)[..., 0]
+            losses = -np.log(np.clip(true, 1e-7, 1)).astype(np.float64)
+            means = np.mean(losses, axis=0, where=held_out)
+            correct = probabilities.argmax(2) == labels[:, None]
+            logs["val_loss"] = float(means.mean())
+            logs["val_accuracy"] = float(correct[held_out].mean())
+            for head in np.flatnonzero(means < self._losses):
+                self.epochs[head] = epoch + 1
+                self._losses[head] = means[head]
+                self.probabilities[:, head] = probabilities[:, head]
+                self._weights[head] = [np.array(weight, copy=True) for weight in variables[head]]
+            on_epoch(logs, epoch + 1)
+            if (epoch + 1 - self.epochs >= patience).all():
+                tail.stop_training = True
+
+        def on_train_end(self, logs: Any = None) -> None:
+            for head, values in enumerate(self._weights):
+                for variable, value in zip(variables[head], values, strict=False):
+                    variable.assign(value)
+
+    return BestEpochs()
+
+
+def _batches(
+    features: Features,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    fitted: np.ndarray,
+    config: FitConfig,
 ) -> "keras.utils.PyDataset":
     import keras
 
+    views = len(features) // len(labels)
+    heads = weights.shape[1]
+
     class Batches(keras.utils.PyDataset):
-        """Read batches from the cache; with a seed, shuffle them before each epoch."""
+        """Read batches from the cache; before each epoch shuffle, and choose a view of each."""
 
         def __init__(self) -> None:
             super().__init__()
-            self._rng = np.random.default_rng(seed)
-            self._order = np.arange(len(labels))
+            self._rng = np.random.default_rng(config.seed)
             self.on_epoch_end()
 
         def __len__(self) -> int:
-            return math.ceil(len(labels) / batch_size)
+            return math.ceil(len(fitted) / config.batch_size)
 
-        def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-            items = self._order[number * batch_size : (number + 1) * batch_size]
-            return features.take(items), labels[items]
+        def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            items = slice(number * config.batch_size, (number + 1) * config.batch_size)
+            images = self._images[items]
+            targets = np.repeat(labels[images][:, None], heads, axis=1)
+            return features.take(self._rows[items]), targets, weights[images]
 
         def on_epoch_end(self) -> None:
-            if seed is not None:
-                self._rng.shuffle(self._order)
+            self._images = self._rng.permutation(fitted)
+            self._rows = self._images * views + self._rng.integers(views, size=len(fitted))
 
     return Batches()

@@ -56,6 +56,7 @@ class Predictor:
             class_name=class_name,
             probabilities=dict(zip(bundle.classes, result.probabilities[0].tolist(), strict=True)),
             model_id=bundle.model_id,
+            disagreement=float(result.disagreement[0]),
             out_of_distribution=bool(result.out_of_distribution[0]),
             distance=float(result.distances[0]),
             ood_threshold=bundle.ood_threshold,
