@@ -10,7 +10,7 @@ from PIL import Image
 
 from cnnClassifier.components.data_validation import DataValidation
 from cnnClassifier.entity.config_entity import DataValidationConfig
-from cnnClassifier.entity.manifest import SPLITS, Manifest
+from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.utils.errors import ManifestError
 from ct_phantom import parse_phantom, write_phantom
 from tests.dicoms import NAME, dicom, lungs
@@ -48,7 +48,7 @@ def validate(tmp_path):
             "max_pixels": 10_000_000,
             "dicom_window": "auto",
             "joblib_backend": "threading",
-            "shares": (0.6, 0.2, 0.2),
+            "shares": (0.8, 0.2),
             "seed": 3,
         }
         config = DataValidationConfig(**(values | changes))
@@ -146,13 +146,55 @@ def test_errors_and_duplicates_are_found_and_counted(data_dir, validate):
     joined = ("01.png", "01 encoded.jpg", "patient1_a.png", "patient1_b.png")
     assert {files[f"ill/{name}"].group for name in joined} == {"ill/01 encoded.jpg"}
     assert files["well/detailed.png"].group == files["well/cropped.png"].group
-    for split, target in zip(SPLITS, (0.6, 0.2, 0.2), strict=True):
-        content = report["splits"][split]
-        assert content["images"] == Counter(e.label for e in files.values() if e.split == split)
-        assert content["fraction"] == pytest.approx(target, abs=0.06)
     assert all(path in page for path in ("ill/bomb.png", "ill/patient1_a.png", "ill/00 copy.png"))
     assert "Not a medical device" in page
     assert "http" not in page.replace("http://www.w3.org", "")  # no network
+
+
+@pytest.mark.parametrize(
+    ("shares", "targets", "finding", "few"),
+    [
+        (
+            (0.5, 0.25, 0.25),
+            {"train": 0.5, "validation": 0.25, "test": 0.25},
+            ("good", "All class fractions are within"),
+            "ill has 3 in validation, well has 3 in validation, ill has 3 in test, well has 3",
+        ),
+        (
+            (0.75, 0.25),
+            {"train": 0.75, "test": 0.25},
+            ("good", "All class fractions are within"),
+            "ill has 3 in test, well has 3 in test.",
+        ),
+        (
+            (1.0, 0.0),
+            {"train": 1.0},
+            ("note", "No test split: the metrics will be those of the out-of-fold predictions."),
+            None,
+        ),
+    ],
+)
+def test_the_report_describes_the_splits_that_exist(
+    data_dir, validate, caplog, shares, targets, finding, few
+):
+    caplog.set_level("INFO")
+    files, report, page = validate(shares=shares)
+    counts = Counter(entry.split for entry in files.values())
+    line = ", ".join(f"{split} {counts[split]}" for split in targets)
+    assert f"{2 * GOOD} images used ({line}); left out: none" in caplog.text
+    assert list(report["splits"]) == list(targets)
+    for split, target in targets.items():
+        content = report["splits"][split]
+        assert content["target"] == content["fraction"] == target
+        assert content["images"] == Counter(e.label for e in files.values() if e.split == split)
+        assert f'scope="rowgroup">{split}</th>' in page
+    assert page.count('scope="rowgroup"') == len(targets)
+    assert ("Training cross-validates on train" in page) == ("validation" not in targets)
+    level, text = finding
+    texts = [found["text"] for found in report["findings"] if found["level"] == level]
+    assert any(found.startswith(text) for found in texts)
+    warnings = " ".join(report["warnings"])
+    assert f"Few groups for evaluation: {few}" in warnings if few else "Few" not in warnings
 
 
 @pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
@@ -215,7 +257,7 @@ def test_findings_warn_of_what_distorts_scores(data_dir, validate):
     warnings = " ".join(report["warnings"])
     assert "group_pattern matches no file name" in warnings
     assert "Width, height and aspect ratio alone: AUC" in warnings
-    assert "Few groups for evaluation: ill has 3 in validation" in warnings
+    assert "Few groups for evaluation: ill has 3 in test" in warnings
     assert report["sizes"]["outliers"] == {"ill/a&b.png": "400×400"}
     texts = " ".join(finding["text"] for finding in report["findings"])
     assert "well has 3.2 times as many images as ill" in texts
@@ -240,7 +282,22 @@ def split_data_dir(data_dir):
     return data_dir
 
 
-def test_a_given_split_is_kept_without_leakage(split_data_dir, validate):
+@pytest.mark.parametrize(
+    ("shares", "counts", "given", "reasons"),
+    [
+        (
+            (0.6, 0.2, 0.2),
+            {"train": 12, "validation": 4, "test": 8, "": 4},
+            {"train": 15, "validation": 5, "test": 8},
+            {"Train/well/spare.png": "leakage: its group is in validation"},
+        ),
+        ((0.8, 0.2), {"train": 17, "test": 8, "": 3}, {"train": 20, "test": 8}, {}),
+    ],
+    ids=["three splits", "two splits"],
+)
+def test_a_given_split_is_kept_without_leakage(
+    split_data_dir, validate, shares, counts, given, reasons
+):
     duplicates = {
         "Train/ill/leak.png": picture(9),  # of test/ill/09.png
         "Train/ill/leak2.png": picture(10).resize((120, 100)),  # of test/ill/10.png
@@ -248,26 +305,37 @@ def test_a_given_split_is_kept_without_leakage(split_data_dir, validate):
         "Train/well/spare.png": picture(106).resize((90, 75)),  # of valid/well/06.png
     }
     save(split_data_dir, duplicates)
-    files, report, _ = validate(split="as_given")
-    counts = Counter(entry.split for entry in files.values())
-    assert counts == {"train": 12, "validation": 4, "test": 8, "": 4}
-    assert reasons_of(files) == {
+    files, report, _ = validate(split="as_given", shares=shares)
+    assert Counter(entry.split for entry in files.values()) == counts
+    assert reasons_of(files) == reasons | {
         "Train/ill/leak.png": "exact_duplicate: same bytes as test/ill/09.png",
         "Train/ill/leak2.png": "leakage: its group is in test",
-        "Train/well/spare.png": "leakage: its group is in validation",
         "valid/well/leak3.png": "leakage: its group is in test",
     }
+    has_validation = "validation" in given
+    leaked = 2 if has_validation else 3
     assert report["given_split"] == {
-        "images": {"train": 15, "validation": 5, "test": 8},
-        "test_images_with_duplicate_in_train": 2,
+        "images": given,
+        "test_images_with_duplicate_in_train": leaked,
         "validation_taken_from_train": False,
     }
-    assert "2 of 8 test images have a duplicate" in " ".join(report["warnings"])
+    assert list(report["splits"]) == list(given)
+    warnings = " ".join(report["warnings"])
+    assert f"{leaked} of 8 test images have a duplicate" in warnings
+    assert ("their group is in test or validation:" in warnings) == has_validation
+    assert ("their group is in test:" in warnings) != has_validation
+
+
+def test_a_given_test_split_is_not_ignored(split_data_dir, validate):
+    with pytest.raises(ManifestError, match="the data has a test split, but SPLIT has none"):
+        validate(split="as_given", shares=(1.0, 0.0))
+    files, _, _ = validate(split="grouped", shares=(1.0, 0.0))
+    assert {entry.split for entry in files.values()} == {"train"}
 
 
 def test_a_given_split_without_validation_takes_it_from_train(split_data_dir, validate):
     shutil.rmtree(split_data_dir / "valid")
-    files, report, _ = validate(split="as_given")
+    files, report, _ = validate(split="as_given", shares=(0.6, 0.2, 0.2))
     splits = Counter((path.split("/")[0], entry.split) for path, entry in files.items())
     assert splits == {("test", "test"): 8, ("Train", "train"): 8, ("Train", "validation"): 4}
     assert report["given_split"]["validation_taken_from_train"]

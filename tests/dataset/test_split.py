@@ -10,14 +10,16 @@ from cnnClassifier.dataset.split import (
     link_duplicates,
     mark_conflicts,
     mark_exact_duplicates,
+    name_fractions,
     read_given_splits,
     split_groups,
 )
-from cnnClassifier.entity.manifest import SPLITS
 from cnnClassifier.utils.errors import ManifestError
 
 PATTERN = r"^(?P<group>p\d+|\s*)_"
-FRACTIONS = (0.6, 0.2, 0.2)
+THREE = {"train": 0.6, "validation": 0.2, "test": 0.2}
+TWO = {"train": 0.8, "test": 0.2}
+ONE = {"train": 1.0}
 
 
 def table_of(paths, **columns):
@@ -127,47 +129,83 @@ def images_of(sizes):
     return pd.DataFrame(rows, columns=["group", "label"])
 
 
-def split(table, fractions=FRACTIONS, seed=0):
+def split(table, fractions=THREE, seed=0):
     return split_groups(table["group"], table["label"], fractions, seed)
 
 
 def class_fractions(table, splits):
-    return pd.crosstab(table["label"], splits, normalize="index")[list(SPLITS)].to_numpy()
+    return pd.crosstab(table["label"], splits, normalize="index")
+
+
+def gaps(table, splits, fractions):
+    """Return how far each class is from the targets, (classes, splits)."""
+    found = class_fractions(table, splits)
+    assert set(found) == set(fractions)
+    return (found - pd.Series(fractions)).abs().to_numpy()
+
+
+@pytest.mark.parametrize(
+    ("shares", "fractions"),
+    [
+        ((0.6, 0.2, 0.2), THREE),
+        ((0.8, 0.2), TWO),
+        ((1.0, 0.0), ONE),
+    ],
+)
+def test_shares_name_the_splits_that_exist(shares, fractions):
+    assert name_fractions(shares) == fractions
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("fractions", [FRACTIONS, (0.8, 0.1, 0.1), (0.34, 0.33, 0.33)])
-def test_splits_keep_groups_whole_and_are_close_to_the_targets(classes, fractions):
+@pytest.mark.parametrize(
+    "shares",
+    [(0.6, 0.2, 0.2), (0.8, 0.1, 0.1), (0.34, 0.33, 0.33), (0.8, 0.2), (0.5, 0.5), (1.0, 0.0)],
+)
+def test_splits_keep_groups_whole_and_are_close_to_the_targets(classes, shares):
+    fractions = name_fractions(shares)
     rng = np.random.default_rng(0)
     for seed in range(6):
         table = random_images(rng, groups=40 * classes, largest=5, classes=classes)
         splits = split(table, fractions, seed)
         assert splits.groupby(table["group"]).nunique().max() == 1
-        assert np.abs(class_fractions(table, splits) - fractions).max() < 0.05
+        assert gaps(table, splits, fractions).max() < 0.05
 
 
-def test_single_images_reach_the_targets_exactly():
+@pytest.mark.parametrize("fractions", [THREE, TWO, ONE])
+def test_single_images_reach_the_targets_exactly(fractions):
     table = pd.DataFrame({"group": range(300), "label": ["ill"] * 200 + ["well"] * 100})
-    assert class_fractions(table, split(table.astype(str))).tolist() == [[0.6, 0.2, 0.2]] * 2
+    assert not gaps(table, split(table.astype(str), fractions), fractions).any()
 
 
+@pytest.mark.parametrize("fractions", [THREE, TWO])
 @pytest.mark.parametrize(
     "sizes", [[11, 7, 7, 5, 4, 3, 3, 2, 2, 1], [9, 8, 8, 7, 5, 5, 4, 4, 3, 2, 2, 1, 1]]
 )
-def test_the_best_of_several_attempts_is_taken(sizes):
+def test_the_best_of_several_attempts_is_taken(sizes, fractions):
     """Every fifth image has the other class, so that few groups must serve two classes at once."""
     table = images_of(sizes)
     table.loc[::5, "label"] = table["label"][::5].map({"a": "b", "b": "a"})
     for seed in range(5):
-        gaps = np.abs(class_fractions(table, split(table, seed=seed)) - FRACTIONS).max(1)
+        largest = gaps(table, split(table, fractions, seed), fractions).max(1)
         counts = table["label"].value_counts().sort_index()
-        assert (gaps * counts <= 1).all(), "more than one image off"
+        assert (largest * counts <= 1).all(), "more than one image off"
 
 
 @pytest.mark.parametrize("sizes", [[1, 1, 1], [50, 1, 1], [9, 9, 9], [30, 2, 1, 1]])
-def test_few_groups_still_fill_every_split(sizes):
+@pytest.mark.parametrize(
+    ("fractions", "required"),
+    [
+        (THREE, {"train": 1, "validation": 1, "test": 1}),
+        (TWO, {"train": 2, "test": 1}),
+        (ONE, {"train": 2}),
+    ],
+)
+def test_few_groups_still_fill_every_split(sizes, fractions, required):
     table = images_of(sizes)
-    assert (class_fractions(table, split(table)) > 0).all()
+    table["split"] = split(table, fractions)
+    counts = table.groupby(["split", "label"])["group"].nunique()
+    assert set(table["split"]) == set(required)
+    assert all((counts[name] >= required[name]).all() for name in required)
 
 
 def test_the_seed_alone_decides():
@@ -181,45 +219,97 @@ def test_the_seed_alone_decides():
 
 
 @pytest.mark.parametrize(
-    ("groups", "labels", "message"),
+    ("groups", "labels", "fractions", "message"),
     [
-        ("112233", "aabbbb", "class a needs a group .* has 1 in all"),
-        ("1122345", "aabbaab", "class b needs a group .* has 2 in all"),
+        (
+            "112233",
+            "aabbbb",
+            THREE,
+            "class a needs a group .* each of train, validation and test, and has 1 in all",
+        ),
+        ("1122345", "aabbaab", THREE, "class b needs a group .* has 2 in all"),
+        (
+            "1122345",
+            "aabbaab",
+            TWO,
+            "class b needs .* for each of test and two folds of train, and has 2 in all",
+        ),
+        ("1122", "aaba", ONE, "class b needs .* for each of two folds of train, and has 1 in all"),
         # Three groups have each class, but 1 to 4 would have to be in different splits, and 5 too.
-        ("111222333444555555", "abcadebdfcefabcdef", r"can't be divided .*group_pattern"),
+        ("111222333444555555", "abcadebdfcefabcdef", THREE, r"can't be divided .*group_pattern"),
+        (
+            "111222333444555555",
+            "abcadebdfcefabcdef",
+            TWO,
+            "can't be divided so that test and two folds of train each have every class",
+        ),
     ],
 )
-def test_groups_that_cannot_fill_every_split_are_an_error(groups, labels, message):
+def test_groups_that_cannot_fill_every_split_are_an_error(groups, labels, fractions, message):
     with pytest.raises(ManifestError, match=message):
-        split(pd.DataFrame({"group": list(groups), "label": list(labels)}))
+        split(pd.DataFrame({"group": list(groups), "label": list(labels)}), fractions)
 
 
-def test_a_class_without_usable_images_or_lost_from_a_given_split_is_an_error():
-    paths = [f"{split}/{label}" for split in SPLITS for label in "ab"]
-    table = pd.DataFrame({"path": paths, "label": list("ababab"), "group": paths, "reason": ""})
-    table["given_split"] = table["path"].str.split("/").str[0]
-    table.loc[1, "group"] = "test/b"  # the only image of b in train is in test too
+def given_table(fractions):
+    """Make a table of two images of classes a and b in each given split; each is a group."""
+    folders = ("train", "validation", "test")
+    paths = [f"{name}/{label}/{n}" for name in folders for label in "ab" for n in (1, 2)]
+    columns = {"label": [path.split("/")[1] for path in paths], "group": paths, "reason": ""}
+    given_split = read_given_splits(pd.Series(paths), fractions)
+    return table_of(paths, given_split=given_split, **columns)
+
+
+@pytest.mark.parametrize("fractions", [THREE, TWO])
+def test_a_class_without_usable_images_or_lost_from_a_given_split_is_an_error(fractions):
+    table = given_table(fractions)
+    is_train = (table["given_split"] == "train") & (table["label"] == "b")
+    table.loc[is_train, "group"] = "test/b/1"  # all images of b in train are in test too
     with pytest.raises(ManifestError, match="leaves no b in train once duplicates"):
-        assign_splits(table, FRACTIONS, 0)
+        assign_splits(table, fractions, 0)
     table.loc[table["label"] == "b", "reason"] = "empty: no bytes"
-    with pytest.raises(ManifestError, match=r"class b has no usable image: train/b: empty"):
-        assign_splits(table, FRACTIONS, 0)
+    with pytest.raises(ManifestError, match=r"class b has no usable image: train/b/1: empty"):
+        assign_splits(table, fractions, 0)
+
+
+def test_one_group_of_a_class_in_a_given_train_split_is_an_error_without_validation():
+    table = given_table(TWO)
+    is_train = (table["given_split"] == "train") & (table["label"] == "b")
+    table.loc[is_train, "group"] = "patient"
+    with pytest.raises(ManifestError, match=r"one group of b in train, .* two folds: add"):
+        assign_splits(table, TWO, 0)
+    table["given_split"] = given_table(THREE)["given_split"]
+    table["group"] = table["path"].where(table["path"] != "train/b/2", "train/b/1")
+    assert (assign_splits(table, THREE, 0)["split"] == table["given_split"]).all()
 
 
 @pytest.mark.parametrize(
-    ("paths", "message"),
+    ("paths", "fractions", "message"),
     [
-        (["ill/1.png", "well/1.png"], r"name no splits; set data_validation\.split to grouped"),
-        (["train/1.png", "test/1.png"], "name no splits"),
-        (["train/a/1.png", "valid/a/1.png"], "no folder for test"),
-        (["valid/a/1.png", "test/a/1.png"], "no folder for train"),
+        (["ill/1.png", "well/1.png"], TWO, r"name no splits; set data_validation\.split to group"),
+        (["train/1.png", "test/1.png"], TWO, "name no splits"),
+        (["train/a/1.png", "valid/a/1.png"], TWO, "no folder for test"),
+        (["train/a/1.png", "valid/a/1.png"], ONE, "no folder for test"),
+        (["valid/a/1.png", "test/a/1.png"], THREE, "no folder for train"),
+        (
+            ["train/a/1.png", "test/a/1.png"],
+            ONE,
+            r"the data has a test split, but SPLIT has none: set SPLIT to \[0\.8, 0\.2\] .*, or "
+            "data_validation.split to grouped",
+        ),
     ],
 )
-def test_folders_must_name_the_given_splits(paths, message):
+def test_folders_must_name_the_given_splits(paths, fractions, message):
     with pytest.raises(ManifestError, match=message):
-        read_given_splits(pd.Series(paths))
+        read_given_splits(pd.Series(paths), fractions)
 
 
-def test_given_splits_are_read_from_folders():
+@pytest.mark.parametrize(
+    ("fractions", "splits"),
+    [
+        (THREE, ["train", "validation", "test"]),
+        (TWO, ["train", "train", "test"]),
+    ],
+)
+def test_given_splits_are_read_from_folders(fractions, splits):
     paths = pd.Series(["Train/a/1.png", "val/a/1.png", "TESTING/a/deep/1.png"])
-    assert read_given_splits(paths).tolist() == list(SPLITS)
+    assert read_given_splits(paths, fractions).tolist() == splits

@@ -15,11 +15,12 @@ from cnnClassifier.dataset.split import (
     link_duplicates,
     mark_conflicts,
     mark_exact_duplicates,
+    name_fractions,
     read_given_splits,
 )
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
-from cnnClassifier.entity.manifest import SPLITS, Manifest
+from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.utils.common import atomic_write, save_json, sha256_of
 from cnnClassifier.utils.errors import ManifestError
 from cnnClassifier.utils.log import logger
@@ -52,8 +53,10 @@ class DataValidation:
             backend=config.joblib_backend,
             dicom_options=DicomOptions.parse(config.dicom_window),
         )
-        as_given = config.split == "as_given"
-        table["given_split"] = read_given_splits(table["path"]) if as_given else ""
+        fractions = name_fractions(config.shares)
+        table["given_split"] = ""
+        if config.split == "as_given":
+            table["given_split"] = read_given_splits(table["path"], fractions)
         table = mark_exact_duplicates(table)
         table = link_duplicates(table, keypoints, config.near_duplicate_correlation)
         table = mark_conflicts(table)
@@ -61,7 +64,7 @@ class DataValidation:
             _refuse_conflicts(table)
         table = assign_groups(table, config.group_pattern)
         table = add_reasons(table)
-        table = assign_splits(table, config.shares, config.seed)
+        table = assign_splits(table, fractions, config.seed)
         is_used = table["split"] != ""
         shortcuts = measure_shortcuts(table[is_used], thumbnails[is_used], config.seed)
         return self._write(table, build_report(table, shortcuts, config))
@@ -85,7 +88,7 @@ class DataValidation:
         logger.info(
             "%d images used (%s); left out: %s",
             report["used"],
-            ", ".join(f"{split} {counts[split]}" for split in SPLITS),
+            ", ".join(f"{split} {counts[split]}" for split in report["splits"]),
             ", ".join(left_out) or "none",
         )
         for warning in report["warnings"]:

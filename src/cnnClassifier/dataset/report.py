@@ -1,6 +1,6 @@
 """Summarize the table of files: numbers, findings with advice, and a self-contained page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,17 +9,16 @@ from PIL import Image
 
 from cnnClassifier.dataset.file_table import UNUSUAL_PROPERTIES
 from cnnClassifier.dataset.shortcuts import MAX_IMAGES, SHORTCUTS
-from cnnClassifier.dataset.split import CONFLICT, EXACT_DUPLICATE, LEAKAGE
+from cnnClassifier.dataset.split import CONFLICT, EXACT_DUPLICATE, LEAKAGE, name_fractions
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import DISCLAIMER, is_synthetic
-from cnnClassifier.entity.manifest import SPLITS
 from cnnClassifier.imaging.decode import decode
 from cnnClassifier.utils.images import image_data_uri
 from cnnClassifier.utils.page import render_template_file
 
 _MAX_FRACTION_GAP = 0.05  # a class fraction further from its target is a warning
-_MIN_GROUPS = 5  # in validation and test; fewer are a warning
+_MIN_GROUPS = 5  # in each split but train; fewer are a warning
 _MAX_GROUP_FRACTION = 0.2  # of all images in one group; more is a warning
 _SHORTCUT_ADVICE = {
     "file_properties": "Export all classes with the same program and settings; check whether they "
@@ -48,6 +47,7 @@ def build_report(
         shortcuts: result of `measure_shortcuts`.
         config: limits and settings that the findings name.
     """
+    is_given = config.split == "as_given"
     used = table[table["split"] != ""]
     by_class = used.groupby("label")
     codes = table["reason"].str.split(":").str[0]
@@ -72,14 +72,14 @@ def build_report(
         "largest_group": int(used["group"].value_counts().max()),
         "sizes": _describe_sizes(used),
         "splits": _describe_splits(used, config),
-        "given_split": _describe_given_split(table) if config.split == "as_given" else None,
+        "given_split": _describe_given_split(table, config) if is_given else None,
         "shortcuts": shortcuts,
         "shortcut_warning_auc": config.shortcut_warning_auc,
     }
     findings = [
         *_content_findings(report),
         *_group_findings(table, report, config),
-        *_split_findings(report, config),
+        *_split_findings(report),
         *_shortcut_findings(report),
     ]
     warnings = [finding["text"] for finding in findings if finding["level"] == "warning"]
@@ -144,7 +144,7 @@ def _describe_splits(used: pd.DataFrame, config: DataValidationConfig) -> dict[s
     groups = used.groupby(["label", "split"])["group"].nunique().unstack()
     fractions = images.div(images.sum(axis=1), axis=0).round(4)
     result = {}
-    for split, target in zip(SPLITS, config.shares, strict=True):
+    for split, target in name_fractions(config.shares).items():
         result[split] = {
             "target": target if config.split == "grouped" else None,
             "fraction": round(float(images[split].sum()) / len(used), 4),
@@ -155,15 +155,16 @@ def _describe_splits(used: pd.DataFrame, config: DataValidationConfig) -> dict[s
     return result
 
 
-def _describe_given_split(table: pd.DataFrame) -> dict[str, Any]:
+def _describe_given_split(table: pd.DataFrame, config: DataValidationConfig) -> dict[str, Any]:
+    splits = list(name_fractions(config.shares))
     valid = table[table["error"] == ""]
-    images = valid["given_split"].value_counts().reindex(SPLITS, fill_value=0)
+    images = valid["given_split"].value_counts().reindex(splits, fill_value=0)
     set_in_split = valid.set_index("given_split")["duplicate_set"]
     leaked = set_in_split.loc[["test"]].isin(set_in_split.loc[["train"]])
     return {
         "images": images.to_dict(),
         "test_images_with_duplicate_in_train": int(leaked.sum()),
-        "validation_taken_from_train": "validation" not in set(table["given_split"]),
+        "validation_taken_from_train": "validation" in set(splits) - set(table["given_split"]),
     }
 
 
@@ -251,15 +252,23 @@ def _group_findings(
         )
 
 
-def _split_findings(
-    report: dict[str, Any], config: DataValidationConfig
-) -> Iterator[dict[str, str]]:
-    is_given = report["given_split"]
-    yield _given_split_finding(report) if is_given else _fraction_finding(report, config.shares)
+def _split_findings(report: dict[str, Any]) -> Iterator[dict[str, str]]:
+    splits = report["splits"]
+    if report["given_split"]:
+        yield _given_split_finding(report)
+    elif "test" in splits:
+        yield _fraction_finding(report)
+    else:
+        yield _finding(
+            "note",
+            "No test split: the metrics will be those of the out-of-fold predictions.",
+            "Set SPLIT to [0.8, 0.2] in params.yaml for metrics of images that training doesn't "
+            "use at all.",
+        )
     small = []
-    for split in SPLITS[1:]:
-        for label, group_count in report["splits"][split]["groups"].items():
-            if group_count < _MIN_GROUPS:
+    for split, content in splits.items():
+        for label, group_count in content["groups"].items():
+            if split != "train" and group_count < _MIN_GROUPS:
                 small.append(f"{label} has {group_count} in {split}")
     if small:
         yield _finding(
@@ -272,10 +281,11 @@ def _split_findings(
 def _given_split_finding(report: dict[str, Any]) -> dict[str, str]:
     given = report["given_split"]
     leaked = given["test_images_with_duplicate_in_train"]
+    held_out = "test or validation" if "validation" in report["splits"] else "test"
     text = (
         f"In the split of the data source, {leaked} of {given['images']['test']} test images have "
-        "a duplicate or near-duplicate in train. Left out because their group is in test or "
-        f"validation: {_count(report['left_out'][LEAKAGE], 'file')}."
+        f"a duplicate or near-duplicate in train. Left out because their group is in {held_out}: "
+        f"{_count(report['left_out'][LEAKAGE], 'file')}."
     )
     if given["validation_taken_from_train"]:
         text += " The validation split is taken from train, in whole groups."
@@ -292,17 +302,19 @@ def _given_split_finding(report: dict[str, Any]) -> dict[str, str]:
     )
 
 
-def _fraction_finding(report: dict[str, Any], targets: Sequence[float]) -> dict[str, str]:
-    fractions = pd.DataFrame(report["splits"]).loc["class_fractions"].apply(pd.Series).T
-    gaps = (fractions - list(targets)).abs()
+def _fraction_finding(report: dict[str, Any]) -> dict[str, str]:
+    splits = report["splits"]
+    fractions = pd.DataFrame({name: content["class_fractions"] for name, content in splits.items()})
+    targets = pd.Series({name: content["target"] for name, content in splits.items()})
+    gaps = (fractions - targets).abs()
     split = str(gaps.max().idxmax())
-    label = gaps[split].idxmax()
+    label = str(gaps[split].idxmax())
     gap = gaps[split].max()
     if gap > _MAX_FRACTION_GAP:
         return _finding(
             "warning",
             f"The split misses its target: {split} has {fractions[split][label]:.1%} of {label}; "
-            f"the target is {report['splits'][split]['target']:.1%}.",
+            f"the target is {targets[split]:.1%}.",
             "The groups allow no better split: add groups, or change SPLIT in params.yaml.",
         )
     points = max(0.1, 100 * gap)
@@ -360,7 +372,7 @@ def render_page(table: pd.DataFrame, report: dict[str, Any], config: DataValidat
         report=report,
         config=config,
         classes=list(report["images"]),
-        splits=SPLITS,
+        splits=list(report["splits"]),
         shortcut_names=SHORTCUTS,
         disclaimer=DISCLAIMER,
         conflicts=_gallery(_conflict_sets(table), config),

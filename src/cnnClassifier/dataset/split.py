@@ -1,6 +1,6 @@
-"""Find duplicates and groups, and divide the groups among train, validation and test."""
+"""Find duplicates and groups, and divide the groups among the splits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,20 @@ from cnnClassifier.utils.errors import ManifestError
 
 # Codes of reasons to leave a file out; the last one is of a given split.
 EXACT_DUPLICATE, CONFLICT, LEAKAGE = "exact_duplicate", "conflict", "leakage"
+_MIN_FOLDS = 2  # of the training images, where there is no validation split
 _MAX_PLACEMENTS = 200_000  # groups placed, over all attempts
 _MAX_ATTEMPTS = 100
+
+
+def name_fractions(shares: Sequence[float]) -> dict[str, float]:
+    """Return the fraction of each split that exists, in the order of `SPLITS`.
+
+    Args:
+        shares: fractions of train and test, or of train, validation and test; the fraction of
+            test may be 0.
+    """
+    names = SPLITS if len(shares) == len(SPLITS) else ("train", "test")
+    return {name: share for name, share in zip(names, shares, strict=True) if share > 0}
 
 
 def mark_exact_duplicates(table: pd.DataFrame) -> pd.DataFrame:
@@ -111,12 +123,12 @@ def add_reasons(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(reason=reason.mask(table["conflict_with"] != "", conflict))
 
 
-def assign_splits(table: pd.DataFrame, fractions: Sequence[float], seed: int) -> pd.DataFrame:
+def assign_splits(table: pd.DataFrame, fractions: Mapping[str, float], seed: int) -> pd.DataFrame:
     """Add `split`, and the reason where a file of a given split is left out.
 
     Args:
         table: of the columns `path`, `label`, `group`, `reason` and `given_split`.
-        fractions: of train, validation and test; they sum to 1.
+        fractions: of each split, see `name_fractions`.
         seed: decides the split where several are equally good.
 
     Raises:
@@ -141,104 +153,163 @@ def assign_splits(table: pd.DataFrame, fractions: Sequence[float], seed: int) ->
 
 
 def split_groups(
-    groups: pd.Series, labels: pd.Series, fractions: Sequence[float], seed: int
+    groups: pd.Series, labels: pd.Series, fractions: Mapping[str, float], seed: int
 ) -> pd.Series:
     """Assign whole groups to splits, as close to the target fractions of each class as possible.
 
     The largest groups go first, each to the split that lacks the largest part of its classes; the
-    best of several shuffled attempts is taken.
+    best of several shuffled attempts is taken. Each split gets a group of each class. Train gets
+    two where there is no validation split, since training divides it into folds.
 
     Args:
         groups: of each image.
         labels: class of each image.
-        fractions: of train, validation and test; or of train and validation alone.
+        fractions: of each split; they are above 0 and sum to 1.
         seed: equal seeds give equal splits.
 
     Returns:
         The split of each image.
 
     Raises:
-        ManifestError: a class has fewer groups than there are splits, or the groups can't be
-            divided so that each split has every class.
+        ManifestError: a class has too few groups, or the groups can't be divided so that each
+            split has every class.
     """
-    splits = SPLITS[: len(fractions)]
-    split_names = f"{', '.join(splits[:-1])} and {splits[-1]}"
+    splits = list(fractions)
+    required = _count_required_groups(fractions)
     table = pd.crosstab(groups, labels)
     group_counts = (table > 0).sum()
-    if group_counts.min() < len(splits):
+    if group_counts.min() < required.sum():
         raise ManifestError(
             f"class {group_counts.idxmin()} needs a group (a patient, series or single image) for "
-            f"each of {split_names}, and has {group_counts.min()} in all: add images, or loosen "
-            "data_validation.group_pattern in config.yaml"
+            f"each of {_name_places(fractions)}, and has {group_counts.min()} in all: add images, "
+            "or loosen data_validation.group_pattern in config.yaml"
         )
     counts = table.to_numpy(float)
-    targets = np.outer(fractions, counts.sum(0))
+    targets = np.outer(list(fractions.values()), counts.sum(0))
     rng = np.random.default_rng(seed)
     best, best_cost = None, np.inf
     for _ in range(max(1, min(_MAX_ATTEMPTS, _MAX_PLACEMENTS // len(counts)))):
         order = rng.permutation(len(counts))
         order = order[np.argsort(-counts[order].sum(1), kind="stable")]
-        placement = _place_groups(counts, order, targets)
-        sizes = np.stack([counts[placement == split].sum(0) for split in range(len(splits))])
+        placement = _place_groups(counts, order, targets, required)
+        by_split = [counts[placement == split] for split in range(len(splits))]
+        sizes = np.stack([part.sum(0) for part in by_split])
+        placed = np.stack([(part > 0).sum(0) for part in by_split])
         cost = float(np.abs(sizes - targets).max(initial=0, where=targets > 0))
-        if cost < best_cost and sizes.all():
+        if cost < best_cost and (placed >= required[:, None]).all():
             best, best_cost = placement, cost
+        if best_cost == 0:
+            break
     if best is None:
         raise ManifestError(
-            f"the groups can't be divided so that {split_names} each have every class: "
+            f"the groups can't be divided so that {_name_places(fractions)} each have every class: "
             "loosen data_validation.group_pattern in config.yaml, or add images"
         )
     return groups.map(pd.Series(np.array(splits)[best], table.index))
 
 
-def _place_groups(counts: np.ndarray, order: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return the index of the split of each group; counts: (groups, classes)."""
+def _count_required_groups(fractions: Mapping[str, float]) -> np.ndarray:
+    """Return how many groups of each class each split needs."""
+    required = np.ones(len(fractions), int)
+    if "validation" not in fractions:
+        required[list(fractions).index("train")] = _MIN_FOLDS
+    return required
+
+
+def _name_places(fractions: Mapping[str, float]) -> str:
+    """Return what needs a group of each class, as a list for a message."""
+    places = list(fractions)
+    if "validation" not in fractions:
+        places.remove("train")
+        places.append("two folds of train")
+    first = ", ".join(places[:-1])
+    return f"{first} and {places[-1]}" if first else places[-1]
+
+
+def _place_groups(
+    counts: np.ndarray, order: np.ndarray, targets: np.ndarray, required: np.ndarray
+) -> np.ndarray:
+    """Return the index of the split of each group.
+
+    Args:
+        counts: images of each group and class, (groups, classes).
+        order: in which the groups are placed.
+        targets: images of each split and class, (splits, classes).
+        required: groups of each class that a split needs, (splits,); the last groups of a class go
+            to the splits that still need them.
+    """
     missing = targets.copy()
     scale = 1 / np.maximum(targets, 1e-9)
+    has_class = counts > 0
+    needed = np.repeat(required[:, None], counts.shape[1], axis=1)
+    left = has_class.sum(0)
     placement = np.zeros(len(counts), int)
     for group in order:
-        split = int(((missing * scale) @ (counts[group] > 0)).argmax())
+        own = has_class[group]
+        is_scarce = own & (needed.sum(0) >= left)
+        urgency = (needed[:, is_scarce] > 0).sum(1)
+        lack = (missing * scale) @ own
+        split = int(np.where(urgency == urgency.max(), lack, -np.inf).argmax())
         placement[group] = split
         missing[split] -= counts[group]
+        needed[split] = np.maximum(needed[split] - own, 0)
+        left -= own
     return placement
 
 
-def read_given_splits(paths: pd.Series) -> pd.Series:
+def read_given_splits(paths: pd.Series, fractions: Mapping[str, float]) -> pd.Series:
     """Return the split that each file's first folder names: `train`, `validation` or `test`.
 
+    Without a fraction of validation, the images of both train and validation are in train.
+
+    Args:
+        paths: of all files.
+        fractions: of each split, see `name_fractions`.
+
     Raises:
-        ManifestError: not all files are in such folders, or none are in train or in test.
+        ManifestError: not all files are in such folders, none are in train or in test, or test has
+            no fraction.
     """
     hint = "set data_validation.split to grouped in config.yaml, or use a source that has splits"
     given_split = paths.str.split("/").str[0].str.lower().map(SPLIT_OF_FOLDER)
     if given_split.isna().any() or (paths.str.count("/") < 2).any():
         raise ManifestError(f"split: as_given, but the data's folders name no splits; {hint}")
+    if "validation" not in fractions:
+        given_split = given_split.replace("validation", "train")
     missing = {"train", "test"} - set(given_split)
     if missing:
         raise ManifestError(
-            f"split: as_given, but the data has no folder for {missing.pop()}; {hint}"
+            f"split: as_given, but the data has no folder for {sorted(missing)[0]}; {hint}"
+        )
+    if "test" not in fractions:
+        raise ManifestError(
+            "split: as_given, and the data has a test split, but SPLIT has none: set SPLIT to "
+            "[0.8, 0.2] in params.yaml to test on it, or data_validation.split to grouped in "
+            "config.yaml to train on all images"
         )
     return given_split
 
 
-def _keep_given_splits(used: pd.DataFrame, fractions: Sequence[float], seed: int) -> pd.DataFrame:
+def _keep_given_splits(
+    used: pd.DataFrame, fractions: Mapping[str, float], seed: int
+) -> pd.DataFrame:
     """Keep the given split, except that no group may be in two splits.
 
     A group that is in test stays there alone; one in train and validation stays in validation. So
-    test is as it was given, and files are lost only where the model learns from them. Where the
-    data has no validation split, whole groups move there from train.
+    test is as it was given, and files are lost only where the model learns from them. Where there
+    is a fraction of validation and the data has no such split, whole groups move there from train.
     """
     order = used["given_split"].map(SPLITS.index)
     group_split = order.groupby(used["group"]).transform("max").map(dict(enumerate(SPLITS)))
     leaks = used["given_split"] != group_split
     kept = used[~leaks]
     split = kept["given_split"].copy()
-    if "validation" not in set(used["given_split"]):
+    if "validation" in fractions and "validation" not in set(used["given_split"]):
         train = kept[split == "train"]
-        total = fractions[0] + fractions[1]
-        pair = (fractions[0] / total, fractions[1] / total)
+        total = fractions["train"] + fractions["validation"]
+        pair = {name: fractions[name] / total for name in ("train", "validation")}
         split.update(split_groups(train["group"], train["label"], pair, seed))
-    for name in SPLITS:
+    for name in fractions:
         missing = sorted(set(used["label"]) - set(kept["label"][split == name]))
         if missing:
             raise ManifestError(
@@ -246,6 +317,13 @@ def _keep_given_splits(used: pd.DataFrame, fractions: Sequence[float], seed: int
                 "groups that cross splits are left out; set data_validation.split to grouped in "
                 "config.yaml"
             )
+    train_groups = kept[split == "train"].groupby("label")["group"].nunique()
+    if "validation" not in fractions and train_groups.min() < _MIN_FOLDS:
+        raise ManifestError(
+            f"split: as_given leaves one group of {train_groups.idxmin()} in train, and training "
+            "needs one for each of two folds: add images, loosen data_validation.group_pattern, or "
+            "set data_validation.split to grouped in config.yaml"
+        )
     reason = used["reason"].mask(leaks, f"{LEAKAGE}: its group is in " + group_split)
     return used.assign(split=split.reindex(used.index, fill_value=""), reason=reason)
 
