@@ -110,7 +110,7 @@ def cross_fit(
         best_epochs = []
         for fold in range(count):
             restore()
-            held_out = (folds[0] == fold)[:, None]
+            held_out = np.equal(folds[0], fold).reshape(-1, 1)
             fitted = fit(tail, features, labels, held_out, config, verbose=0)
             out_of_fold[0, held_out[:, 0]] = fitted.probabilities[held_out[:, 0], 0]
             best_epochs.append(fitted.best_epochs[0])

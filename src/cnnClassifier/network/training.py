@@ -137,8 +137,8 @@ def set_normalization(tail: "keras.Model", features: Features) -> None:
     """Freeze the normalization at the statistics of the training features.
 
     These are exact, and an epoch takes half the time of one that learns them. Labels aren't used,
-    so the heads can share it. Where blocks of the backbone are trained, the features change, and the
-    layer learns as usual.
+    so the heads can share it. Where blocks of the backbone are trained, the features change, and
+    the layer learns as usual.
     """
     norm = tail.get_layer(NORM_LAYER)
     if any(layer.weights for layer in tail.layers[: tail.layers.index(norm)]):
