@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cnnClassifier.network import feature_cache as module
+from cnnClassifier.network.architecture import add_heads
 from cnnClassifier.network.feature_cache import (
     FeatureCache,
     choose_precision,
@@ -14,16 +15,17 @@ from cnnClassifier.network.feature_cache import (
 )
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
-MAP_BYTES = 2 * 4 * 4 * 5
+FILE_BYTES = 2 * (4 * 4 * 5 + 5)
 
 
 def build(keras, seed=0, scale=1.0, activation="relu"):
-    """A frozen network from 8x8 RGB to a 4x4 map of 5 channels."""
+    """A frozen network from 8x8 RGB to a 4x4 map of 5 channels, and their averages."""
     keras.utils.set_random_seed(seed)
     image = keras.Input((8, 8, 3), name="image")
     x = keras.layers.Rescaling(scale / 255, name="scale")(image)
     x = keras.layers.Conv2D(5, 3, strides=2, padding="same", activation=activation, name="mix")(x)
-    return keras.Model(image, x, name="trunk")
+    average = keras.layers.GlobalAveragePooling2D(name="mix_average")(x)
+    return keras.Model(image, [x, average], name="trunk")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def trunk(keras):
 
 @pytest.fixture(scope="module")
 def expected(trunk):
-    return np.asarray(trunk(IMAGES.astype(np.float32))).astype(np.float16).astype(np.float32)
+    return np.asarray(trunk(IMAGES.astype(np.float32))[0]).astype(np.float16).astype(np.float32)
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def cached(trunk, tmp_path):
     return ask
 
 
-def test_maps_are_the_trunks_and_computed_once(cached, expected, tmp_path):
+def test_maps_and_averages_are_the_trunks_and_computed_once(cached, trunk, expected, tmp_path):
     for numbers, computed in [
         ([3, 1, 4, 1, 5], [1, 3, 4, 5]),  # the same image twice is one
         ([3, 1, 4, 1, 5], []),
@@ -66,8 +68,13 @@ def test_maps_are_the_trunks_and_computed_once(cached, expected, tmp_path):
         found, loaded = cached(numbers)
         assert loaded == computed
         assert np.allclose(found, expected[numbers], atol=1e-3)
+    numbers = [2, 0]
+    load_none = None  # all of them are cached
+    cache = FeatureCache(tmp_path, trunk, "float32")
+    averages = cache.features([[f"image-{number}"] for number in numbers], load_none).averages()
+    assert np.allclose(averages, expected[numbers].mean((1, 2)), atol=1e-3)
     sizes = [path.stat().st_size for path in tmp_path.glob("*/*")]
-    assert sizes == [MAP_BYTES] * 11
+    assert sizes == [FILE_BYTES] * 11
 
 
 def test_an_image_is_loaded_once_for_all_its_missing_views(trunk, expected, tmp_path):
@@ -142,26 +149,33 @@ def test_the_id_follows_all_that_decides_a_map(keras, trunk):
     assert len(same | others | {trunk_id(trunk, "bfloat16")}) == 5
 
 
-def test_a_model_is_cut_into_two_that_share_its_layers(keras, trunk):
+@pytest.mark.parametrize("head", ["auto", "linear"])
+def test_a_model_is_cut_into_two_that_share_its_layers(keras, head):
     image = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(5, 3, strides=2, name="cut")(image)
-    model = keras.Model(image, keras.layers.Conv2D(2, 3, name="later")(x))
-    front, tail = split_at(model, "cut")
+    model = add_heads(keras.Model(image, x), ["cut"], "cut", head, 4, 0.0, 2, 0)
+    front, tail = split_at(model, "cut", 3)
     assert front.trainable_weights == []
-    before = np.asarray(model(IMAGES[:3]))
-    later = tail.get_layer("later")
-    later.set_weights([values + 0.1 for values in later.get_weights()])
-    after = np.asarray(model(IMAGES[:3]))
-    assert not np.allclose(after, before)
-    assert np.allclose(tail(front(IMAGES[:3])), after, atol=1e-3)
+    maps, averages = front(IMAGES[:3])
+    assert np.allclose(np.mean(maps, (1, 2)), averages, atol=1e-3)
+    if head == "linear":
+        assert tail is None
+        return
+    assert tail.output_shape == (None, 3, 2)
+    kernel = model.get_layer("conv_max_1").kernel
+    before = np.asarray(tail(maps))
+    kernel.assign(kernel + 1.0)
+    after = np.asarray(tail(maps))
+    assert (np.abs(after - before).max((0, 2)) > 0).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(
     ("precision", "error"), [("float32", 1e-6), ("bfloat16", 0.03), ("float16", 0.003)]
 )
 def test_the_trunk_runs_in_every_precision(trunk, precision, error):
-    exact = np.asarray(trunk(IMAGES[:4].astype(np.float32)))
-    found = forward(trunk, precision)(IMAGES[:4])
+    exact = np.asarray(trunk(IMAGES[:4].astype(np.float32))[0])
+    found, averages = forward(trunk, precision)(IMAGES[:4])
+    assert np.allclose(averages, found.mean((1, 2)), atol=1e-3)
     assert found.dtype == np.float32
     assert np.abs(found - exact).max() <= error * np.abs(exact).max()
     assert precision == "float32" or np.abs(found - exact).max() > 0

@@ -3,11 +3,13 @@ import pytest
 
 from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.network.architecture import (
-    add_head,
+    add_heads,
     build_backbone,
+    combine_heads,
     freeze_boundary,
+    heads_of,
+    local_kind_of,
     resolve_feature_layer,
-    standalone_head,
 )
 from cnnClassifier.network.feature_cache import split_at
 from cnnClassifier.utils.errors import ConfigError
@@ -29,14 +31,20 @@ def test_every_backbone_can_be_cut_where_its_table_says(keras, name):
     model = build_backbone(name, (64, 64, 3), 0)
     backbone = BACKBONES[name]
     assert model.input_shape == (None, 64, 64, 3)
-    assert model.get_layer(resolve_feature_layer(name, "auto", model)).output.shape[1:3] == (4, 4)
+    layer = resolve_feature_layer(name, "auto", model)
+    assert model.get_layer(layer).output.shape[1:3] == (4, 4)
+    sides = [model.get_layer(block).output.shape[1] for block in backbone.blocks]
+    assert sides == sorted(sides, reverse=True)
+    last = backbone.blocks[-1]
+    classifier = add_heads(model, backbone.blocks, last, "average", 1, 0.0, 3, 0)
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
-    whole = np.asarray(model(images))
+    whole = np.asarray(classifier(images))
     order = [layer.name for layer in model.layers]
     for block, boundary in backbone.boundaries.items():
         # Were there a second path past the boundary, Keras would refuse the tail.
-        trunk, tail = split_at(model, boundary)
-        assert np.allclose(tail(trunk(images)), whole, rtol=1e-3, atol=1e-4), block
+        trunk, tail = split_at(classifier, boundary, 1)
+        maps, _ = trunk(images)
+        assert np.allclose(tail(maps)[:, 0], whole, rtol=1e-3, atol=1e-4), block
     assert sorted(backbone.boundaries.values(), key=order.index) == list(
         backbone.boundaries.values()
     )
@@ -103,23 +111,40 @@ def backbone(keras):
 IMAGES = np.random.default_rng(0).uniform(0, 1, (5, 16, 16, 3)).astype(np.float32)
 
 
+def with_heads(backbone, head, count=2, dropout=0.4, classes=2, seed=3):
+    blocks = ["features", "later"]
+    return add_heads(backbone, blocks, "features", head, count, dropout, classes, seed)
+
+
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("head", ["conv_max", "average", "flatten"])
-def test_a_head_gives_probabilities_from_its_seed_with_and_without_a_backbone(
-    keras, backbone, head, classes
-):
-    model = add_head(backbone, "features", head, 0.4, classes, 3)
+@pytest.mark.parametrize("head", ["auto", "conv_max", "linear", "average", "flatten"])
+def test_heads_give_probabilities_from_their_seed(keras, backbone, head, classes):
+    model = with_heads(backbone, head, classes=classes)
     shown = np.asarray(model(IMAGES))
     assert shown.shape == (5, classes)
     assert np.allclose(shown.sum(1), 1, atol=1e-5)
-    assert "later" not in [layer.name for layer in model.layers]
-    assert model.get_layer("head_dropout").rate == 0.4
-    again, other = (add_head(backbone, "features", head, 0.4, classes, seed) for seed in (3, 4))
+    assert len(heads_of(model, "linear")) == 2  # the baseline
+    kind = {"auto": "conv_max", "linear": None}.get(head, head)
+    assert local_kind_of(model) == kind
+    assert len(heads_of(model, "conv_max")) == 2 * (kind == "conv_max")
+    again, other = (with_heads(backbone, head, classes=classes, seed=seed) for seed in (3, 4))
     assert np.array_equal(shown, again(IMAGES))
     assert not np.allclose(shown, other(IMAGES))
-    alone = standalone_head((8, 8, 3), head, 0.4, classes, 3)
-    maps = keras.Model(backbone.input, backbone.get_layer("features").output)(IMAGES)
-    assert np.array_equal(shown, alone(maps))
+
+
+def test_the_output_is_the_weighted_mean_of_the_heads_that_are_kept(keras, backbone):
+    model = with_heads(backbone, "auto", count=3)
+    combined = combine_heads(model, {"conv_max": 0.75, "linear": 0.25}, 2)
+    of_heads = {}
+    for kind in ("conv_max", "linear"):
+        outputs = [head.output for head in heads_of(model, kind)[:2]]
+        of_heads[kind] = np.mean(keras.Model(model.input, outputs)(IMAGES), axis=0)
+    expected = 0.75 * of_heads["conv_max"] + 0.25 * of_heads["linear"]
+    assert np.allclose(combined(IMAGES), expected, atol=1e-5)
+    alone = combine_heads(model, {"conv_max": 1.0}, 3)
+    names = {layer.name for layer in alone.layers}
+    # A kind that is left out takes the blocks with it that it alone needs.
+    assert not names & {"linear_0", "later", "block_averages"}
 
 
 @pytest.mark.parametrize(
@@ -128,15 +153,13 @@ def test_a_head_gives_probabilities_from_its_seed_with_and_without_a_backbone(
 )
 def test_heads_differ_in_what_they_look_at(keras, backbone, head, same_anywhere, strongest_stays):
     """A spot on black: moved by four cells, and with a second one like it far away."""
-    model = add_head(backbone, "features", head, 0.0, 2, 0)
+    model = combine_heads(with_heads(backbone, head, dropout=0.0), {head: 1.0}, 2)
     spots = np.zeros((3, 16, 16, 3), np.float32)
     spots[0, 4, 4] = spots[1, 4, 12] = spots[2, 4, 4] = spots[2, 12, 12] = (9, 3, 6)
     here, there, both = np.asarray(model(spots))
     assert np.allclose(here, there, atol=1e-6) == same_anywhere
     assert not np.allclose(here, both, atol=1e-6)
-    assert ("head_max" in [layer.name for layer in model.layers]) == strongest_stays
     if strongest_stays:
-        one, _, two = np.asarray(
-            keras.Model(model.input, model.get_layer("head_max").output)(spots)
-        )
+        maximum = model.get_layer("conv_max_0_max").output
+        one, _, two = np.asarray(keras.Model(model.input, maximum)(spots))
         assert np.allclose(one, two, atol=1e-6)

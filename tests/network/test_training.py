@@ -7,27 +7,31 @@ import numpy as np
 import pytest
 
 from cnnClassifier.entity.config_entity import FitConfig
-from cnnClassifier.network.feature_cache import Features
-from cnnClassifier.network.training import fit, snapshot
+from cnnClassifier.network.architecture import add_heads
+from cnnClassifier.network.feature_cache import Features, split_at
+from cnnClassifier.network.training import fit, predict, snapshot
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = FitConfig(
-    epochs=20, patience=20, batch_size=16, learning_rate=0.1, class_weights="balanced", seed=1
+    epochs=20, patience=20, batch_size=16, learning_rate=0.05, class_weights="balanced", seed=1
 )
 
 
 class ArrayFeatures(Features):
-    """Features in memory instead of in files."""
+    """Features in memory instead of in files; the averages are those of the maps."""
 
     def __init__(self, maps):
-        super().__init__(maps, maps.shape[1:])
+        super().__init__(maps, maps.shape[1:], maps.shape[-1])
 
     def __getitem__(self, items):
         return ArrayFeatures(self._paths[items])
 
     def take(self, items):
         return self._paths[items]
+
+    def averages(self):
+        return self._paths.mean((1, 2))
 
 
 def toy(count, seed, share=0.5):
@@ -41,34 +45,72 @@ def toy(count, seed, share=0.5):
 
 @pytest.fixture
 def tail(keras):
-    keras.utils.set_random_seed(0)
+    return build_tail(keras, heads=3)
+
+
+def build_tail(keras, heads, kind="conv_max"):
     image = keras.Input((2, 2, 3))
-    x = keras.layers.GlobalAveragePooling2D()(image)
-    return keras.Model(image, keras.layers.Dense(2, activation="softmax")(x))
+    maps = keras.layers.ReLU(negative_slope=1, name="maps")(image)
+    model = add_heads(keras.Model(image, maps), ["maps"], "maps", kind, heads, 0.0, 2, 0)
+    return split_at(model, "maps", heads)[1]
 
 
-def loss(tail, features, labels):
-    shown = np.asarray(tail(features.take(np.arange(len(features)))))
-    return -np.log(shown[np.arange(len(labels)), labels]).mean()
+def held_out(count, heads):
+    return np.arange(count)[:, None] % heads == np.arange(heads)
+
+
+def weights_of(tail):
+    return np.concatenate([values.ravel() for values in tail.get_weights()])
 
 
 @pytest.mark.parametrize("patience", [20, 3])
-def test_it_learns_and_keeps_the_best_epochs_weights(tail, patience):
-    """With patience 3, wrong labels for validation end the fit early."""
-    features, labels = toy(30, 1)
-    labels = labels if patience == 20 else 1 - labels
-    config = CONFIG.model_copy(update={"patience": patience})
-    history = fit(tail, *toy(60, 0), features, labels, config, verbose=0)
-    best = int(np.argmin(history["val_loss"]))
-    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
-    assert len(history["val_loss"]) == min(best + 1 + patience, 20)
-    assert loss(tail, features, labels) == pytest.approx(history["val_loss"][best], rel=1e-4)
-    assert (history["val_accuracy"][-1] == 1) == (patience == 20)
+@pytest.mark.parametrize("kind", ["conv_max", "average", "flatten"])
+def test_each_head_learns_and_keeps_the_weights_of_its_best_epoch(keras, kind, patience):
+    """With patience 3, wrong labels of what the second head is held out from end its progress."""
+    tail = build_tail(keras, 3, kind)
+    features, labels = toy(60, 0)
+    held = held_out(60, 3)
+    if patience == 3:
+        labels = np.where(held[:, 1], 1 - labels, labels)
+    config = CONFIG.model_copy(update={"patience": patience, "learning_rate": 0.01})
+    fitted = fit(tail, features, labels, held, config, verbose=0)
+    assert set(fitted.history) == {"loss", "val_loss", "val_accuracy"}
+    assert fitted.probabilities.shape == (60, 3, 2)
+    # Each head has the weights of the epoch whose predictions were returned.
+    assert np.allclose(predict(tail, features), fitted.probabilities, atol=1e-5)
+    if patience == 20:
+        correct = fitted.probabilities.argmax(2) == labels[:, None]
+        assert correct[held].mean() > 0.8
+        assert len(fitted.history["loss"]) == 20
+    else:
+        assert fitted.best_epochs[1] < fitted.best_epochs[0]
+
+
+def test_a_head_learns_nothing_from_what_is_held_out_from_it(tail):
+    """Changing what the first head doesn't see changes the other heads alone."""
+    features, labels = toy(60, 0)
+    held, restore = held_out(60, 3), snapshot(tail)
+    config = CONFIG.model_copy(update={"epochs": 1})
+    before = fit(tail, features, labels, held, config, verbose=0).probabilities
+    restore()
+    changed = np.where(held[:, 0], 1 - labels, labels)
+    after = fit(tail, features, changed, held, config, verbose=0).probabilities
+    different = np.abs(before - after).max((0, 2)) > 1e-4
+    assert different.tolist() == [False, True, True]
+
+
+def test_without_held_out_images_all_epochs_run(keras):
+    tail = build_tail(keras, 1)
+    features, labels = toy(60, 0)
+    config = CONFIG.model_copy(update={"epochs": 4, "patience": 1})
+    fitted = fit(tail, features, labels, np.zeros((60, 1), bool), config, verbose=0)
+    assert (len(fitted.history["loss"]), fitted.best_epochs.tolist()) == (4, [4])
 
 
 def test_balanced_weights_and_seed_reach_the_fit_and_equal_fits_are_equal(tail):
     restore = snapshot(tail)
     found = {}
+    features, labels = toy(60, 0, share=0.1)
     for name, config in {
         "first": CONFIG,
         "unweighted": CONFIG.model_copy(update={"class_weights": None}),
@@ -76,14 +118,9 @@ def test_balanced_weights_and_seed_reach_the_fit_and_equal_fits_are_equal(tail):
         "again": CONFIG,
     }.items():
         restore()
-        fit(
-            tail,
-            *toy(60, 0, share=0.1),
-            *toy(30, 1),
-            config.model_copy(update={"epochs": 2}),
-            verbose=0,
-        )
-        found[name] = np.concatenate([values.ravel() for values in tail.get_weights()])
+        short = config.model_copy(update={"epochs": 2})
+        fit(tail, features, labels, held_out(60, 3), short, verbose=0)
+        found[name] = weights_of(tail)
     assert np.array_equal(found["first"], found["again"])
     assert not np.allclose(found["first"], found["unweighted"])
     assert not np.allclose(found["first"], found["seed"], atol=1e-7)
@@ -99,18 +136,18 @@ from cnnClassifier.network.feature_cache import split_at, trunk_id
 from cnnClassifier.network.serialization import save_model
 from cnnClassifier.utils.common import sha256_of
 from cnnClassifier.network.training import fit, make_deterministic
-from cnnClassifier.network.architecture import add_head
+from cnnClassifier.network.architecture import add_heads
+from tests.network.test_training import build_tail, held_out
 import keras
 make_deterministic(5)
 backbone = build_backbone("VGG16", (32, 32, 3), 5)
-trunk, _ = split_at(add_head(backbone, "block1_pool", "conv_max", 0.3, 2, 5), "block1_pool")
+model = add_heads(backbone, ["block1_pool"], "block1_pool", "auto", 3, 0.3, 2, 5)
+trunk, _ = split_at(model, "block1_pool", 3)
 print(trunk_id(trunk, "float32"))
 save_model(backbone, Path(sys.argv[1]))
 print(sha256_of(sys.argv[1]))
-image = keras.Input((2, 2, 3))
-feature = keras.layers.ReLU(name="feature")(image)
-tail = add_head(keras.Model(image, feature), "feature", "conv_max", 0.5, 2, 5)
-history = fit(tail, *toy(60, 0), *toy(30, 1), CONFIG, verbose=0)
+tail = build_tail(keras, 3)
+history = fit(tail, *toy(60, 0), held_out(60, 3), CONFIG, verbose=0).history
 print(hashlib.sha256(b"".join(values.tobytes() for values in tail.get_weights())).hexdigest())
 print(history["loss"])
 """

@@ -96,12 +96,12 @@ def cross_fit(
         UserError: the optimization diverged.
     """
     restore = snapshot(tail)
-    heads, count = tail.output_shape[1], folds.max() + 1
+    heads, count = tail.output_shape[1], int(folds.max()) + 1
     out_of_fold = np.full((*folds.shape, tail.output_shape[-1]), np.nan, np.float32)
     if heads == count:
         for repeat in reversed(range(len(folds))):
             restore()
-            held_out = folds[repeat][:, None] == np.arange(count)
+            held_out = _held_out(folds[repeat], np.arange(count))
             is_last = repeat == 0
             options = {"verbose": verbose, "on_epoch": on_epoch} if is_last else {"verbose": 0}
             fitted = fit(tail, features, labels, held_out, config, **options)
@@ -110,7 +110,7 @@ def cross_fit(
         best_epochs = []
         for fold in range(count):
             restore()
-            held_out = np.equal(folds[0], fold).reshape(-1, 1)
+            held_out = _held_out(folds[0], np.array([fold]))
             fitted = fit(tail, features, labels, held_out, config, verbose=0)
             out_of_fold[0, held_out[:, 0]] = fitted.probabilities[held_out[:, 0], 0]
             best_epochs.append(fitted.best_epochs[0])
@@ -125,10 +125,15 @@ def cross_fit(
     return out_of_fold, fitted.history
 
 
+def _held_out(assignment: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Return whether each of some folds holds an image out, bool (n, folds)."""
+    return np.equal(assignment[:, np.newaxis], folds)
+
+
 def _of_held_out(probabilities: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """Return for each image the prediction of the head that it was held out from, else NaN."""
     of_head = np.take_along_axis(probabilities, held_out.argmax(1)[:, None, None], axis=1)[:, 0]
-    return np.where(held_out.any(1)[:, None], of_head, np.nan)
+    return np.where(held_out.any(axis=1, keepdims=True), of_head, np.nan)
 
 
 def fit_linear_heads(

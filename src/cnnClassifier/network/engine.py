@@ -17,7 +17,12 @@ from cnnClassifier.entity.bundle import (
     apply_threshold,
 )
 from cnnClassifier.entity.prediction import InferenceResult
-from cnnClassifier.network.openvino_model import activation_map, export_openvino, load_openvino
+from cnnClassifier.network.openvino_model import (
+    activation_map,
+    compile_network,
+    export_openvino,
+    load_openvino,
+)
 from cnnClassifier.network.out_of_distribution import OutOfDistributionDetector
 from cnnClassifier.network.tf_setup import disable_telemetry
 from cnnClassifier.utils.errors import BundleError
@@ -110,18 +115,7 @@ def _create_requests(
     Each uses all cores, for the lowest latency of a single one. The second request keeps them busy
     while the results of the first are copied.
     """
-    import openvino as ov
-    from openvino.preprocess import PrePostProcessor
-
-    shape = network.input(0).partial_shape
-    if not shape.compatible(ov.PartialShape([1, *image_size])):
-        raise ValueError(f"takes {shape}, not image_size {list(image_size)}")
-    network.reshape([1, *image_size])
-    processor = PrePostProcessor(network)
-    processor.input().tensor().set_element_type(ov.Type.u8)
-    for index in range(len(network.outputs)):
-        processor.output(index).tensor().set_element_type(ov.Type.f32)
-    compiled = ov.Core().compile_model(processor.build(), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    compiled = compile_network(network, image_size, {"PERFORMANCE_HINT": "LATENCY"})
     requests: SimpleQueue[Any] = SimpleQueue()
     for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1):
         requests.put(compiled.create_infer_request())

@@ -67,9 +67,7 @@ def export_openvino(model: "keras.Model", feature_layer: str) -> "openvino.Model
     """
     disable_telemetry()
     import keras
-    import openvino as ov
     from keras import layers
-    from openvino.frontend import FrontEndManager
 
     features = [
         layers.GlobalAveragePooling2D(name="feature_average")(model.get_layer(feature_layer).output)
@@ -82,16 +80,49 @@ def export_openvino(model: "keras.Model", feature_layer: str) -> "openvino.Model
         layers.Concatenate(name="averages")(features) if len(features) > 1 else features[0],
         _evidence(model, feature_layer),
     ]
+    return convert(keras.Model(model.input, outputs))
+
+
+def convert(model: "keras.Model") -> "openvino.Model":
+    """Convert a Keras model to an OpenVINO network with the same inputs and outputs."""
+    disable_telemetry()
+    import openvino as ov
+    from openvino.frontend import FrontEndManager
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / _NETWORK
-        keras.Model(model.input, outputs).export(str(path), format="openvino", verbose=False)
+        model.export(str(path), format="openvino", verbose=False)
         network = ov.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
-    for result in network.get_results()[len(outputs) :]:  # the export adds some operations' shapes
-        network.remove_result(result)
+    for result in network.get_results()[len(model.outputs) :]:
+        network.remove_result(result)  # the export adds the results of some operations
     # Keras transposes every map to channels first and back. This removes the pairs that cancel:
     # 1.6 times as fast.
     FrontEndManager().load_by_framework("tf").normalize(network)
     return network
+
+
+def compile_network(
+    network: "openvino.Model", image_size: tuple[int, ...], options: dict[str, str]
+) -> "openvino.CompiledModel":
+    """Compile a network for the CPU, from uint8 (1, height, width, 3) to float32.
+
+    Args:
+        network: from `convert`, `export_openvino` or `load_openvino`.
+        image_size: (height, width, 3).
+        options: of OpenVINO's CPU plugin, such as PERFORMANCE_HINT.
+    """
+    import openvino as ov
+    from openvino.preprocess import PrePostProcessor
+
+    shape = network.input(0).partial_shape
+    if not shape.compatible(ov.PartialShape([1, *image_size])):
+        raise ValueError(f"takes {shape}, not image_size {list(image_size)}")
+    network.reshape([1, *image_size])
+    processor = PrePostProcessor(network)
+    processor.input().tensor().set_element_type(ov.Type.u8)
+    for index in range(len(network.outputs)):
+        processor.output(index).tensor().set_element_type(ov.Type.f32)
+    return ov.Core().compile_model(processor.build(), "CPU", options)
 
 
 def _evidence(model: "keras.Model", feature_layer: str) -> Any:

@@ -96,7 +96,7 @@ def fit(
 
 def snapshot(tail: "keras.Model") -> Callable[[], None]:
     """Copy the weights of a tail; return a function that restores them and resets the optimizer."""
-    weights = [np.array(variable.numpy(), copy=True) for variable in tail.variables]
+    weights = [variable.numpy().copy() for variable in tail.variables]
 
     def restore() -> None:
         for variable, value in zip(tail.variables, weights, strict=True):
@@ -228,7 +228,7 @@ def _best_epochs(
                 self.epochs[head] = epoch + 1
                 self._losses[head] = means[head]
                 self.probabilities[:, head] = probabilities[:, head]
-                self._weights[head] = [np.array(weight, copy=True) for weight in variables[head]]
+                self._weights[head] = [weight.numpy().copy() for weight in variables[head]]
             on_epoch(logs, epoch + 1)
             if (epoch + 1 - self.epochs >= patience).all():
                 tail.stop_training = True
