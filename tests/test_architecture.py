@@ -42,17 +42,13 @@ LAYERS = {
 }
 HEAVY = ("tensorflow", "keras")
 
-CROSSVALIDATION = ROOT / "config/crossvalidation/dvc.yaml"
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-DVC_STAGES = PIPELINE | yaml.safe_load(CROSSVALIDATION.read_text(encoding="utf-8"))["stages"]
-MODULE_OF = {stage: f"cnnClassifier.pipeline.{name}" for stage, name in STAGES.items()} | {
-    "crossvalidation": "cnnClassifier.components.crossvalidation"
-}
+DVC_STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+MODULE_OF = {stage: f"cnnClassifier.pipeline.{name}" for stage, name in STAGES.items()}
 # Layers that can't change the outputs of a stage: the values of the configuration are watched as
 # params, and MLflow receives copies of the outputs.
 NOT_WATCHED = {"config", "tracking"}
 # Settings that can't change the outputs of a stage: paths (dvc.yaml has them as deps and outs),
-# timeouts and limits; and those of the bundle that cross-validation doesn't write.
+# timeouts and limits.
 NO_PARAMS = {
     "data_ingestion": {
         "data_ingestion.download_dir",
@@ -74,16 +70,6 @@ NO_PARAMS = {
         "data_validation.manifest_path",
         "data_validation.report_path",
         "training.bundle_dir",
-    },
-    "crossvalidation": {
-        "MIN_SENSITIVITY",
-        "OOD_QUANTILE",
-        "data_ingestion.data_dir",
-        "data_validation.manifest_path",
-        "prepare_base_model.updated_base_model_path",
-        "training.bundle_dir",
-        "training.cache_dir",
-        "training.int8",
     },
 }
 
@@ -213,8 +199,7 @@ def test_a_stage_lists_the_code_that_it_runs_and_no_other(stage):
 
 @pytest.mark.parametrize("stage", DVC_STAGES)
 def test_a_stage_lists_the_settings_that_it_uses_and_no_other(stage):
-    user = {"crossvalidation": "crossvalidate"}.get(stage, stage)
-    keys = next(entity for name, entity in USERS if name == user).fields_by_key().keys()
+    keys = next(entity for name, entity in USERS if name == stage).fields_by_key().keys()
     expected = keys - NO_PARAMS[stage]
     listed = set()
     for item in DVC_STAGES[stage]["params"]:
@@ -248,12 +233,9 @@ def test_stages_exchange_the_files_that_the_configuration_names():
         "prepare_base_model": ([], [base, updated]),
         "training": ([data, manifest, updated], [bundle]),
         "evaluation": ([data, validation, bundle], [config["evaluation"]["root_dir"]]),
-        "crossvalidation": ([data, manifest, updated], [config["crossvalidation"]["root_dir"]]),
     }
 
 
 def test_dvc_runs_the_commands_of_the_command_line():
     commands = {name: f"python main.py --only {name}" for name in STAGES}
-    commands["crossvalidation"] = "python main.py crossvalidate"
     assert {name: stage["cmd"] for name, stage in DVC_STAGES.items()} == commands
-    assert (CROSSVALIDATION.parent / DVC_STAGES["crossvalidation"]["wdir"]).resolve() == ROOT
