@@ -65,12 +65,14 @@ class Network(NamedTuple):
         model: from RGB 0-255 to probabilities, with the heads of all folds.
         tail: its trainable part, from the frozen part's output to the probabilities of the local
             heads; None where there are none.
+        boundary: name of the last frozen layer.
         feature_layer: name of the layer that the local heads see.
         cache: of the frozen part's outputs.
     """
 
     model: "keras.Model"
     tail: "keras.Model | None"
+    boundary: str
     feature_layer: str
     cache: FeatureCache
 
@@ -126,7 +128,7 @@ class Training:
         )
         # The first view of each image is the image itself.
         originals = features[:: config.augmentation.views]
-        pooled = pooled_features(network.tail, network.feature_layer, originals)
+        pooled = pooled_features(network.model, network.boundary, network.feature_layer, originals)
         detector, ood_threshold = fit_detector(pooled, images.groups, config.ood_quantile)
         model = joined_model(network.model, fitted, images.fold_count)
         with atomic_write(config.bundle_dir) as folder:
@@ -273,7 +275,7 @@ def load_network(config: TrainingConfig, folds: int) -> Network:
     boundary = freeze_boundary(config.backbone, layer, config.fine_tune_from, model)
     trunk, tail = split_at(model, boundary, min(folds, config.head_count))
     cache = FeatureCache(config.cache_dir, trunk, choose_precision(config.precision))
-    return Network(model, tail, layer, cache)
+    return Network(model, tail, boundary, layer, cache)
 
 
 def joined_model(model: "keras.Model", fitted: FittedHeads, folds: int) -> "keras.Model":

@@ -114,21 +114,22 @@ def predict(tail: "keras.Model", features: Features) -> np.ndarray:
 
 
 def pooled_features(
-    tail: "keras.Model | None", feature_layer: str, features: Features
+    model: "keras.Model", boundary: str, feature_layer: str, features: Features
 ) -> np.ndarray:
     """Return the feature layer's output averaged over the map, float32 (n, channels).
 
     Args:
-        tail: from the cached feature maps to probabilities.
-        feature_layer: the layer that the head is attached to: inside the tail where blocks of the
-            backbone are trained, else the tail's input.
+        model: from RGB 0-255, with fitted weights.
+        boundary: the layer whose maps are cached.
+        feature_layer: the same, or a later one where blocks of the backbone are trained.
         features: n cached feature maps.
     """
     import keras
 
     run = np.asarray
-    if tail is not None and feature_layer in [layer.name for layer in tail.layers]:
-        run = keras.Model(tail.input, tail.get_layer(feature_layer).output).predict_on_batch
+    if boundary != feature_layer:
+        start, end = model.get_layer(boundary).output, model.get_layer(feature_layer).output
+        run = keras.Model(start, end).predict_on_batch
     pooled = [np.asarray(run(x)).mean((1, 2), dtype=np.float32) for x in features.batches()]
     return np.concatenate(pooled)
 
