@@ -20,7 +20,7 @@ from cnnClassifier.network.cross_fitting import (
     fit_linear_heads,
 )
 from cnnClassifier.network.feature_cache import Features
-from cnnClassifier.network.training import History
+from cnnClassifier.network.training import History, trains_backbone
 from cnnClassifier.utils.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def fit_heads(
         temperatures[kind] = _temperature(labels, probabilities)
         by_kind[kind] = _calibrated(probabilities, temperatures[kind])
     candidates = dict(by_kind)
-    is_fine_tuned = tail is not None and tail.output_shape[1] < images.fold_count
+    is_fine_tuned = tail is not None and trains_backbone(tail)
     if head != LINEAR and (head != "auto" or is_fine_tuned):
         del candidates[LINEAR]
     weights = combination_weights(labels, candidates)

@@ -134,6 +134,12 @@ def pooled_features(
     return np.concatenate(pooled)
 
 
+def trains_backbone(tail: "keras.Model") -> bool:
+    """Return whether the tail has blocks of the backbone below its heads."""
+    norm = tail.get_layer(NORM_LAYER)
+    return any(layer.weights for layer in tail.layers[: tail.layers.index(norm)])
+
+
 def set_normalization(tail: "keras.Model", features: Features) -> None:
     """Freeze the normalization at the statistics of the training features.
 
@@ -141,9 +147,9 @@ def set_normalization(tail: "keras.Model", features: Features) -> None:
     so the heads can share it. Where blocks of the backbone are trained, the features change, and
     the layer learns as usual.
     """
-    norm = tail.get_layer(NORM_LAYER)
-    if any(layer.weights for layer in tail.layers[: tail.layers.index(norm)]):
+    if trains_backbone(tail):
         return
+    norm = tail.get_layer(NORM_LAYER)
     channels = norm.gamma.shape[0]
     is_averaged = local_kind_of(tail) == "average"
     total, squares = np.zeros(channels), np.zeros(channels)
