@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from cnnClassifier.entity.config_entity import FitConfig
 from cnnClassifier.network.feature_cache import Features
 from cnnClassifier.network.training import EpochCallback, History, fit, snapshot
-from cnnClassifier.utils.errors import UserError
+from cnnClassifier.utils.errors import DivergenceError, UserError
 
 if TYPE_CHECKING:
     import keras
@@ -93,7 +93,7 @@ def cross_fit(
         history of the first repeat, or of the last fit.
 
     Raises:
-        UserError: the optimization diverged.
+        DivergenceError: the loss is not finite.
     """
     restore = snapshot(tail)
     heads, count = tail.output_shape[1], int(folds.max()) + 1
@@ -119,7 +119,7 @@ def cross_fit(
         held_out = np.zeros((len(labels), 1), bool)
         fitted = fit(tail, features, labels, held_out, everything, verbose, on_epoch)
     if not np.isfinite(out_of_fold[folds >= 0]).all():
-        raise UserError(
+        raise DivergenceError(
             f"training diverged: lower LEARNING_RATE in params.yaml, now {config.learning_rate:g}"
         )
     return out_of_fold, fitted.history

@@ -29,6 +29,10 @@ class WeightsError(UserError):
     """No source provided the pretrained weights."""
 
 
+class DivergenceError(UserError):
+    """Training gave values that are not finite."""
+
+
 class BundleError(UserError):
     """The bundle is missing, or its files don't belong together."""
 
