@@ -67,7 +67,7 @@ def test_settings_have_the_values_of_the_files(write, monkeypatch, tmp_path):
     }
     params = {
         **{"DICOM_WINDOW": [-600, 1500], "IMAGE_SIZE": [64, 96, 3], "AUGMENTATION": False},
-        **{"LEARNING_RATE": 1, "FOLD_SEEDS": [1, 2]},
+        **{"LEARNING_RATE": 1, "FINE_TUNE_FROM": "block4"},
     }
     manager = ConfigurationManager(*write(config=config, params=params))
     assert manager.log_file == Path("logs/a.log")
@@ -77,8 +77,7 @@ def test_settings_have_the_values_of_the_files(write, monkeypatch, tmp_path):
     assert manager.evaluation().gates.stops
     assert manager.tracking().params == PARAMS | params
     training = manager.training()
-    assert manager.crossvalidation().training == training
-    assert manager.crossvalidation().seeds == (1, 2)
+    assert manager.search().training == training
     assert (training.dicom_window, training.image_size) == ("-600,1500", (64, 96, 3))
     assert (training.augmentation.views, training.fit.learning_rate) == (1, 1.0)
     # An experiment that DVC runs in a copy shares caches and downloads with its clone.
@@ -139,8 +138,8 @@ def test_environment_variables_override_the_files(write, monkeypatch):
         ("WEIGHTS", 5, "text, or null"),
         ("CLASS_WEIGHTS", True, "one of balanced, or null"),
         ("BACKBONE", ["VGG16"], "one of VGG16, VGG19"),
-        ("SPLIT", ["0.6", 0.2, 0.2], "three numbers above 0"),
-        ("SPLIT", 0.6, "three numbers above 0"),
+        ("SPLIT", ["0.6", 0.2, 0.2], "two numbers that sum to 1: train and test, or three"),
+        ("SPLIT", 0.6, "two numbers that sum to 1"),
         ("IMAGE_SIZE", [224, True, 3], "[height, width, 3]"),
         ("gates.on_failure", True, "one of stop, warn, found True"),
         ("serving.cors_origins", "https://example.org", "a list; its items: text"),
@@ -159,11 +158,11 @@ def test_environment_variables_override_the_files(write, monkeypatch):
         ("LEARNING_RATE", float("nan"), "a number"),
         ("LEARNING_RATE", float("inf"), "a number"),
         ("BACKBONE", "vgg16", "one of VGG16, VGG19"),
-        ("HEAD", "dense", "one of conv_max, average, flatten, found 'dense'"),
-        ("FOLD_SEEDS", [], "a list; its 1 or more items: a whole number from 0"),
-        ("SPLIT", [0.6, 0.4], "three numbers above 0 that sum to 1"),
-        ("SPLIT", [0.6, 0.4, 0], "three numbers above 0"),
-        ("SPLIT", [0.6, 0.2, 0.1], "three numbers above 0"),
+        ("HEAD", "dense", "one of auto, conv_max, linear, average, flatten, found 'dense'"),
+        ("SPLIT", [0.6, 0.3], "two numbers that sum to 1"),
+        ("SPLIT", [0.0, 1.0], "two numbers that sum to 1"),
+        ("SPLIT", [0.6, 0.4, 0], "two numbers that sum to 1"),
+        ("SPLIT", [0.6, 0.2, 0.1], "two numbers that sum to 1"),
         ("IMAGE_SIZE", [224, 224], "[height, width, 3], sides from 32 to 1024, found [224, 224]"),
         ("IMAGE_SIZE", [224, 224, 1], "[height, width, 3]"),
         ("IMAGE_SIZE", [31, 224, 3], "[height, width, 3]"),
@@ -201,8 +200,9 @@ def test_an_invalid_value_is_reported_with_file_key_and_expected_value(write, ke
     ],
 )
 def test_an_unknown_or_renamed_key_is_reported(write, key, expected):
-    with pytest.raises(ConfigError, match=rf"{file_of(key)}\.yaml: {key}{expected}"):
-        ConfigurationManager(*write(**{file_of(key): {key: 1}}))
+    file = "search" if key == "folds" else file_of(key)
+    with pytest.raises(ConfigError, match=rf"{file}\.yaml: {key}{expected}"):
+        ConfigurationManager(*write(**{file: {key: 1}})).search()
 
 
 def test_the_new_names_of_renamed_keys_exist():
@@ -255,7 +255,7 @@ def test_a_search_space_has_lists_and_ranges(write):
         "FINE_TUNE_FROM": [None, "block4"],
         "BACKBONE": None,
     }
-    changes = {"space": space, "trials": 7, "folds": 3}
+    changes = {"space": space, "trials": 7}
     paths = write(search=changes, params={"AUGMENTATION": True})
     manager = ConfigurationManager(*paths)
     search = manager.search()
@@ -280,7 +280,6 @@ def test_a_search_space_has_lists_and_ranges(write):
     [
         ("trials", 0, "expected a whole number from 1 to 1000000, found 0"),
         ("metric", "f1", "expected one of loss, roc_auc, balanced_accuracy, found 'f1'"),
-        ("folds", 6, "expected at most FOLDS: 5 in params.yaml, found 6"),
         ("space.SPLIT", [0.5], "unknown key; the most similar are space."),
         ("space.LEARNING_RATE", 0.1, "or {low, high} with log: true or a step, each a number"),
         ("space.LEARNING_RATE", {"low": 0.1, "high": 0.1}, "null, or a list"),
@@ -296,8 +295,8 @@ def test_a_search_space_has_lists_and_ranges(write):
         ("space.DROPOUT", [0.1, 0.1], "null, or a list of different values"),
         ("space.DROPOUT", [0.1, 1.5], "null, or a list of different values"),
         ("space.BATCH_SIZE", {"low": 4, "high": 8, "step": 0.5}, "each a whole number from 1"),
-        ("space.HEAD", ["dense"], "each one of conv_max, average, flatten, found ['dense']"),
-        ("space.HEAD", {"low": 1, "high": 2}, "a list of different values, each one of conv_max"),
+        ("space.HEAD", ["dense"], "each one of auto, conv_max, linear, average, flatten, f"),
+        ("space.HEAD", {"low": 1, "high": 2}, "a list of different values, each one of auto"),
     ],
 )
 def test_an_invalid_search_space_is_reported(write, tmp_path, key, value, expected):

@@ -59,7 +59,7 @@ RENAMED_KEYS = {
     "serving.at_once": "renamed to max_concurrent_requests",
     "serving.queue_length": "renamed to max_queued_requests",
     "serving.model_poll_s": "renamed to model_poll_interval_s",
-    "crossvalidation.root_dir": "removed: training cross-validates, see out_of_fold.csv",
+    "crossvalidation": "removed: training cross-validates, see out_of_fold.csv",
     "FOLD_SEEDS": "removed: REPEATS is the number of repetitions of the folds",
     "folds": "removed: a trial has FOLDS folds, of params.yaml",
     "FAMILIAR_SHARE": "renamed to OOD_QUANTILE",
