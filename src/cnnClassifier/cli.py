@@ -94,7 +94,6 @@ def _build_parser() -> argparse.ArgumentParser:
     run = add("run", "run the stages in order, as without a command", (files, stages))
     run.set_defaults(command=None)
     add("scores", "print the scores of the last evaluation")
-    add("crossvalidate", "train and evaluate in grouped folds over all images")
 
     compare = add("compare", "compare two evaluations, with a test of their difference")
     compare.add_argument(
@@ -168,12 +167,6 @@ def _scores(manager: Any, options: argparse.Namespace) -> None:
     )
 
 
-def _crossvalidate(manager: Any, options: argparse.Namespace) -> None:
-    from cnnClassifier.components.crossvalidation import CrossValidation
-
-    CrossValidation(manager.crossvalidation(), manager.tracking()).run()
-
-
 def _compare(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.evaluation.comparison import (
         EvaluatedModel,
@@ -235,7 +228,6 @@ def _sync(manager: Any, options: argparse.Namespace) -> None:
 
 _COMMANDS = {
     "scores": _scores,
-    "crossvalidate": _crossvalidate,
     "compare": _compare,
     "search": _search,
     "promote": _change_production,

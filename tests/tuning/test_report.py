@@ -16,10 +16,11 @@ from cnnClassifier.tuning.study import distributions
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = ROOT / "params.yaml"
 TRIALS = [
-    ({}, [0.3, 0.4, 0.5]),
-    ({"HEAD": "average"}, [0.1, 0.45, 0.2]),
-    ({"LEARNING_RATE": 0.01}, [0.9]),
-    *(({"LEARNING_RATE": 0.0005, "DROPOUT": n / 10}, [0.3, 0.4, 0.5 + n / 10]) for n in range(5)),
+    ({}, 0.4),
+    ({"HEAD": "average"}, 0.25),
+    ({"LEARNING_RATE": 0.01}, "pruned"),
+    *(({"LEARNING_RATE": 0.0005, "DROPOUT": n / 10}, 0.4 + n / 30) for n in range(5)),
+    ({"LEARNING_RATE": 0.009}, "diverged"),
 ]
 
 
@@ -29,18 +30,19 @@ def config():
 
 
 def report_of(config, trials):
-    """The report of trials: (parameters that differ from params.yaml, losses of the folds)."""
+    """The report of trials: (parameters that differ from params.yaml, loss)."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize" if config.metric == "loss" else "maximize")
-    for changes, losses in trials:
-        params = {key: config.params[key] for key in config.space} | changes
-        folds = [{"loss": loss, "roc_auc": 1 - loss, "balanced_accuracy": 0.5} for loss in losses]
+    for changes, loss in trials:
+        metrics = {}
+        if isinstance(loss, float):
+            metrics = {"loss": loss, "roc_auc": 1 - loss, "balanced_accuracy": 0.5}
         trial = create_trial(
-            state=TrialState.PRUNED if len(losses) < config.folds else TrialState.COMPLETE,
-            value=sum(fold[config.metric] for fold in folds) / len(folds),
-            params=params,
+            state=TrialState.COMPLETE if metrics else TrialState.PRUNED,
+            value=0.9 if loss == "pruned" else metrics.get(config.metric),
+            params={key: config.params[key] for key in config.space} | changes,
             distributions=distributions(config.space),
-            user_attrs={"folds": folds},
+            user_attrs={"metrics": metrics},
         )
         study.add_trial(trial)
     study.add_trial(create_trial(state=TrialState.FAIL))
@@ -51,9 +53,9 @@ def report_of(config, trials):
 
 def test_report_and_page(config):
     report = report_of(config, TRIALS)
-    assert [trial["pruned"] for trial in report["trials"]] == [False, False, True] + 5 * [False]
-    assert (report["best"]["number"], report["baseline"]["number"], report["wins"]) == (1, 0, 2)
-    assert report["best"]["value"] == pytest.approx(0.25)
+    assert [trial["number"] for trial in report["trials"] if trial["pruned"]] == [2, 8]
+    assert (report["best"]["number"], report["baseline"]["number"]) == (1, 0)
+    assert report["best"]["value"] == 0.25
     assert sum(report["importance"].values()) == pytest.approx(1)
     assert next(iter(report["importance"])) in ("HEAD", "DROPOUT")
     page = render_report(report, config)
@@ -64,26 +66,25 @@ def test_report_and_page(config):
         DISCLAIMER,
         "Synthetic images",
         "HEAD: average FINE_TUNE_FROM: null ",
-        "better in 2 of 3 folds",
+        "log loss 0.2500; params.yaml has 0.4000",
+        "trial 8: log loss –, pruned",
+        "<td>0.9000</td><td>–</td><td>–</td>",
         "0.0003 to 0.01, logarithmic",
         "0 to 0.6, in steps of 0.1",
         *(f"<th>{key}</th>" for key in config.space),
     ):
         assert expected in text
     assert page.count("<circle") == len(TRIALS) * (1 + len(config.space))
-    assert page.count('<circle class="pruned"') == 1 + len(config.space)
+    assert page.count('<circle class="pruned"') == 2 * (1 + len(config.space))
     rows = re.findall(r'<tr class="(\w*)"><td>(\d)', page)
-    assert (len(rows), rows[0], rows[-1]) == (len(TRIALS), ("best", "1"), ("pruned", "2"))
+    assert (len(rows), rows[0], rows[-1]) == (len(TRIALS), ("best", "1"), ("pruned", "8"))
 
 
 def test_real_data_and_a_metric_that_is_better_if_higher(config):
-    training = config.crossvalidation.training.model_copy(update={"source_URL": "<data>.zip"})
-    crossvalidation = config.crossvalidation.model_copy(update={"training": training})
-    changes = {"crossvalidation": crossvalidation, "metric": "roc_auc"}
-    real = config.model_copy(update=changes)
+    training = config.training.model_copy(update={"source_URL": "<data>.zip"})
+    real = config.model_copy(update={"training": training, "metric": "roc_auc"})
     report = report_of(real, TRIALS)
-    assert (report["best"]["number"], report["best"]["value"]) == (1, pytest.approx(0.75))
-    assert report["wins"] == 2
+    assert (report["best"]["number"], report["best"]["value"]) == (1, 0.75)
     page = render_report(report, real)
     assert "ynthetic" not in page
     assert "&lt;data&gt;.zip" in page
@@ -93,9 +94,10 @@ def test_real_data_and_a_metric_that_is_better_if_higher(config):
     ("trials", "expected"),
     [
         ([], "0</b><span>trials of 30"),
-        ([({}, [0.5])], "1</b><span>pruned"),
-        ([({}, [0.5, 0.5, 0.5])], "Not available: too few"),
-        ([({"DROPOUT": n / 10}, [0.5, 0.5, 0.5]) for n in range(7)], "Not available: too few"),
+        ([({}, "pruned")], "1</b><span>pruned"),
+        ([({}, "diverged")], "1</b><span>pruned"),
+        ([({}, 0.5)], "Not available: too few"),
+        ([({"DROPOUT": n / 10}, 0.5) for n in range(7)], "Not available: too few"),
     ],
 )
 def test_few_trials_or_equal_values(config, trials, expected):

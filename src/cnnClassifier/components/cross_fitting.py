@@ -1,16 +1,21 @@
 """Fit the heads of both kinds in folds, and combine them: for training and for search trials."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from cnnClassifier.entity.bundle import HeadKind, apply_temperature, heads_disagreement
+from cnnClassifier.entity.bundle import (
+    HeadKind,
+    apply_temperature,
+    apply_threshold,
+    heads_disagreement,
+)
 from cnnClassifier.entity.config_entity import FitConfig, TrainingConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
-from cnnClassifier.evaluation.calibration import fit_temperature
+from cnnClassifier.evaluation.calibration import calibrate, fit_temperature
+from cnnClassifier.evaluation.metrics import LabeledPredictions
 from cnnClassifier.network.architecture import LINEAR, local_kind_of
 from cnnClassifier.network.cross_fitting import (
     LinearHeads,
@@ -20,7 +25,7 @@ from cnnClassifier.network.cross_fitting import (
     fit_linear_heads,
 )
 from cnnClassifier.network.feature_cache import Features
-from cnnClassifier.network.training import History, trains_backbone
+from cnnClassifier.network.training import EpochCallback, History, trains_backbone
 from cnnClassifier.utils.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -114,6 +119,13 @@ class FittedHeads(NamedTuple):
         return round(float(np.quantile(self.disagreement, _DISAGREEMENT_QUANTILE)), 4)
 
 
+def fit_linear(features: Features, images: TrainingImages, config: FitConfig) -> LinearHeads:
+    """Fit the linear heads on the block averages of the images without augmentation."""
+    views = len(features) // len(images.labels)
+    averages = features[::views].averages().astype(np.float64)
+    return fit_linear_heads(averages, images.labels, images.folds, config.class_weights)
+
+
 def fit_heads(
     tail: "keras.Model | None",
     features: Features,
@@ -121,7 +133,8 @@ def fit_heads(
     head: str,
     config: FitConfig,
     verbose: int | None = None,
-    on_epoch: Callable[[dict[str, float], int], None] = lambda metrics, epoch: None,
+    on_epoch: EpochCallback = lambda metrics, epoch: None,
+    linear: LinearHeads | None = None,
 ) -> FittedHeads:
     """Fit the local heads and the linear ones in the same folds, and weight the two kinds.
 
@@ -134,11 +147,10 @@ def fit_heads(
         config: of the optimization.
         verbose: see `cross_fit`.
         on_epoch: see `cross_fit`.
+        linear: from `fit_linear` on the same images; None: they are fitted as well.
     """
     labels, folds = images.labels, images.folds
-    views = len(features) // len(labels)
-    averages = features[::views].averages().astype(np.float64)
-    linear = fit_linear_heads(averages, labels, folds, config.class_weights)
+    linear = linear or fit_linear(features, images, config)
     by_kind: dict[str, np.ndarray] = {}
     history: History = {}
     if tail is not None:
@@ -167,6 +179,31 @@ def fit_heads(
         linear=linear,
         history=history,
     )
+
+
+def out_of_fold_predictions(
+    images: TrainingImages, probabilities: np.ndarray, positive: int, min_sensitivity: float | None
+) -> tuple[LabeledPredictions, dict[str, Any]]:
+    """Calibrate what a fold holds out, and choose thresholds.
+
+    Args:
+        images: with labels and folds.
+        probabilities: by heads that haven't seen the image, (n, classes).
+        positive: index of the positive class.
+        min_sensitivity: see `calibrate`.
+
+    Returns:
+        The predictions for the images that a fold holds out, and what `calibrate` chose.
+    """
+    used = images.is_held_out
+    labels = images.labels[used]
+    decision = calibrate(labels, probabilities[used], positive, min_sensitivity)
+    calibrated = apply_temperature(probabilities[used], decision["temperature"])
+    predicted = apply_threshold(calibrated, positive, decision["threshold"])
+    predictions = LabeledPredictions.create(
+        labels, calibrated, predicted, images.groups[used], positive
+    )
+    return predictions, decision
 
 
 def _temperature(labels: np.ndarray, out_of_fold: np.ndarray) -> float:

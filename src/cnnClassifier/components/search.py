@@ -1,29 +1,30 @@
-"""The command search: find better parameters by grouped cross-validation on cached features."""
+"""The command search: find better parameters by cross-fitting on cached features."""
 
 import hashlib
 import math
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import optuna
-import pandas as pd
 
-from cnnClassifier.components.trial_evaluator import SPLITS, TrialEvaluator, backbone_config
+from cnnClassifier.components.trial_evaluator import TrialEvaluator, backbone_config
 from cnnClassifier.entity.config_entity import SearchConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.tracking.runs import Run, data_tags, start_run
 from cnnClassifier.tuning.report import build_report, render_report, unified_diff, with_values
 from cnnClassifier.tuning.study import SharedStudy, finished_trials
 from cnnClassifier.utils.common import atomic_write, sha256_of
+from cnnClassifier.utils.errors import DivergenceError
 from cnnClassifier.utils.log import logger
 
 # Parameters that don't change the result of a trial, except through the manifest.
-_IRRELEVANT = {"MIN_SENSITIVITY", "OOD_QUANTILE", "FOLD_SEEDS", "SPLIT"}
+_IRRELEVANT = {"MIN_SENSITIVITY", "OOD_QUANTILE", "REPEATS", "SPLIT"}
 
 
 class Search:
-    """Try parameters in grouped folds of the training and validation images.
+    """Try parameters on the images outside the test split, each as training would with one repeat.
 
     Args:
         config: of the command.
@@ -48,13 +49,13 @@ class Search:
             The content of the report.
 
         Raises:
-            ManifestError: a class has fewer groups than there are folds.
+            ManifestError: a class is missing, or has a single group.
             UserError: the storage can't be opened.
             ConfigError: a backbone has no such block.
         """
         deadline = time.monotonic() + (timeout_s or math.inf)  # preparation counts
         config = self.config
-        training, name = config.crossvalidation.training, study_name(config)
+        training, name = config.training, study_name(config)
         manifest = Manifest.read(training.manifest_path)
         study = SharedStudy(
             config.storage,
@@ -72,7 +73,7 @@ class Search:
             return self._write(study.study, max_trials, apply)
         tags = {"search": name, **data_tags(training.manifest_path, training.source_URL)}
         with start_run(self.tracking, f"search {name}", tags, {"search": name}) as run:
-            run.log_datasets(manifest, training.source_URL, SPLITS)
+            run.log_datasets(manifest, training.source_URL, ("train", "validation"))
             evaluate = partial(self._evaluate, TrialEvaluator(config, manifest), run)
             study.run(evaluate, max_trials, deadline)
             report = self._write(study.study, max_trials, apply)
@@ -83,24 +84,26 @@ class Search:
     def _evaluate(
         self, evaluator: TrialEvaluator, run: Run, trial: optuna.trial.Trial
     ) -> float | None:
-        """Return the mean of the metric over the folds; None if the trial is pruned."""
+        """Return the metric of the out-of-fold predictions; None if the trial is pruned."""
         metric = self.config.metric
         trial_run = run.child_run(f"trial {trial.number}")
         trial_run.log_params(trial.params)
-        folds = pd.DataFrame()
-        for number, metrics in enumerate(evaluator.folds(trial.params), start=1):
-            folds = pd.concat([folds, pd.DataFrame([metrics])])
-            values = {f"fold_{key}": value for key, value in metrics.items()}
-            trial_run.log_metrics(values, number)
-            trial.report(folds[metric].mean(), number)
-            pruned = number < self.config.folds and trial.should_prune()
-            if pruned:
-                break
-        trial.set_user_attr("folds", folds.to_dict("records"))
-        trial_run.log_metrics({str(key): value for key, value in folds.mean().items()})
-        trial_run.set_tags({"pruned": str(pruned)})
+
+        def on_epoch(metrics: dict[str, float], epoch: int) -> None:
+            trial_run.log_metrics(metrics, epoch)
+            if metric == "loss" and "val_loss" in metrics:
+                trial.report(metrics["val_loss"], epoch)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        metrics: dict[str, float] = {}
+        with suppress(optuna.TrialPruned, DivergenceError):
+            metrics = evaluator.metrics(trial.params, on_epoch)
+        trial.set_user_attr("metrics", metrics)
+        trial_run.log_metrics({f"cv_{name}": value for name, value in metrics.items()})
+        trial_run.set_tags({"pruned": str(not metrics)})
         trial_run.finish()
-        return None if pruned else float(folds[metric].mean())
+        return metrics.get(metric)
 
     def _write(self, study: optuna.Study, max_trials: int, apply: bool) -> dict[str, Any]:
         """Write the report and the patch, and params.yaml if `apply`."""
@@ -144,6 +147,6 @@ def study_name(config: SearchConfig) -> str:
     for key, value in sorted(config.params.items()):
         if key not in _IRRELEVANT and key not in config.space:
             fixed.append((key, value))
-    digest = sha256_of(config.crossvalidation.training.manifest_path)
-    parts = (fixed, config.space, config.metric, config.folds, config.epochs, digest)
+    digest = sha256_of(config.training.manifest_path)
+    parts = (fixed, config.space, config.metric, config.epochs, digest)
     return f"search-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from cnnClassifier.components.cross_fitting import FittedHeads, TrainingImages, fit_heads
+from cnnClassifier.components.cross_fitting import (
+    FittedHeads,
+    TrainingImages,
+    fit_heads,
+    out_of_fold_predictions,
+)
 from cnnClassifier.entity.bundle import (
     CROSS_VALIDATION_FILE,
     HISTORY_FILE,
@@ -17,14 +22,11 @@ from cnnClassifier.entity.bundle import (
     OOD_DETECTOR_FILE,
     OUT_OF_FOLD_FILE,
     ModelBundle,
-    apply_temperature,
-    apply_threshold,
 )
 from cnnClassifier.entity.config_entity import TrackingConfig, TrainingConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import Entry, Manifest
-from cnnClassifier.evaluation.calibration import calibrate
 from cnnClassifier.evaluation.cross_validation import baseline_note, compare_with_baseline
 from cnnClassifier.evaluation.metrics import LabeledPredictions
 from cnnClassifier.imaging.augment import View, augment, views_of
@@ -121,10 +123,8 @@ class Training:
         fitted = fit_heads(
             network.tail, features, images, config.head, config.fit, on_epoch=run.log_metrics
         )
-        used = images.is_held_out
-        index = classes.index(positive)
-        decision = calibrate(
-            images.labels[used], fitted.probabilities[used], index, config.min_sensitivity
+        predictions, decision = out_of_fold_predictions(
+            images, fitted.probabilities, classes.index(positive), config.min_sensitivity
         )
         # The first view of each image is the image itself.
         originals = features[:: config.augmentation.views]
@@ -148,33 +148,25 @@ class Training:
                 **decision,
             )
             bundle.write(folder)
-            summary = self._cross_validate(folder, bundle, images, fitted)
+            summary = self._cross_validate(folder, bundle, images, fitted, predictions)
         run.log_metrics({f"cv_{name}": value for name, value in summary["metrics"].items()})
         _log_summary(summary)
         return bundle
 
     def _cross_validate(
-        self, folder: Path, bundle: ModelBundle, images: TrainingImages, fitted: FittedHeads
+        self,
+        folder: Path,
+        bundle: ModelBundle,
+        images: TrainingImages,
+        fitted: FittedHeads,
+        predictions: LabeledPredictions,
     ) -> dict[str, Any]:
         """Write the predictions by heads that haven't seen the image, and their metrics."""
         config, used = self.config, images.is_held_out
-        labels, groups = images.labels[used], images.groups[used]
-        probabilities = apply_temperature(fitted.probabilities[used], bundle.temperature)
-        model = LabeledPredictions.create(
-            labels,
-            probabilities,
-            apply_threshold(probabilities, bundle.positive_index, bundle.threshold),
-            groups,
-            bundle.positive_index,
-        )
-        linear = fitted.out_of_fold[LINEAR][used]
-        threshold = calibrate(labels, linear, bundle.positive_index, None)["threshold"]
-        predicted = apply_threshold(linear, bundle.positive_index, threshold)
-        baseline = LabeledPredictions.create(
-            labels, linear, predicted, groups, bundle.positive_index
-        )
+        linear = fitted.out_of_fold[LINEAR]
+        baseline, _ = out_of_fold_predictions(images, linear, bundle.positive_index, None)
         entries = [entry for entry, is_used in zip(images.entries, used, strict=True) if is_used]
-        table = out_of_fold_table(entries, bundle.classes, model)
+        table = out_of_fold_table(entries, bundle.classes, predictions)
         table["fold"] = images.folds[0, used] + 1
         table["disagreement"] = fitted.disagreement[used].round(6)
         for kind, values in fitted.out_of_fold.items():
@@ -187,7 +179,9 @@ class Training:
             "fixed_validation_split": not used.all(),
             "weights": {kind: head.weight for kind, head in bundle.heads.items()},
             "l2_strength": fitted.linear.l2_strength,
-            **compare_with_baseline(model, baseline, config.bootstrap_samples, config.fit.seed),
+            **compare_with_baseline(
+                predictions, baseline, config.bootstrap_samples, config.fit.seed
+            ),
         }
         save_json(folder / CROSS_VALIDATION_FILE, summary)
         return summary

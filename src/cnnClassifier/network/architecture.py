@@ -133,6 +133,27 @@ def add_heads(
     return _combine(backbone.input, outputs, weights)
 
 
+def local_tail(
+    cut: Any, x: Any, kind: str, count: int, dropout: float, class_count: int, seed: int
+) -> "keras.Model":
+    """Build the tail that a model from `add_heads` with the same options has; see `split_at`.
+
+    Args:
+        cut: output of the last frozen layer, or an input of its shape.
+        x: output of the feature layer; `cut` itself where the backbone is frozen.
+        kind: `conv_max`, `average` or `flatten`.
+        count: number of heads.
+        dropout: fraction of features dropped in training.
+        class_count: number of outputs.
+        seed: of the new weights and of dropout.
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    outputs = _local_heads(x, kind, count, dropout, class_count, seed)
+    return keras.Model(cut, stack_heads(outputs, "tail"), name="tail")
+
+
 def local_kind_of(model: "keras.Model") -> str | None:
     """Return the kind of the local heads of a model from `add_heads`; None: it has none."""
     names = {layer.name for layer in model.layers}

@@ -38,15 +38,13 @@ def build_report(study: optuna.Study, config: SearchConfig, max_trials: int) -> 
         if a trial is complete `best` and perhaps `baseline`, the trial with the parameters of
         params.yaml.
     """
-    training = config.crossvalidation.training
+    training = config.training
     trials = [_describe(trial, config.metric) for trial in finished_trials(study)]
     complete = [trial for trial in trials if not trial["pruned"]]
     report: dict[str, Any] = {
         "study": study.study_name,
         "max_trials": max_trials,
         "metric": config.metric,
-        "folds": config.folds,
-        "all_folds": config.crossvalidation.folds,
         "epochs": min(config.epochs, training.fit.epochs),
         "backbone": config.prepare.backbone,
         "source": training.source_URL,
@@ -63,10 +61,6 @@ def build_report(study: optuna.Study, config: SearchConfig, max_trials: int) -> 
             report["best"] = trial
         elif trial["params"].items() <= config.params.items():
             report["baseline"] = trial
-    if "baseline" in report:
-        sign = -1 if config.metric == "loss" else 1
-        gains = np.subtract(report["best"]["folds"], report["baseline"]["folds"]) * sign
-        report["wins"] = int((gains > 0).sum())
     return report
 
 
@@ -78,10 +72,10 @@ def render_report(report: dict[str, Any], config: SearchConfig) -> str:
         config: of the search.
     """
     trials = pd.DataFrame(report["trials"], columns=["value", "pruned", "params", "number"])
-    losses = trials["value"] * (1 if config.metric == "loss" else -1)
+    losses = trials["value"].astype(float) * (1 if config.metric == "loss" else -1)
     distance = losses - losses.min()
     scale = min(distance.max(), _MAX_MEDIANS * distance.median()) or 1.0
-    y = (100 * (distance / scale).clip(upper=1)).round(1)
+    y = (100 * (distance / scale).fillna(1).clip(upper=1)).round(1)
     x = (np.arange(len(y)) + 0.5) / len(y)
     complete = ~trials["pruned"].astype(bool)
     best_so_far = np.minimum.accumulate(y[complete]) / 100
@@ -137,14 +131,12 @@ def unified_diff(before: str, after: str, path: Path) -> str:
 
 
 def _describe(trial: FrozenTrial, metric: str) -> dict[str, Any]:
-    folds = pd.DataFrame(trial.user_attrs["folds"])
+    pruned = trial.state == TrialState.PRUNED
     return {
         "number": trial.number,
-        "pruned": trial.state == TrialState.PRUNED,
-        "value": float(folds[metric].mean()),
-        "std": float(folds[metric].std()),
-        "folds": folds[metric].tolist(),
-        "metrics": folds.mean().to_dict(),
+        "pruned": pruned,
+        "value": trial.value,
+        "metrics": {metric: trial.value} if pruned else trial.user_attrs["metrics"],
         "params": trial.params,
         "seconds": trial.duration.total_seconds() if trial.duration else 0.0,
     }
