@@ -7,7 +7,6 @@ MODULES = {
     "training": "training against the usual recipe, on the pipeline's data",
     "serving": "the server against the usual app, on the pipeline's bundle",
     "endurance": "ten minutes of 16 clients, one request in ten rubbish, three swaps of the model",
-    "heads": "boundary, head and settings in grouped folds (half an hour)",
     "validation_growth": "data_validation from 1,000 to 50,000 files (an hour)",
     "interval_coverage": "coverage of the interval of proportions, by simulation (a minute)",
     "pictures": "the README's pictures",
