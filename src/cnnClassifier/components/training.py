@@ -25,7 +25,11 @@ from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.calibration import calibrate
-from cnnClassifier.evaluation.cross_validation import baseline_note, compare_with_baseline
+from cnnClassifier.evaluation.cross_validation import (
+    baseline_note,
+    compare_with_baseline,
+    heads_note,
+)
 from cnnClassifier.evaluation.metrics import LabeledPredictions
 from cnnClassifier.imaging.augment import View, augment, views_of
 from cnnClassifier.imaging.decode import prepare
@@ -146,15 +150,29 @@ class Training:
                 **decision,
             )
             bundle.write(folder)
-            summary = self._cross_validate(folder, bundle, images, fitted)
+            heads = min(images.fold_count, config.head_count)
+            summary = self._cross_validate(folder, bundle, images, fitted, heads)
         run.log_metrics({f"cv_{name}": value for name, value in summary["metrics"].items()})
         _log_summary(summary)
         return bundle
 
     def _cross_validate(
-        self, folder: Path, bundle: ModelBundle, images: TrainingImages, fitted: FittedHeads
+        self,
+        folder: Path,
+        bundle: ModelBundle,
+        images: TrainingImages,
+        fitted: FittedHeads,
+        heads: int,
     ) -> dict[str, Any]:
-        """Write the predictions by heads that haven't seen the image, and their metrics."""
+        """Write the predictions by heads that haven't seen the image, and their metrics.
+
+        Args:
+            folder: of the files.
+            bundle: the model.
+            images: of the training.
+            fitted: the heads and their predictions.
+            heads: number of heads of each kind in the model.
+        """
         config, used = self.config, images.is_held_out
         labels, groups = images.labels[used], images.groups[used]
         probabilities = apply_temperature(fitted.probabilities[used], bundle.temperature)
@@ -180,6 +198,8 @@ class Training:
             table[columns] = values[used].round(6)
         table.to_csv(folder / OUT_OF_FOLD_FILE, index=False, lineterminator="\n")
         summary = {
+            "model_sha256": bundle.model_sha256,
+            "heads": heads,
             "folds": images.fold_count,
             "repeats": len(images.folds),
             "fixed_validation_split": not used.all(),
@@ -224,11 +244,10 @@ def _write_history(path: Path, history: History) -> None:
 
 
 def _log_summary(summary: dict[str, Any]) -> None:
-    weights = ", ".join(f"{kind} {weight:g}" for kind, weight in summary["weights"].items())
     logger.info(
-        "%d heads of each kind; weights: %s. Log loss %.4f on %d images by heads that haven't "
-        "seen them; the linear baseline %.4f",
-        *(summary["folds"], weights, summary["metrics"]["loss"], summary["n"]),
+        "Weights: %s. Log loss %.4f on %d images by heads that haven't seen them; the linear "
+        "baseline %.4f",
+        *(heads_note(summary), summary["metrics"]["loss"], summary["n"]),
         summary["baseline"]["metrics"]["loss"],
     )
     if not summary["loss_difference"]["better"]:
