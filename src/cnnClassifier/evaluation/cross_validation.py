@@ -80,8 +80,8 @@ def reliability_note(test_groups: int | None, cross_validation: dict[str, Any]) 
         is_fixed = cross_validation["fixed_validation_split"]
         return (
             f"The {'validation' if is_fixed else 'cross-validated'} metrics are more reliable: the "
-            f"class with the fewest groups has {groups} of them here, and {test_groups} in the "
-            "test split."
+            f"class with the fewest groups has {test_groups} in the test split, and {groups} "
+            "outside it."
         )
     return (
         "The test split's metrics are more reliable: its images decided nothing, not even when to "
