@@ -6,12 +6,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnClassifier.entity.bundle import FORMAT_VERSION, INT8_FILE, METADATA_FILE
-from cnnClassifier.network.architecture import MAP_LAYER, OUTPUT_LAYER, POOL_LAYER
+from cnnClassifier.entity.bundle import (
+    FORMAT_VERSION,
+    INT8_FILE,
+    METADATA_FILE,
+    MODEL_FILE,
+    OOD_DETECTOR_FILE,
+)
+from cnnClassifier.network.architecture import add_heads, combine_heads
 from cnnClassifier.network.openvino_model import export_openvino, quantize, save_openvino
 from cnnClassifier.network.out_of_distribution import OutOfDistributionDetector
 from cnnClassifier.utils.common import save_json, sha256_of
 from tests.mlflow_server import mlflow_server
+
+HEADS = {
+    "conv_max": {"weight": 0.9, "temperature": 1.0},
+    "linear": {"weight": 0.1, "temperature": 1.0},
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -40,46 +51,60 @@ def keras():
 
 @pytest.fixture(scope="session")
 def write_bundle(keras):
-    """Write a bundle whose model predicts adenocarcinoma for any bright spot, else normal."""
+    """Write a bundle whose model predicts adenocarcinoma for bright spots, else normal.
 
-    def write(folder, *, outputs=2, slope=2.0, int8=False, **changes):
-        layers = keras.layers
+    It has a local and a linear head for each fold. They agree at the threshold and far from it, and
+    disagree in between, where some are more certain than others.
+    """
+
+    def write(folder, *, outputs=2, slope=2.0, folds=3, int8=False, **changes):
         image = keras.Input((32, 32, 3))
-        x = layers.Rescaling(1 / 255)(image)
-        x = layers.Conv2D(
-            4, 3, kernel_initializer=keras.initializers.Constant(1 / 27), name=MAP_LAYER
-        )(x)
-        x = layers.GlobalMaxPooling2D(name=POOL_LAYER)(x)
-        dense = layers.Dense(outputs, activation="softmax", name=OUTPUT_LAYER)
-        model = keras.Model(image, dense(x))
+        x = keras.layers.Rescaling(1 / 255, name="scaled")(image)
+        mean = keras.initializers.Constant(1 / 27)
+        x = keras.layers.Conv2D(4, 3, kernel_initializer=mean, name="map")(x)
+        backbone = keras.Model(image, x)
+        model = add_heads(backbone, ["scaled", "map"], "map", "auto", folds, 0.0, outputs, 0)
         sign = np.array([1.0, -1.0, *[0.0] * (outputs - 2)], np.float32)
-        dense.set_weights([np.tile(slope * sign, (4, 1)), -2 * slope * sign])
+        for fold in range(folds):
+            certainty = slope * (1 + (fold - (folds - 1) / 2) / 2)
+            for name in ("mix", "map"):  # channel 0 passes the brightness
+                layer = model.get_layer(f"conv_max_{fold}_{name}")
+                kernel, bias = map(np.zeros_like, layer.get_weights())
+                kernel[kernel.shape[0] // 2, kernel.shape[1] // 2, 0, 0] = 1
+                layer.set_weights([kernel, bias])
+            for kind in HEADS:
+                head = model.get_layer(f"{kind}_{fold}")
+                kernel, _ = map(np.zeros_like, head.get_weights())
+                kernel[0] = 4 * certainty * sign
+                head.set_weights([kernel, -2 * certainty * sign])
+        model = combine_heads(model, {kind: head["weight"] for kind, head in HEADS.items()}, folds)
         folder.mkdir(parents=True, exist_ok=True)
-        model.save(folder / "model.keras")
+        model.save(folder / MODEL_FILE)
         # In distribution is any brightness, from black to white.
         OutOfDistributionDetector(
             np.full(4, 0.5, np.float32), np.eye(1, 4, dtype=np.float32), np.ones(1, np.float32), 1.0
-        ).save(folder / "ood_detector.npz")
+        ).save(folder / OOD_DETECTOR_FILE)
         if int8:
-            graph, activation = export_openvino(model, MAP_LAYER)
             images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-            save_openvino(folder / INT8_FILE, quantize(graph, images), activation)
+            save_openvino(folder / INT8_FILE, quantize(export_openvino(model, "map"), images))
         content = {
             "format_version": FORMAT_VERSION,
             "classes": ("adenocarcinoma", "normal"),
             "positive_class": "adenocarcinoma",
             "image_size": (32, 32, 3),
+            "heads": HEADS,
             "temperature": 1.0,
             "threshold": 0.5,
             "operating_points": {"default": 0.5},
-            "validation": {"n": 10, "loss": 0.5, "loss_calibrated": 0.5},
-            "feature_layer": MAP_LAYER,
+            "calibration": {"n": 10, "loss": 0.5, "loss_calibrated": 0.5},
+            "max_disagreement": 0.09 if folds > 1 else None,
+            "feature_layer": "map",
             "ood_threshold": 2.0,
             "backbone": "tiny",
             "data_source": "phantom:",
             "synthetic": True,
-            "model_sha256": sha256_of(folder / "model.keras"),
-            "ood_detector_sha256": sha256_of(folder / "ood_detector.npz"),
+            "model_sha256": sha256_of(folder / MODEL_FILE),
+            "ood_detector_sha256": sha256_of(folder / OOD_DETECTOR_FILE),
             "manifest_sha256": "0" * 64,
             "int8_sha256": sha256_of(folder / INT8_FILE) if int8 else None,
             "versions": {"keras": keras.__version__},

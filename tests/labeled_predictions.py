@@ -1,16 +1,26 @@
 """Predictions and scores for the tests of metrics, reports and plots."""
 
+from copy import deepcopy
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 
 from cnnClassifier.entity.bundle import FORMAT_VERSION, apply_threshold
+from cnnClassifier.evaluation.cross_validation import (
+    baseline_note,
+    compare_with_baseline,
+    heads_note,
+    reliability_note,
+)
 from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_scores
-from cnnClassifier.evaluation.ood_samples import TEST_IMAGES, ood_metrics
+from cnnClassifier.evaluation.ood_samples import DATA_IMAGES, ood_metrics
+from cnnClassifier.evaluation.scores import OUT_OF_FOLD, TEST
 
 CLASSES = ("adenocarcinoma", "large.cell_carcinoma", "normal")
 DISTANCES = pd.DataFrame(
     {
-        "kind": [TEST_IMAGES] * 4 + ["noise", "noise", "flat"],
+        "kind": [DATA_IMAGES] * 4 + ["noise", "noise", "flat"],
         "name": list("abcdefg"),
         "distance": [0.5, 0.9, 1.2, 0.0, 5.0, 0.7, 3.0],
         "out_of_distribution": [False, False, True, False, True, False, True],
@@ -39,11 +49,42 @@ def random_predictions(count=2, images=120, skill=1.5, threshold=0.4, seed=0, pe
     return labeled(labels, probabilities, [f"g{group}" for group in groups], 0, threshold)
 
 
-def full_scores(count=2, gates=(), warnings=(), synthetic=True):
-    """The content of scores.json."""
+def cross_validation(model, baseline, **changes):
+    """The content of cross_validation.json: of a model and of its baseline on the same images."""
+    return {
+        "model_sha256": "a1" * 32,
+        "heads": 3,
+        "folds": 3,
+        "repeats": 2,
+        "fixed_validation_split": False,
+        "weights": {"conv_max": 0.6, "linear": 0.4},
+        **compare_with_baseline(model, baseline, 100, 1),
+        **changes,
+    }
+
+
+@lru_cache
+def _metrics(count):
+    """The metrics of scores.json and of cross_validation.json; they take a second."""
     points = {"default": 0.4, "sensitivity>=0.95": 0.1}
     scores = compute_scores(random_predictions(count), class_names(count), points, 100, 1)
+    model, baseline = (
+        random_predictions(count, images=210, seed=1, skill=skill) for skill in (1.5, 0.5)
+    )
+    return scores, cross_validation(model, baseline)
+
+
+def full_scores(count=2, gates=(), warnings=(), synthetic=True, has_test=True):
+    """The content of scores.json."""
+    scores, validated = deepcopy(_metrics(count))
+    validated |= {
+        "note": reliability_note(14 if has_test else None, validated),
+        "baseline_note": baseline_note(validated),
+        "heads_note": heads_note(validated),
+    }
     return scores | {
+        "split": TEST if has_test else OUT_OF_FOLD,
+        "cross_validation": validated,
         "synthetic": synthetic,
         "out_of_distribution": ood_metrics(DISTANCES, np.arange(4), 1.0),
         "warnings": list(warnings),
@@ -53,7 +94,7 @@ def full_scores(count=2, gates=(), warnings=(), synthetic=True):
 
 
 def images_table(images=120):
-    """The test images, as for `write_tables`."""
+    """The evaluated images, as for `write_tables`."""
     names = [f"image{number}" for number in range(images)]
     table = pd.DataFrame({"path": names, "sha256": names, "group": "g"})
     return table.assign(distance=0.5, out_of_distribution=False)

@@ -99,8 +99,7 @@ export class Card {
     this.#find(".label").textContent = result.image;
     this.#find(".unfamiliar").hidden = !result.unfamiliar;
     this.#find(".uncertain").hidden = !result.uncertain;
-    this.#find(".uncertain span").textContent =
-      result.threshold === null ? "Two classes are almost equally probable." : "The probability is near the decision threshold.";
+    this.#find(".uncertain span").textContent = uncertaintyReason(result);
     this.#showBars(result);
     this.#find(".time").textContent = `${duration(milliseconds)} (${duration(result.ms)} on the server)`;
     this.#find(".model").textContent = `${model.backbone} · ${result.model}`;
@@ -200,6 +199,11 @@ export class Card {
     this.#find(".frame").value = frame;
     this.#showFrameNumber();
   }
+}
+
+function uncertaintyReason({ disagreement, disagreement_limit: limit, threshold }) {
+  if (limit !== null && disagreement > limit) return "The model’s heads, trained on different images, disagree.";
+  return threshold === null ? "Two classes are almost equally probable." : "The probability is near the decision threshold.";
 }
 
 function createBar(label, probability, isPredicted, threshold) {

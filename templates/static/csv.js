@@ -22,6 +22,8 @@ export function toCsv(items, disclaimer) {
     ...Object.fromEntries(classes.map((name) => [`p_${name}`, (item) => item.result?.probabilities[name]])),
     threshold: (item) => item.result?.threshold,
     uncertain: (item) => item.result?.uncertain,
+    disagreement: (item) => item.result?.disagreement,
+    disagreement_limit: (item) => item.result?.disagreement_limit,
     unfamiliar: (item) => item.result?.unfamiliar,
     distance: (item) => item.result?.distance,
     unfamiliar_limit: (item) => item.result?.unfamiliar_limit,

@@ -9,13 +9,15 @@ from PIL import Image
 
 import cnnClassifier.components.evaluation as stage
 from cnnClassifier.components.evaluation import Evaluation
-from cnnClassifier.entity.bundle import ModelBundle
+from cnnClassifier.components.training import out_of_fold_table
+from cnnClassifier.entity.bundle import CROSS_VALIDATION_FILE, OUT_OF_FOLD_FILE, ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig, GatesConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.scores import METRIC_LABELS, read_scores
 from cnnClassifier.tracking.runs import Run
 from cnnClassifier.utils.common import save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
+from tests.labeled_predictions import cross_validation, labeled, random_predictions
 from tests.pictures import save
 
 EASY_GATES = GatesConfig(
@@ -35,11 +37,10 @@ REPORTS = {"scores.json", "MODEL_CARD.md", "MODEL_CARD.html", *(f"{name}.csv" fo
 FILES = REPORTS | {f"{name}.png" for name in PLOTS}
 
 
-def noisy_image(seed, has_spot):
-    """A dark noisy image with or without a bright spot."""
+def noisy_image(seed, spot_size):
+    """A dark noisy image with a bright spot, or without one."""
     pixels = np.random.default_rng(seed).integers(20, 60, (40, 40), np.uint8)
-    if has_spot:
-        pixels[10:20, 10:20] = 250
+    pixels[10 : 10 + spot_size, 10 : 10 + spot_size] = 250
     return Image.fromarray(pixels)
 
 
@@ -53,24 +54,28 @@ def run(monkeypatch):
 
 @pytest.fixture
 def prepared(tmp_path, write_bundle):
-    """Write test images, manifest, report and bundle; the first normal image has a spot."""
+    """Write images, manifest, report and bundle; the first normal image has a large spot.
 
-    def prepare(count=2):
+    The out-of-fold predictions have another error: the first adenocarcinoma.
+    """
+
+    def prepare(count=2, has_test=True, int8=False):
         classes = ("adenocarcinoma", "normal", "other")[:count]
         images, entries = {}, []
         for index, label in enumerate(classes):
             for n in range(10):
-                has_spot = label == "adenocarcinoma" or (index, n) == (1, 0)
+                spot_size = 20 if (index, n) == (1, 0) else 10 * (label == "adenocarcinoma")
                 path = f"{label}/patient{n // 2}_{n}.png"
-                images[path] = noisy_image(100 * index + n, has_spot)
+                images[path] = noisy_image(100 * index + n, spot_size)
         save(tmp_path / "data", images)
         for path in sorted(images):
             label, name = path.split("/")
             group = f"{label} {name.split('_')[0]}"
-            split = {"3": "train", "4": "validation"}.get(group[-1], "test")
+            split = "test" if has_test and group[-1] in "012" else "train"
             digest = sha256_of(tmp_path / "data" / path)
             entries.append(Entry(path, label, digest, group, split))
-        Manifest(tuple(entries)).write(tmp_path / "manifest.csv")
+        manifest = Manifest(tuple(entries))
+        manifest.write(tmp_path / "manifest.csv")
         digest = sha256_of(tmp_path / "manifest.csv")
         counts = dict.fromkeys(classes, 2)
         report = {
@@ -85,8 +90,22 @@ def prepared(tmp_path, write_bundle):
         }
         save_json(tmp_path / "report.json", report)
         bundle_dir = tmp_path / "bundle"
-        write_bundle(bundle_dir, outputs=count, classes=classes, manifest_sha256=digest)
+        options = {"outputs": count, "classes": classes, "int8": int8}
+        write_bundle(bundle_dir, **options, manifest_sha256=digest)
         (bundle_dir / "history.csv").write_text("epoch,loss,val_loss\n1,0.9,1.0\n2,0.5,0.6\n")
+        trained = manifest.in_split("train")
+        labels = manifest.labels(trained)
+        probabilities = np.full((len(labels), count), 0.3 / (count - 1))
+        probabilities[np.arange(len(labels)), labels] = 0.7
+        probabilities[0, :2] = 0.1, 0.9
+        probabilities /= probabilities.sum(1, keepdims=True)
+        held_out = labeled(labels, probabilities, [entry.group for entry in trained])
+        table = out_of_fold_table(trained, classes, held_out)
+        table.assign(fold=1).to_csv(bundle_dir / OUT_OF_FOLD_FILE, index=False)
+        model, baseline = (random_predictions(count, seed=seed) for seed in (0, 1))
+        digest = ModelBundle.read(bundle_dir).model_sha256
+        content = cross_validation(model, baseline, model_sha256=digest)
+        save_json(bundle_dir / CROSS_VALIDATION_FILE, content)
         return EvaluationConfig(
             data_dir=tmp_path / "data",
             manifest_path=tmp_path / "manifest.csv",
@@ -120,6 +139,11 @@ def test_writes_and_logs_everything(prepared, run, count):
     assert scores["model_sha256"] == ModelBundle.read(config.bundle_dir).model_sha256
     assert [row[:2] for row in scores["confusion_matrix"][:2]] == [[6, 0], [1, 5]]
     assert scores["sensitivity"] == 1.0
+    assert scores["split"] == "test"
+    validated = scores["cross_validation"]
+    assert (validated["n"], validated["weights"]) == (120, {"conv_max": 0.6, "linear": 0.4})
+    assert validated["note"].startswith("The cross-validated metrics are more reliable")
+    assert "baseline" in validated["baseline_note"]
     assert scores["out_of_distribution"]["n_ood"] >= 40
     assert "A warning." in scores["warnings"]
     assert [gate["passed"] for gate in scores["gates"]] == [True] * 7
@@ -136,7 +160,7 @@ def test_writes_and_logs_everything(prepared, run, count):
     assert float(error["adenocarcinoma"]) > 0.5
     page = (config.root_dir / "MODEL_CARD.html").read_text(encoding="utf-8")
     first = min((path for path in rows if path in page), key=page.index)
-    assert first == error["path"], "the error comes first in the gallery"
+    assert rows[first]["actual"] != rows[first]["predicted"], "errors come first in the gallery"
 
     artifacts = {}
     for paths, folder in (call.args for call in run.log_artifacts.call_args_list):
@@ -152,19 +176,42 @@ def test_writes_and_logs_everything(prepared, run, count):
     run.log_history.assert_called_once_with({"loss": [0.9, 0.5], "val_loss": [1.0, 0.6]})
     (tags,) = run.set_tags.call_args.args
     assert (tags["gates_not_met"], tags["state"]) == ("none", "evaluated")
-    assert run.log_datasets.call_args.args[2] == ("train", "validation", "test")
+    assert run.log_datasets.call_args.args[2] == ("train", "validation", "test")  # that exist
     run.register_candidate.assert_called_once()
 
 
-def test_int8_is_compared_on_the_test_split(prepared, write_bundle):
-    config = prepared()
-    write_bundle(config.bundle_dir, int8=True, manifest_sha256=sha256_of(config.manifest_path))
+def test_without_a_test_split_the_out_of_fold_predictions_are_evaluated(prepared, run):
+    config = prepared(has_test=False)
+    scores = Evaluation(config).run()
+    assert (scores["split"], scores["n"], scores["n_groups"]) == ("out_of_fold", 20, 10)
+    assert scores["confusion_matrix"] == [[9, 1], [0, 10]]
+    assert scores["out_of_distribution"]["n"] == 20
+    assert "no test split" in scores["cross_validation"]["note"]
+    (message,) = (gate["message"] for gate in scores["gates"] if gate["name"] == "min_roc_auc")
+    assert "ROC AUC of the out-of-fold predictions of the training images is 0.9" in message
+    assert files_in(config.root_dir) == FILES
+    with (config.root_dir / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [
+        entry.path for entry in Manifest.read(config.manifest_path).entries
+    ]
+    assert (rows[0]["predicted"], float(rows[0]["adenocarcinoma"])) == ("normal", 0.1)
+    page = (config.root_dir / "MODEL_CARD.html").read_text(encoding="utf-8")
+    assert "There is no test split" in page
+    assert "test images" not in page
+    first = min((row["path"] for row in rows if row["path"] in page), key=page.index)
+    assert first == rows[0]["path"]
+
+
+@pytest.mark.parametrize("has_test", [True, False])
+def test_int8_is_compared_on_the_same_images(prepared, has_test):
+    config = prepared(has_test=has_test, int8=True)
     scores = Evaluation(config).run()
     bundle = ModelBundle.read(config.bundle_dir)
     assert scores["int8"] == {
         "model_sha256": bundle.model_sha256,
         "int8_sha256": bundle.int8_sha256,
-        "n": 12,
+        "n": 12 if has_test else 20,
         "agreement": 1.0,
         "auc_difference": 0.0,
         "accepted": True,
@@ -216,6 +263,12 @@ def drop_first_entry(config):
     Manifest(entries[1:]).write(config.manifest_path)
 
 
+def drop_first_prediction(config):
+    path = config.bundle_dir / OUT_OF_FOLD_FILE
+    header, _, *rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([header, *rows]))
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -232,11 +285,30 @@ def drop_first_entry(config):
         ),
         (drop_first_entry, BundleError, "another manifest"),
         (lambda c: (c.bundle_dir / "ood_detector.npz").unlink(), BundleError, "npz is missing"),
+        (
+            lambda c: (c.bundle_dir / CROSS_VALIDATION_FILE).unlink(),
+            BundleError,
+            "json: missing, .* train again",
+        ),
+        (
+            lambda c: save_json(c.bundle_dir / CROSS_VALIDATION_FILE, {"model_sha256": "0"}),
+            BundleError,
+            "it is of another model",
+        ),
+        (
+            lambda c: (c.bundle_dir / OUT_OF_FOLD_FILE).unlink(),
+            BundleError,
+            "csv: missing, .* train again",
+        ),
+        (drop_first_prediction, BundleError, "it has other images"),
     ],
-    ids=["no report", "damaged report", "other report", "other manifest", "incomplete bundle"],
+    ids=[
+        *("no report", "damaged report", "other report", "other manifest", "incomplete bundle"),
+        *("no cross-validation", "other cross-validation", "no predictions", "other predictions"),
+    ],
 )
 def test_inputs_that_do_not_match_are_refused(prepared, damage, error, message):
-    config = prepared()
+    config = prepared(has_test=False)
     damage(config)
     with pytest.raises(error, match=message):
         Evaluation(config).run()

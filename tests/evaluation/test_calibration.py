@@ -95,6 +95,6 @@ def test_an_operating_point_is_added_if_a_sensitivity_is_requested():
     points = decision["operating_points"]
     assert points.keys() == {"default", "sensitivity>=0.95"}
     assert points["sensitivity>=0.95"] < points["default"] == decision["threshold"]
-    assert decision["validation"]["loss_calibrated"] < decision["validation"]["loss"]
+    assert decision["calibration"]["loss_calibrated"] < decision["calibration"]["loss"]
     without = calibrate(labels, probabilities, 1, None)
     assert without["operating_points"].keys() == {"default"}

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cnnClassifier.entity.bundle import FORMAT_VERSION
 from cnnClassifier.evaluation.comparison import (
     EvaluatedModel,
     compare_models,
@@ -152,13 +153,14 @@ def test_every_format_is_complete(count, synthetic, first):
     assert "http" not in page
 
 
-def write(folder, model, format_version=2):
+def write(folder, model):
     folder.mkdir()
     scores = {
         "classes": model.classes,
         "positive_class": model.positive_class,
         "synthetic": model.synthetic,
-        "format_version": format_version,
+        "split": model.split,
+        "format_version": FORMAT_VERSION,
     }
     save_json(folder / "scores.json", scores)
     predictions = model.predictions
@@ -176,7 +178,8 @@ def write(folder, model, format_version=2):
 
 def test_reads_the_output_of_evaluation(tmp_path):
     model = evaluated(count=3)
-    model = replace(model, classes=("adenocarcinoma", "group", "normal"))  # also a column
+    classes = ("adenocarcinoma", "group", "normal")  # also a column
+    model = replace(model, classes=classes, split="out_of_fold")
     model.images["actual"] = np.array(model.classes)[model.predictions.labels]
     read = EvaluatedModel.read(write(tmp_path / "a", model), "A")
     for name in ("labels", "predicted", "groups"):
@@ -184,6 +187,8 @@ def test_reads_the_output_of_evaluation(tmp_path):
     assert np.allclose(read.predictions.probabilities, model.predictions.probabilities)
     pd.testing.assert_frame_equal(read.images, model.images, check_dtype=False)
     assert (read.classes, read.positive_class) == (model.classes, "adenocarcinoma")
+    (note,) = (note for note in compare_models(model, read, 40, 0).notes if note.startswith("B: "))
+    assert note == "B: out-of-fold predictions of the training images (there is no test split)."
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
@@ -196,9 +201,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     (folder / "predictions.csv").unlink()
     with pytest.raises(UserError, match=r"incomplete .* No such file .*predictions\.csv"):
         EvaluatedModel.read(folder, "main")
-    for content in ({}, {"format_version": 3}):
+    for content in ({}, {"format_version": 4}):
         save_json(folder / "scores.json", content)
-        with pytest.raises(UserError, match=r"made by version [13]; run dvc repro"):
+        with pytest.raises(UserError, match=r"made by version [14]; run dvc repro"):
             EvaluatedModel.read(folder, "main")
 
 

@@ -14,7 +14,7 @@ NO_GATES = GatesConfig(
     max_ece=None,
     on_failure="stop",
 )
-SCORES = {"roc_auc": 0.9, "ece": 0.08, "intervals": {"roc_auc": [0.8, 0.95]}}
+SCORES = {"split": "test", "roc_auc": 0.9, "ece": 0.08, "intervals": {"roc_auc": [0.8, 0.95]}}
 REPORT = {"shortcuts": {"gray": {"auc": 0.6}, "thumbnail": {"auc": 0.82}}}
 
 
@@ -44,9 +44,14 @@ def test_limits_that_are_not_set_are_not_checked():
     [
         ("min_images_per_class", 4, 5, "Number of images of class ill is 4; the minimum is 5."),
         ("min_groups_per_class", 3, 4, "Number of groups of class well is 3; the minimum is 4."),
-        ("min_roc_auc", 0.9, 0.91, "ROC AUC is 0.900; the minimum is 0.91."),
-        ("min_roc_auc_lower_bound", 0.8, 0.81, "of ROC AUC is 0.800; the minimum is 0.81."),
-        ("max_ece", 0.08, 0.07, "Expected calibration error is 0.080; the maximum is 0.07."),
+        ("min_roc_auc", 0.9, 0.91, "ROC AUC of the test split is 0.900; the minimum is 0.91."),
+        (
+            "min_roc_auc_lower_bound",
+            0.8,
+            0.81,
+            "ROC AUC of the test split is 0.800; the minimum is 0.81.",
+        ),
+        ("max_ece", 0.08, 0.07, "error of the test split is 0.080; the maximum is 0.07."),
         ("max_shortcut_auc", 0.82, 0.8, "shortcut (thumbnail) is 0.820; the maximum is 0.8."),
     ],
 )
@@ -56,6 +61,12 @@ def test_each_limit_is_inclusive(name, met, missed, message):
     (gate,) = check(**{name: missed})
     assert (gate["name"], gate["passed"]) == (name, False)
     assert gate["message"].endswith(message)
+
+
+def test_without_a_test_split_the_message_names_the_out_of_fold_predictions():
+    (gate,) = check(scores=SCORES | {"split": "out_of_fold"}, min_roc_auc=0.91)
+    found = "ROC AUC of the out-of-fold predictions of the training images is 0.900"
+    assert gate["message"] == f"{found}; the minimum is 0.91."
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,12 @@ def bundle(count=2, synthetic=True):
         classes=class_names(count),
         positive_class="adenocarcinoma",
         image_size=(64, 96, 3),
+        heads={"conv_max": {"weight": 0.6, "temperature": 1.1}},
         temperature=1.31,
         threshold=0.4,
         operating_points={"default": 0.4},
-        validation={"n": 33, "loss": 0.51, "loss_calibrated": 0.47},
+        calibration={"n": 33, "loss": 0.51, "loss_calibrated": 0.47},
+        max_disagreement=0.1,
         feature_layer="block4_pool",
         ood_threshold=1.0,
         backbone="VGG16",
@@ -70,12 +72,12 @@ def bundle(count=2, synthetic=True):
     )
 
 
-def cards(folder, count=2, report=FULL_REPORT, gallery=(), synthetic=True, gates=()):
+def cards(folder, count=2, report=FULL_REPORT, gallery=(), synthetic=True, gates=(), has_test=True):
     """Write both cards, and return their text."""
     folder.mkdir(exist_ok=True)
     write_tables(folder, random_predictions(count), class_names(count), images_table(), DISTANCES)
     warnings = report.get("warnings", ())
-    scores = full_scores(count, gates, warnings, synthetic)
+    scores = full_scores(count, gates, warnings, synthetic, has_test)
     write_card(folder, bundle(count, synthetic), scores, report, PARAMS, 100, gallery)
     return [(folder / f"MODEL_CARD.{kind}").read_text(encoding="utf-8") for kind in ("md", "html")]
 
@@ -103,7 +105,11 @@ def test_both_cards_are_complete(tmp_path, count):
             f"{low:.3f} to {high:.3f}",
             "temperature of 1.31",
             "from 0.5100 to 0.4700",
-            "validation split (33 images)",
+            "These predictions (33 images) decided",
+            "210 in 70 groups",
+            scores["cross_validation"]["note"],
+            scores["cross_validation"]["baseline_note"],
+            "local (conv_max) 0.6, linear 0.4; 3 heads each",
             "100 samples of the 40 groups",
             "75 files were found and 69 are used",
             "copies 4, other 2",
@@ -121,6 +127,8 @@ def test_both_cards_are_complete(tmp_path, count):
             assert expected in text, expected
         assert ("large.cell_carcinoma" in text) is (count == 3)
         assert ("Each class against the rest" in text) is (count == 3)
+        assert ("macro F1" in text) is (count == 3)
+        assert ("specificity (adenocarcinoma)" in text) is (count == 3)
     assert re.findall(r"^## (.*)$", markdown, flags=re.MULTILINE)[:9] == MITCHELL
     assert re.findall(r"<h2>(.*?)</h2>", page)[:9] == MITCHELL
     assert "normal/x\\|y_1.png" in markdown
@@ -130,6 +138,25 @@ def test_both_cards_are_complete(tmp_path, count):
     for header, rule in re.findall(r"^(\|.*\|)\n(\|[ -|]*\|)$", markdown, flags=re.MULTILINE):
         assert header.count("|") == rule.count("|")
     assert cards(tmp_path / "again", count, gallery=gallery, gates=gates) == [markdown, page]
+
+
+def test_without_a_test_split_every_text_says_so(tmp_path):
+    image = GalleryImage("x.png", "normal", "normal", 0.9, PIXELS, PIXELS)
+    for text in cards(tmp_path, has_test=False, gallery=[image]):
+        assert text.count("There is no test split") == 3
+        assert "Test split" not in text
+        assert "test images" not in text
+        assert "after it has seen the image" in " ".join(text.split())
+
+
+def test_a_fixed_validation_split_is_named(tmp_path):
+    scores = full_scores()
+    scores["cross_validation"]["fixed_validation_split"] = True
+    write_tables(tmp_path, random_predictions(), class_names(2), images_table(), DISTANCES)
+    write_card(tmp_path, bundle(), scores, REPORT, PARAMS, 100, [])
+    text = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| Validation split | Linear baseline (validation split) |" in text
+    assert "out-of-fold" not in text
 
 
 def test_real_data_without_warnings_shortcuts_and_gallery(tmp_path):

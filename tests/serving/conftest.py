@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
-from cnnClassifier.entity.bundle import FORMAT_VERSION, ModelBundle, apply_threshold
-from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_scores
+from cnnClassifier.entity.bundle import FORMAT_VERSION, ModelBundle
+from cnnClassifier.evaluation.metrics import compute_scores
 from cnnClassifier.utils.common import save_json
+from tests.labeled_predictions import cross_validation, labeled
 from tests.waiting import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,11 +86,17 @@ def evaluated(write_bundle, tmp_path_factory):
     labels = np.array([0, 0, 0, 1, 1, 1])
     positive = np.array([0.9, 0.8, 0.2, 0.1, 0.3, 0.2])
     probabilities = np.stack([positive, 1 - positive], 1)
-    outcome = LabeledPredictions.create(
-        labels, probabilities, apply_threshold(probabilities, 0, bundle.threshold), [*"aabccd"], 0
-    )
+    outcome = labeled(labels, probabilities, [*"aabccd"])
+    validated = cross_validation(outcome, outcome, model_sha256=bundle.model_sha256)
+    validated |= {
+        "note": "One is more reliable.",
+        "baseline_note": "The model is not better.",
+        "heads_note": "local (conv_max) 0.9, linear 0.1; 3 heads each",
+    }
     content = {
         "model_sha256": bundle.model_sha256,
+        "split": "test",
+        "cross_validation": validated,
         **compute_scores(outcome, bundle.classes, bundle.operating_points, 20, seed=0),
         "format_version": FORMAT_VERSION,
         "out_of_distribution": {

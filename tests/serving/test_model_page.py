@@ -4,8 +4,10 @@ import shutil
 import pytest
 from PIL import Image
 
+from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.serving.app import create_app
 from cnnClassifier.utils.common import load_json, save_json
+from tests.labeled_predictions import class_names, full_scores
 from tests.serving.client import make_config
 
 REPORTS = {
@@ -40,10 +42,15 @@ def test_the_page_shows_the_evaluation_and_links_to_the_reports(make_client):
         "Trained and tested on synthetic",
         "<td>0.833</td>",  # 5 of 6 are correct
         "0.281 to 0.999",  # its interval with 4 groups
+        "One is more reliable.",
+        "The model is not better.",
+        "local (conv_max) 0.9, linear 0.1; 3 heads each",
+        "Linear baseline<small>cross-validated</small>",
+        "<td>6 in 4 groups</td>",
         "A dash: too few groups for an interval.",  # the positive predictions are of one group
         'class="correct t7">2<',
         'class="incorrect t3">1<',
-        "validation loss 0.625",
+        "of held-out images 0.625",
         "0.0,10.0 100.0,50.0",  # the training loss, on a scale up to 1.0
         "Gate max_ece not met.",
         "Mind the &lt;gap&gt;.",
@@ -59,6 +66,25 @@ def test_the_page_shows_the_evaluation_and_links_to_the_reports(make_client):
         assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
         assert policy.endswith("sandbox")
         assert "script" not in policy
+
+
+def test_without_a_test_split_and_with_three_classes_the_page_says_so(
+    make_client, write_bundle, tmp_path
+):
+    scores = full_scores(3, has_test=False)
+    bundle_dir = write_bundle(tmp_path / "b", outputs=3, classes=class_names(3), folds=1)
+    digest = ModelBundle.read(bundle_dir).model_sha256
+    save_json(tmp_path / "scores.json", scores | {"model_sha256": digest})
+    client = make_client(bundle_dir=bundle_dir, evaluation_dir=tmp_path)
+    page = " ".join(client.get("/about").text.split())
+    assert "They are of out-of-fold predictions of the training images (there is no" in page
+    assert "Test split" not in page
+    assert "test images" not in page
+    assert page.index("Accuracy") < page.index("Macro ROC AUC") < page.index("Log loss")
+    assert "Sensitivity (adenocarcinoma)" in page
+    assert "Decision threshold" not in page
+    assert "Disagreement limit" not in page
+    assert client.get("/model").json["metrics_of"] == "out_of_fold"
 
 
 @pytest.mark.parametrize("case", ["another model", "damaged", "missing", "hidden"])

@@ -94,7 +94,7 @@ def errors_of(message):
 
 @pytest.fixture(scope="module")
 def site(start_app, evaluated):
-    """Return the URL of a server for which white images are unfamiliar, gray ones uncertain."""
+    """Return the URL of a server: white images are unfamiliar to it, some gray ones uncertain."""
     with start_app(evaluated / "bundle") as (url, _):
         yield url
 
@@ -173,6 +173,7 @@ IMAGES = {
     "spot.png": make_png(128, 255),
     "=dark.png": make_png(90, 90),
     "even.png": make_png(128, 128),
+    "between.png": make_png(153, 153),
     "white.png": make_png(255, 255),
     "pasted.png": make_png(90, 90),
 }
@@ -197,7 +198,7 @@ DISCLAIMER_VISIBLE = """() => {
 def page_with_results(site, open_page, request):
     page = open_page(site, getattr(request, "param", 1280), 640)
     page.wait_for_selector("[data-state=ready]")
-    chosen = ["spot.png", "=dark.png", "even.png"]
+    chosen = ["spot.png", "=dark.png", "even.png", "between.png"]
     page.set_input_files("#file", [as_file(IMAGES[name], name) for name in chosen])
     transfer(page, "drop", [("white.png", IMAGES["white.png"])])
     transfer(page, "paste", [("pasted.png", IMAGES["pasted.png"])])
@@ -211,7 +212,7 @@ def page_with_results(site, open_page, request):
 @pytest.mark.parametrize("page_with_results", [360, 400, 1280, 1920], indirect=True)
 def test_images_become_cards_with_the_disclaimer_in_sight(page_with_results, site):
     page = page_with_results
-    assert page.inner_text("#count") == "6 images"
+    assert page.inner_text("#count") == "7 images"
     spot, white = card(page, "spot.png"), card(page, "white.png")
     for name, label in {
         "spot": "Adenocarcinoma",
@@ -219,10 +220,13 @@ def test_images_become_cards_with_the_disclaimer_in_sight(page_with_results, sit
         "even": "Adenocarcinoma",
     }.items():
         assert card(page, f"{name}.png").locator(".label").inner_text() == label
-    assert spot.locator(".bars li").first.inner_text().split("\n") == ["Adenocarcinoma", "> 99.9 %"]
+    bar = spot.locator(".bars li").first.inner_text()
+    assert re.fullmatch(r"Adenocarcinoma\n91\.\d %", bar)
     assert spot.locator(".threshold-mark").count() == 1
     assert "Decision threshold for Adenocarcinoma: 50.0 %." in spot.inner_text()
-    assert card(page, "even.png").locator(".uncertain").is_visible()
+    near, between = (card(page, name).locator(".uncertain") for name in ("even.png", "between.png"))
+    assert "The probability is near the decision threshold." in near.inner_text()
+    assert between.inner_text().endswith("heads, trained on different images, disagree.")
     assert "unlike the training images. Don’t rely on this result." in white.inner_text()
     assert all_hidden(spot.locator(".unfamiliar, .uncertain"))
     assert re.search(r"s \([\d.]+ m?s on the server\)", spot.locator(".time").inner_text())
@@ -241,7 +245,7 @@ def test_images_become_cards_with_the_disclaimer_in_sight(page_with_results, sit
     assert page.is_visible("#synthetic")
     assert_only_own_host(page, site)
     # File names stay in the browser.
-    assert page.evaluate("uploads") == [{"file": "image", "map": "true"}] * 6
+    assert page.evaluate("uploads") == [{"file": "image", "map": "true"}] * 7
 
 
 @pytest.mark.slow
@@ -250,11 +254,12 @@ def test_results_are_exported_and_removed(page_with_results):
     with page.expect_download() as download:
         page.get_by_role("button", name="Export CSV").click()
     data = Path(download.value.path()).read_bytes()
-    assert data.count(b"\r\n") == data.count(b"\n") == 7
+    assert data.count(b"\r\n") == data.count(b"\n") == 8
     table = pd.read_csv(io.BytesIO(data), index_col="file", encoding="utf-8-sig")
     assert set(table.index) == {*IMAGES, "synthetic-mass-1.png", "'=dark.png"} - {"=dark.png"}
     assert table.unfamiliar["white.png"]
-    assert table.uncertain["even.png"]
+    assert table.uncertain[["even.png", "between.png"]].all()
+    assert table.disagreement["between.png"] > table.disagreement_limit["between.png"]
     spot = table.loc["spot.png"]
     assert spot.p_adenocarcinoma == spot.probability > 0.9
     assert table.model_sha256.str.fullmatch("[0-9a-f]{64}").all()
@@ -449,7 +454,9 @@ def test_the_pages_are_accessible(site, open_page, scheme):
     wait_for_upload(page, "series", window="-600,1500")
     assert serious_violations(page) == []
     page.goto(f"{site}/about")
-    assert page.get_by_role("table").first.get_by_role("row").count() == 12
+    assert page.get_by_role("table").first.get_by_role("row").count() == 7
+    page.get_by_text("All metrics of the test split").click()
+    assert page.get_by_role("table").nth(1).get_by_role("row").count() == 12
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert serious_violations(page) == []
     page.goto(f"{site}/docs")

@@ -20,8 +20,9 @@ from tests.serving.client import error_of, make_config
 MAX_UPLOAD_BYTES = 200_000
 PNG, JSON, FORM = "image/png", "application/json", "multipart/form-data; boundary=b"
 FIELDS = [
-    *("image", "class", "probability", "probabilities", "threshold", "uncertain", "unfamiliar"),
-    *("distance", "unfamiliar_limit", "ms", "model", "model_sha256", "synthetic", "disclaimer"),
+    *("image", "class", "probability", "probabilities", "threshold", "uncertain"),
+    *("disagreement", "disagreement_limit", "unfamiliar", "distance", "unfamiliar_limit", "ms"),
+    *("model", "model_sha256", "synthetic", "disclaimer"),
 ]
 
 
@@ -117,7 +118,7 @@ def test_options_add_the_map_and_the_preview(client, picture):
         client.post("/predict?map=0", json=content),  # the body overrides the query
     ):
         (result,) = response.json
-        assert list(result) == [*FIELDS[:9], "map", "preview", *FIELDS[9:]]
+        assert list(result) == [*FIELDS[:11], "map", "preview", *FIELDS[11:]]
         activation = np.array(result["map"])
         assert activation.shape == (30, 30)
         assert 0 <= activation.min() <= activation.max() <= 1
@@ -163,7 +164,24 @@ def test_a_result_is_uncertain_near_the_threshold(
     changes = {"classes": classes, "positive_class": "a", "threshold": threshold}
     bundle = bundle.model_copy(update=changes)
     by_class = dict(zip(classes, probabilities, strict=True))
-    assert is_uncertain(by_class, bundle, margin) is expected
+    assert is_uncertain(by_class, 0.09, bundle, margin) is expected
+    assert is_uncertain(by_class, 0.091, bundle, margin), "the heads disagree"
+    single = bundle.model_copy(update={"max_disagreement": None})
+    assert is_uncertain(by_class, 0.091, single, margin) is expected
+
+
+def test_heads_that_disagree_make_a_result_uncertain(
+    make_client, client, picture, write_bundle, tmp_path
+):
+    def ask(client, level):
+        return client.post("/predict", data=picture(level), content_type=PNG).json[0]
+
+    near, between, far = (ask(client, level) for level in (128, 153, 255))
+    assert [result["uncertain"] for result in (near, between, far)] == [True, True, False]
+    assert near["disagreement"] < 0.09 == near["disagreement_limit"] < between["disagreement"]
+    single = ask(make_client(write_bundle(tmp_path, folds=1)), 153)
+    assert (single["disagreement"], single["disagreement_limit"]) == (None, None)
+    assert not single["uncertain"]
 
 
 def form_part(headers, content=b"x"):

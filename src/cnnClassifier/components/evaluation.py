@@ -1,14 +1,17 @@
-"""Stage evaluation: evaluate the bundle on the test split, and log the MLflow run."""
+"""Stage evaluation: evaluate the bundle, on the test split if there is one, and log the run."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cnnClassifier.entity.bundle import (
+    CROSS_VALIDATION_FILE,
     FORMAT_VERSION,
     HISTORY_FILE,
     INT8_AGREEMENT_FILE,
+    OUT_OF_FOLD_FILE,
     ModelBundle,
 )
 from cnnClassifier.entity.config_entity import EvaluationConfig
@@ -16,10 +19,16 @@ from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
 from cnnClassifier.entity.prediction import InferenceResult
+from cnnClassifier.evaluation.cross_validation import (
+    baseline_note,
+    heads_note,
+    min_class_groups,
+    reliability_note,
+)
 from cnnClassifier.evaluation.gates import check_gates
 from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_metrics, compute_scores
 from cnnClassifier.evaluation.model_card import write_card
-from cnnClassifier.evaluation.ood_samples import TEST_IMAGES, generate_ood_samples, ood_metrics
+from cnnClassifier.evaluation.ood_samples import DATA_IMAGES, generate_ood_samples, ood_metrics
 from cnnClassifier.evaluation.plots import (
     GalleryImage,
     overlay,
@@ -27,7 +36,7 @@ from cnnClassifier.evaluation.plots import (
     write_plots,
     write_tables,
 )
-from cnnClassifier.evaluation.scores import SCORES_FILE
+from cnnClassifier.evaluation.scores import OUT_OF_FOLD, SCORES_FILE, TEST
 from cnnClassifier.imaging.decode import prepare, resize
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.runs import Run, start_run
@@ -49,7 +58,11 @@ _MAX_FALSE_POSITIVE_RATE, _MIN_DETECTION_RATE = 0.1, 0.8  # of unfamiliar images
 
 
 class Evaluation:
-    """Evaluate the trained bundle on the test split."""
+    """Evaluate the trained bundle on the test split.
+
+    Without a test split, the predictions are the out-of-fold ones of the training images: by heads
+    that haven't seen the image.
+    """
 
     def __init__(self, config: EvaluationConfig) -> None:
         self.config = config
@@ -61,7 +74,8 @@ class Evaluation:
             The content of `scores.json`.
 
         Raises:
-            BundleError: the bundle is missing, damaged, or was trained on another manifest.
+            BundleError: the bundle or its cross-validation is missing, damaged, or of another
+                model or manifest.
             ManifestError: the test split is empty or lacks a class, or the data report is missing
                 or was made for other data.
             GateError: a gate failed, and config.yaml says that this stops the pipeline.
@@ -75,22 +89,26 @@ class Evaluation:
         name = f"{bundle.backbone} {bundle.model_id}"
         with start_run(config.tracking, name, tags, resume) as run:
             run.log_model(config.bundle_dir)  # uploaded in the background
+            has_test = any(entry.split == "test" for entry in manifest.entries)
+            entries = manifest.in_split("test" if has_test else "train")
+            labels = manifest.labels(entries)
             engine = Engine(bundle)
-            predictions, inference = self._predict(engine, manifest)
-            entries = pd.DataFrame(manifest.in_split("test"))
-            distances = _distance_table(engine, entries["path"], inference.distances)
-            scores = self._score(bundle, report, predictions, distances)
+            served, inference = self._predict(engine, entries, labels)
+            predictions = served if has_test else self._read_out_of_fold(bundle, entries)
+            images = pd.DataFrame(entries)
+            distances = _distance_table(engine, images["path"], inference.distances)
+            scores = self._score(bundle, report, predictions, distances, has_test)
             scores["gates"] = check_gates(config.gates, manifest, report, scores)
             if bundle.int8_sha256:
-                int8, _ = self._predict(Engine(bundle, int8=True), manifest)
-                scores["int8"] = _compare_int8(bundle, predictions, int8)
-            gallery = self._gallery(bundle, manifest, predictions, inference)
+                int8, _ = self._predict(Engine(bundle, int8=True), entries, labels)
+                scores["int8"] = _compare_int8(bundle, served, int8)
+            gallery = self._gallery(bundle, entries, predictions, inference)
             with atomic_write(config.root_dir) as folder:
                 folder.mkdir()
                 save_json(folder / SCORES_FILE, scores)
                 if "int8" in scores:
                     save_json(folder / INT8_AGREEMENT_FILE, scores["int8"])
-                images = entries.join(distances.drop(columns=["kind", "name"]))
+                images = images.join(distances.drop(columns=["kind", "name"]))
                 write_tables(folder, predictions, bundle.classes, images, distances)
                 note = f"{SYNTHETIC if bundle.synthetic else ''}\n{DISCLAIMER}".strip()
                 write_plots(folder, config.bundle_dir / HISTORY_FILE, scores, gallery, note)
@@ -118,15 +136,35 @@ class Evaluation:
             raise ManifestError(f"{path} was made for another manifest; run data_validation again")
         return report
 
+    def _read_cross_validation(self, bundle: ModelBundle) -> dict[str, Any]:
+        path = bundle.bundle_dir / CROSS_VALIDATION_FILE
+        try:
+            content: dict[str, Any] = load_json(path)
+            if content["model_sha256"] != bundle.model_sha256:
+                raise ValueError("it is of another model")
+        except (OSError, ValueError, KeyError) as error:
+            raise _unusable(path, error) from None
+        return content
+
+    def _read_out_of_fold(self, bundle: ModelBundle, entries: list[Entry]) -> LabeledPredictions:
+        """Return training's predictions of images by heads that haven't seen them."""
+        path = bundle.bundle_dir / OUT_OF_FOLD_FILE
+        try:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            if table["sha256"].tolist() != [entry.sha256 for entry in entries]:
+                raise ValueError("it has other images")
+            return LabeledPredictions.from_table(table, bundle.classes, bundle.positive_class)
+        except (OSError, ValueError, KeyError) as error:
+            raise _unusable(path, error) from None
+
     def _predict(
-        self, engine: Engine, manifest: Manifest
+        self, engine: Engine, entries: list[Entry], labels: np.ndarray
     ) -> tuple[LabeledPredictions, InferenceResult]:
-        """Return the predictions on the test split, and the other outputs of the model."""
-        entries = manifest.in_split("test")
-        bar = progress(entries, desc=f"test images ({engine.name})", unit="image")
+        """Return the model's predictions, and its other outputs."""
+        bar = progress(entries, desc=f"images ({engine.name})", unit="image")
         inference = engine.predict(self._read_image(engine.bundle, entry) for entry in bar)
         predictions = LabeledPredictions.create(
-            manifest.labels(entries),
+            labels,
             inference.probabilities,
             inference.predicted,
             [entry.group for entry in entries],
@@ -145,7 +183,15 @@ class Evaluation:
         report: dict[str, Any],
         predictions: LabeledPredictions,
         distances: pd.DataFrame,
+        has_test: bool,
     ) -> dict[str, Any]:
+        cross_validation = self._read_cross_validation(bundle)
+        test_groups = min_class_groups(predictions) if has_test else None
+        notes = {
+            "note": reliability_note(test_groups, cross_validation),
+            "baseline_note": baseline_note(cross_validation),
+            "heads_note": heads_note(cross_validation),
+        }
         samples, seed = self.config.bootstrap_samples, self.config.seed
         points = bundle.operating_points
         scores = compute_scores(predictions, bundle.classes, points, samples, seed)
@@ -153,11 +199,13 @@ class Evaluation:
         warnings = list(report.get("warnings", []))
         false_positives, detected = ood["false_positive_rate"], ood["detection_rate"]
         if false_positives > _MAX_FALSE_POSITIVE_RATE:
-            warnings.append(f"{false_positives:.0%} of the test images look unfamiliar.")
+            warnings.append(f"{false_positives:.0%} of the images look unfamiliar.")
         if detected < _MIN_DETECTION_RATE:
             warnings.append(f"Only {detected:.0%} of the images that are no CT look unfamiliar.")
         return {
             **scores,
+            "split": TEST if has_test else OUT_OF_FOLD,
+            "cross_validation": cross_validation | notes,
             "out_of_distribution": ood,
             "warnings": warnings,
             "synthetic": bundle.synthetic,
@@ -168,11 +216,11 @@ class Evaluation:
     def _gallery(
         self,
         bundle: ModelBundle,
-        manifest: Manifest,
+        entries: list[Entry],
         predictions: LabeledPredictions,
         inference: InferenceResult,
     ) -> list[GalleryImage]:
-        gallery, entries = [], manifest.in_split("test")
+        gallery = []
         for index in worst_predictions(predictions, self.config.error_gallery_size):
             entry = entries[index]
             pixels = self._read_image(bundle, entry)
@@ -227,14 +275,18 @@ class Evaluation:
             )
 
 
+def _unusable(path: Path, error: Exception) -> BundleError:
+    return BundleError(f"{path}: missing, damaged or of another model ({error}); train again")
+
+
 def _distance_table(engine: Engine, paths: pd.Series, distances: np.ndarray) -> pd.DataFrame:
     """Return the distance of each image from the training images, see `write_tables`."""
     bundle = engine.bundle
     samples = list(generate_ood_samples())
     ood = engine.predict(resize(sample.pixels, bundle.image_size) for sample in samples)
-    test_table = pd.DataFrame({"kind": TEST_IMAGES, "name": paths, "distance": distances})
+    data_table = pd.DataFrame({"kind": DATA_IMAGES, "name": paths, "distance": distances})
     ood_table = pd.DataFrame(samples)[["kind", "name"]].assign(distance=ood.distances)
-    table = pd.concat([test_table, ood_table], ignore_index=True)
+    table = pd.concat([data_table, ood_table], ignore_index=True)
     return table.assign(out_of_distribution=table["distance"] > bundle.ood_threshold)
 
 

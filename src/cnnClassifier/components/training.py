@@ -27,7 +27,11 @@ from cnnClassifier.entity.config_entity import TrackingConfig, TrainingConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.entity.manifest import Entry, Manifest
-from cnnClassifier.evaluation.cross_validation import baseline_note, compare_with_baseline
+from cnnClassifier.evaluation.cross_validation import (
+    baseline_note,
+    compare_with_baseline,
+    heads_note,
+)
 from cnnClassifier.evaluation.metrics import LabeledPredictions
 from cnnClassifier.imaging.augment import View, augment, views_of
 from cnnClassifier.imaging.decode import prepare
@@ -148,7 +152,8 @@ class Training:
                 **decision,
             )
             bundle.write(folder)
-            summary = self._cross_validate(folder, bundle, images, fitted, predictions)
+            heads = min(images.fold_count, config.head_count)
+            summary = self._cross_validate(folder, bundle, images, fitted, predictions, heads)
         run.log_metrics({f"cv_{name}": value for name, value in summary["metrics"].items()})
         _log_summary(summary)
         return bundle
@@ -160,8 +165,18 @@ class Training:
         images: TrainingImages,
         fitted: FittedHeads,
         predictions: LabeledPredictions,
+        heads: int,
     ) -> dict[str, Any]:
-        """Write the predictions by heads that haven't seen the image, and their metrics."""
+        """Write the predictions by heads that haven't seen the image, and their metrics.
+
+        Args:
+            folder: of the files.
+            bundle: the model.
+            images: of the training.
+            fitted: the heads and their predictions.
+            predictions: of the model, for the images held out.
+            heads: number of heads of each kind in the model.
+        """
         config, used = self.config, images.is_held_out
         linear = fitted.out_of_fold[LINEAR]
         baseline, _ = out_of_fold_predictions(images, linear, bundle.positive_index, None)
@@ -174,6 +189,8 @@ class Training:
             table[columns] = values[used].round(6)
         table.to_csv(folder / OUT_OF_FOLD_FILE, index=False, lineterminator="\n")
         summary = {
+            "model_sha256": bundle.model_sha256,
+            "heads": heads,
             "folds": images.fold_count,
             "repeats": len(images.folds),
             "fixed_validation_split": not used.all(),
@@ -220,11 +237,10 @@ def _write_history(path: Path, history: History) -> None:
 
 
 def _log_summary(summary: dict[str, Any]) -> None:
-    weights = ", ".join(f"{kind} {weight:g}" for kind, weight in summary["weights"].items())
     logger.info(
-        "%d heads of each kind; weights: %s. Log loss %.4f on %d images by heads that haven't "
-        "seen them; the linear baseline %.4f",
-        *(summary["folds"], weights, summary["metrics"]["loss"], summary["n"]),
+        "Weights: %s. Log loss %.4f on %d images by heads that haven't seen them; the linear "
+        "baseline %.4f",
+        *(heads_note(summary), summary["metrics"]["loss"], summary["n"]),
         summary["baseline"]["metrics"]["loss"],
     )
     if not summary["loss_difference"]["better"]:

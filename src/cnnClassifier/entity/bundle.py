@@ -116,7 +116,7 @@ class ModelBundle(BaseModel):
         calibration: number of images that decided on temperature and threshold, and their log loss
             before and after the calibration of the model's output.
         max_disagreement: of the heads, see `heads_disagreement`; above it a prediction is
-            uncertain. None: there is one head.
+            uncertain. None: there is one head, or one repeat of the folds.
         feature_layer: the layer that the local heads see.
         ood_threshold: an image with a larger distance is out of distribution.
         backbone: such as `VGG16`.

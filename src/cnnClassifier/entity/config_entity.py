@@ -536,7 +536,9 @@ class GatesConfig(Settings):
         description="Whether an image or a group in two splits fails",
     )
     min_roc_auc: Fraction | None = Field(
-        validation_alias="gates.min_roc_auc", description="Minimum ROC AUC on the test split"
+        validation_alias="gates.min_roc_auc",
+        description="Minimum ROC AUC on the test split; without one, of the out-of-fold "
+        "predictions",
     )
     min_roc_auc_lower_bound: Fraction | None = Field(
         validation_alias="gates.min_roc_auc_lower_bound",
@@ -548,7 +550,7 @@ class GatesConfig(Settings):
     )
     max_ece: Fraction | None = Field(
         validation_alias="gates.max_ece",
-        description="Maximum expected calibration error on the test split",
+        description="Maximum expected calibration error of the same predictions",
     )
     on_failure: Literal["stop", "warn"] = Field(
         validation_alias="gates.on_failure",
@@ -592,7 +594,7 @@ class EvaluationConfig(ImagesConfig):
         validation_alias="evaluation.error_gallery_size",
         ge=0,
         le=60,
-        description="Test images in the model card; 0 where images must not leave the data folder",
+        description="Images in the model card; 0 where images must not leave the data folder",
     )
     seed: Seed
     gates: GatesConfig = Field(validation_alias=NESTED)
@@ -675,7 +677,8 @@ class ServingConfig(Settings):
         validation_alias="serving.uncertain_margin",
         ge=0,
         le=0.5,
-        description="Distance from the threshold within which a probability is called uncertain",
+        description="A probability closer to the threshold is called uncertain; so is one on "
+        "which the model's heads disagree",
     )
     trusted_proxy: Text | None = Field(
         default=None,

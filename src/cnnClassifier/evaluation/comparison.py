@@ -23,7 +23,10 @@ from cnnClassifier.evaluation.metrics import (
 from cnnClassifier.evaluation.scores import (
     METRIC_LABELS,
     PREDICTIONS_FILE,
+    SPLIT_TEXTS,
+    TEST,
     TOO_FEW_GROUPS,
+    format_limits,
     read_scores,
     render_text,
 )
@@ -48,6 +51,7 @@ class EvaluatedModel:
         images: a row for each image with `path`, `sha256` and `actual`, the name of its class.
         predictions: of the images.
         params: the parameters that it was trained with, if known.
+        split: what the predictions are of, see `SPLIT_TEXTS`.
     """
 
     name: str
@@ -57,6 +61,7 @@ class EvaluatedModel:
     images: pd.DataFrame
     predictions: LabeledPredictions
     params: Mapping[str, str] = field(default_factory=dict)
+    split: str = TEST
 
     @property
     def size(self) -> str:
@@ -82,22 +87,14 @@ class EvaluatedModel:
             scores = read_scores(folder)
             table = pd.read_csv(folder / PREDICTIONS_FILE, dtype=str, keep_default_na=False)
             classes, positive = tuple(scores["classes"]), scores["positive_class"]
-            index = pd.Series(range(len(classes)), classes)
-            # By position: a class may have the name of another column.
-            first = list(table).index("predicted") + 1
-            predictions = LabeledPredictions.create(
-                index[table["actual"]].to_numpy(),
-                table.iloc[:, first : first + len(classes)].to_numpy(np.float64),
-                index[table["predicted"]].to_numpy(),
-                table["group"].to_numpy(str),
-                int(index[positive]),
-            )
+            predictions = LabeledPredictions.from_table(table, classes, positive)
             images, synthetic = table[["path", "sha256", "actual"]], scores["synthetic"]
+            split = scores["split"]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{name}: the evaluation is incomplete or damaged ({error}); run evaluation again"
             ) from None
-        return cls(name, classes, positive, synthetic, images, predictions, params or {})
+        return cls(name, classes, positive, synthetic, images, predictions, params or {}, split)
 
     def take(self, indices: np.ndarray) -> "EvaluatedModel":
         """Select images by their index."""
@@ -165,7 +162,7 @@ def compare_models(
             )
     a_indices, b_indices = _shared_images(a, b)
     paired = _has_two_groups_per_class(a, a_indices)
-    sizes = f"The test sets differ: A has {a.size}, B has {b.size}"
+    sizes = f"The images differ: A has {a.size}, B has {b.size}"
     if not paired:
         note = (
             f"{sizes}; {len(a_indices) or 'no'} images are in both. Each model is evaluated on its "
@@ -223,6 +220,9 @@ def _merge_groups(a_groups: np.ndarray, b_groups: np.ndarray) -> np.ndarray:
 
 def _warnings(a: EvaluatedModel, b: EvaluatedModel, differences: list[dict[str, Any]]) -> list[str]:
     warnings = []
+    for name, model in (("A", a), ("B", b)):
+        if model.split != TEST:
+            warnings.append(f"{name}: {SPLIT_TEXTS[model.split]}.")
     groups = min(len(np.unique(model.predictions.groups)) for model in (a, b))
     if groups < _MIN_GROUPS:
         warnings.append(
@@ -322,7 +322,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
 
 
 def _format_limits(limits: Sequence[float] | None) -> str:
-    return f"({limits[0]:.2f}…{limits[1]:.2f})" if limits else "(–)"
+    return f"({format_limits(limits)})"
 
 
 def _count_disagreements(comparison: Comparison) -> str:

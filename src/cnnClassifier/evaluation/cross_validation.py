@@ -63,23 +63,40 @@ def min_class_groups(predictions: LabeledPredictions) -> int:
     return min(len(set(groups[labels == label])) for label in set(labels))
 
 
-def reliability_note(test_groups: int, cross_validation: dict[str, Any]) -> str:
+def reliability_note(test_groups: int | None, cross_validation: dict[str, Any]) -> str:
     """Say which of two estimates is more reliable: the test split's or the cross-validated one.
 
     Args:
-        test_groups: groups in the test split, of the class with the fewest.
+        test_groups: groups in the test split, of the class with the fewest; None: there is none.
         cross_validation: from `compare_with_baseline`.
     """
     groups = cross_validation["min_class_groups"]
-    if test_groups < _FEW_GROUPS and groups > test_groups:
+    if test_groups is None:
         return (
-            f"The cross-validated metrics are more reliable: a class has only {test_groups} groups "
-            f"in the test split, and {groups} here."
+            "There is no test split. The cross-validated metrics are a little too good: their "
+            "images also decided when to stop training, and on weights, temperature and threshold."
+        )
+    if test_groups < _FEW_GROUPS and groups > test_groups:
+        is_fixed = cross_validation["fixed_validation_split"]
+        return (
+            f"The {'validation' if is_fixed else 'cross-validated'} metrics are more reliable: the "
+            f"class with the fewest groups has {test_groups} in the test split, and {groups} "
+            "outside it."
         )
     return (
         "The test split's metrics are more reliable: its images decided nothing, not even when to "
         "stop training."
     )
+
+
+def heads_note(cross_validation: dict[str, Any]) -> str:
+    """Say what the model combines, such as `local (conv_max) 0.6, linear 0.4; 5 heads each`."""
+    kinds = []
+    for kind, weight in cross_validation["weights"].items():
+        name = kind if kind == "linear" else f"local ({kind})"
+        kinds.append(f"{name} {weight:g}")
+    count = cross_validation["heads"]
+    return f"{', '.join(kinds)}; {count} {'head' if count == 1 else 'heads'} each"
 
 
 def baseline_note(cross_validation: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from cnnClassifier.entity.config_entity import GatesConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
+from cnnClassifier.evaluation.scores import SPLIT_TEXTS
 
 
 def check_gates(
@@ -29,14 +30,15 @@ def check_gates(
     shortcuts = report.get("shortcuts") or {}
     shortcut = max(shortcuts, key=lambda name: shortcuts[name]["auc"], default="none measured")
     shortcut_auc = shortcuts.get(shortcut, {}).get("auc")
+    where = "the " + SPLIT_TEXTS[scores["split"]].partition(" (")[0]
     auc_low, _ = scores["intervals"].get("roc_auc", (None, None))
     values: dict[str, tuple[str, float | None]] = {
         "min_images_per_class": (f"Number of images of class {images.idxmin()}", images.min()),
         "min_groups_per_class": (f"Number of groups of class {groups.idxmin()}", groups.min()),
-        "min_roc_auc": ("ROC AUC", scores["roc_auc"]),
-        "min_roc_auc_lower_bound": ("Lower limit of the interval of ROC AUC", auc_low),
+        "min_roc_auc": (f"ROC AUC of {where}", scores["roc_auc"]),
+        "min_roc_auc_lower_bound": (f"Lower limit of ROC AUC of {where}", auc_low),
         "max_shortcut_auc": (f"ROC AUC of the strongest shortcut ({shortcut})", shortcut_auc),
-        "max_ece": ("Expected calibration error", scores["ece"]),
+        "max_ece": (f"Expected calibration error of {where}", scores["ece"]),
     }
     gates = [_check_leakage(entries)] if config.no_leakage else []
     for name, (label, value) in values.items():

@@ -61,6 +61,32 @@ class LabeledPredictions:
         group_numbers = np.unique(groups, return_inverse=True)[1]
         return cls(labels, normalized, predicted, group_numbers, positive)
 
+    @classmethod
+    def from_table(
+        cls, table: pd.DataFrame, classes: Sequence[str], positive_class: str
+    ) -> "LabeledPredictions":
+        """Take the columns of predictions.csv or out_of_fold.csv.
+
+        Args:
+            table: of texts: `group`, `actual`, `predicted`, then the probability of each class.
+            classes: names, in the order of the columns.
+            positive_class: one of them.
+
+        Raises:
+            KeyError: a column is missing, or a class is another one.
+            ValueError: a probability is no number.
+        """
+        index = pd.Series(range(len(classes)), classes)
+        # By position: a class may have the name of another column.
+        first = list(table).index("predicted") + 1
+        return cls.create(
+            index[table["actual"]].to_numpy(),
+            table.iloc[:, first : first + len(classes)].to_numpy(np.float64),
+            index[table["predicted"]].to_numpy(),
+            table["group"].to_numpy(str),
+            int(index[positive_class]),
+        )
+
     @property
     def confidence(self) -> np.ndarray:
         """Probability of the predicted class, (n,)."""
@@ -155,8 +181,9 @@ def count_images_and_groups(predictions: LabeledPredictions) -> list[int]:
 def metric_intervals(
     predictions: LabeledPredictions, samples: pd.DataFrame
 ) -> dict[str, list[float] | None]:
-    """Return the interval of each metric: the percentiles, but for proportions."""
-    intervals: dict[str, list[float] | None] = {**percentile_intervals(samples)}
+    """Return the interval of each of `METRIC_LABELS`: the percentiles, but for proportions."""
+    columns = samples.columns.intersection(list(METRIC_LABELS))
+    intervals: dict[str, list[float] | None] = {**percentile_intervals(samples[columns])}
     for name, measured in _headline_proportions(predictions).items():
         intervals[name] = measured.interval
     return intervals
@@ -403,10 +430,16 @@ def _as_json(measured: Mapping[str, _Measured], names: Iterable[str]) -> dict[st
 def _operating_points(
     predictions: LabeledPredictions, thresholds: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Describe the metrics at each threshold; `default` takes the predicted classes as they are."""
+    """Describe the metrics at each threshold.
+
+    `default` takes the predicted classes as they are. With more than two classes it is left out:
+    the most probable one is predicted, without a threshold.
+    """
     score = predictions.probabilities[:, predictions.positive]
     points = []
     for name, threshold in thresholds.items():
+        if name == "default" and predictions.probabilities.shape[1] > 2:
+            continue
         predicted = None if name == "default" else score >= threshold
         measured = _one_vs_rest(predictions, predictions.positive, predicted)
         points.append({"name": name, "threshold": threshold, **_as_json(measured, measured)})

@@ -14,7 +14,14 @@ import pandas as pd
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
 from cnnClassifier.evaluation.plots import GalleryImage
-from cnnClassifier.evaluation.scores import METRIC_LABELS, TOO_FEW_GROUPS, format_interval
+from cnnClassifier.evaluation.scores import (
+    SPLIT_TEXTS,
+    TOO_FEW_GROUPS,
+    format_interval,
+    format_limits,
+    metric_labels,
+    summarize,
+)
 from cnnClassifier.utils.images import image_data_uri
 from cnnClassifier.utils.page import render_template_file
 from cnnClassifier.utils.svg import polyline_points
@@ -51,8 +58,11 @@ def write_card(
         "calibration": pd.read_csv(folder / "calibration.csv").to_dict("records"),
         "roc": polyline_points(roc["fpr"].to_numpy(), roc["tpr"].to_numpy()),
         "pr": polyline_points(pr["recall"].to_numpy(), pr["precision"].to_numpy()),
-        "labels": METRIC_LABELS,
+        "summary": summarize(scores),
+        "labels": metric_labels(scores),
+        "split_text": SPLIT_TEXTS[scores["split"]],
         "interval": format_interval,
+        "limits": format_limits,
         "too_few_groups": TOO_FEW_GROUPS,
         "data_uri": image_data_uri,
         "disclaimer": DISCLAIMER,

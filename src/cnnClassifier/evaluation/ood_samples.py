@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from cnnClassifier.evaluation.metrics import proportion_interval
 
-TEST_IMAGES = "test images"  # the kind of the images that are in distribution
+DATA_IMAGES = "images of the data"  # the kind of the images that are in distribution
 _SIZE = 256
 _GRAY, _RGB = (_SIZE, _SIZE, 1), (_SIZE, _SIZE, 3)
 # Files in the scikit-image wheel, so nothing is downloaded. Its phantom.png is the CT of a head.
@@ -59,20 +59,20 @@ def generate_ood_samples() -> Iterator[OODSample]:
 
 
 def ood_metrics(distances: pd.DataFrame, groups: np.ndarray, limit: float) -> dict[str, Any]:
-    """Compute how often test images and other images are out of distribution.
+    """Compute how often images of the data and other images are out of distribution.
 
     Args:
-        distances: a row for each image with `kind`, which is `TEST_IMAGES` or that of an
+        distances: a row for each image with `kind`, which is `DATA_IMAGES` or that of an
             `OODSample`, and `distance` from the training images.
-        groups: of the test images, in the order of their rows; each other image is a group.
+        groups: of the images of the data, in the order of their rows; each other image is a group.
         limit: images with a larger distance are out of distribution.
 
     Returns:
         Rates with their intervals and counts; `by_kind` starts with the lowest detection rate.
     """
     flagged = distances["distance"] > limit
-    is_test = distances["kind"] == TEST_IMAGES
-    false_positives, detections = flagged[is_test].to_numpy(), flagged[~is_test].to_numpy()
+    is_data = distances["kind"] == DATA_IMAGES
+    false_positives, detections = flagged[is_data].to_numpy(), flagged[~is_data].to_numpy()
     result: dict[str, Any] = {
         "limit": limit,
         "false_positive_rate": round(float(false_positives.mean()), 6),
@@ -85,7 +85,7 @@ def ood_metrics(distances: pd.DataFrame, groups: np.ndarray, limit: float) -> di
         "n_ood": len(detections),
     }
     rows = []
-    for kind, detected in flagged[~is_test].groupby(distances["kind"], sort=False):
+    for kind, detected in flagged[~is_data].groupby(distances["kind"], sort=False):
         rows.append({"kind": kind, "n": len(detected), "detected": int(detected.sum())})
     result["by_kind"] = sorted(rows, key=lambda row: row["detected"] / row["n"])
     return result

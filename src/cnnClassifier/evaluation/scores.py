@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from cnnClassifier.utils.errors import UserError
 from cnnClassifier.utils.page import render_template_file
 
 SCORES_FILE, PREDICTIONS_FILE = "scores.json", "predictions.csv"
+# What the metrics are of: values of `split` in scores.json, and their text.
+TEST, OUT_OF_FOLD = "test", "out_of_fold"
+SPLIT_TEXTS = {
+    TEST: "test split",
+    OUT_OF_FOLD: "out-of-fold predictions of the training images (there is no test split)",
+}
 # Keys of scores.json and their names for people, in the order of the file.
 METRIC_LABELS = {
     "loss": "log loss",
@@ -29,8 +36,10 @@ METRIC_LABELS = {
     "ece": "ECE",
 }
 TOO_FEW_GROUPS = "A dash: too few groups for an interval."
-# The most important metrics first. Recall comes late: with two classes it equals sensitivity.
-_FIRST = ("roc_auc", "pr_auc", "balanced_accuracy", "sensitivity", "specificity", "precision")
+# The most important metrics, for two classes and for more.
+_MAIN_METRICS = ("loss", "roc_auc", "balanced_accuracy", "sensitivity", "specificity")
+_MAIN_METRICS_MULTICLASS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "loss")
+_MACRO_METRICS = ("roc_auc", "pr_auc", "precision", "recall", "f1")
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -53,7 +62,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
 
 def format_scores(scores: dict[str, Any]) -> str:
-    """Format the scores of the test split with its size, warnings and disclaimer, 79 columns wide.
+    """Format the scores with their sizes, warnings and disclaimer, 79 columns wide.
 
     Args:
         scores: content of scores.json.
@@ -61,22 +70,84 @@ def format_scores(scores: dict[str, Any]) -> str:
     return render_text(
         "scores.txt",
         scores=scores,
-        order=[*_FIRST, *(name for name in METRIC_LABELS if name not in _FIRST)],
-        labels=METRIC_LABELS,
+        summary=summarize(scores),
+        main=main_metrics(scores),
+        labels=metric_labels(scores),
+        split_text=SPLIT_TEXTS[scores["split"]],
         interval=format_interval,
+        limits=format_limits,
         too_few_groups=TOO_FEW_GROUPS,
         disclaimer=DISCLAIMER,
         synthetic_notice=SYNTHETIC,
     )
 
 
+@dataclass(frozen=True)
+class Summary:
+    """The main metrics of the model and of its baseline, next to each other.
+
+    Attributes:
+        columns: of each the heading, its second line or an empty text, and the size in words.
+        rows: name of the metric, and value and interval (None if unknown) in each column.
+    """
+
+    columns: list[tuple[str, str, str]]
+    rows: list[tuple[str, list[tuple[float, Sequence[float] | None]]]]
+
+
+def summarize(scores: dict[str, Any]) -> Summary:
+    """Compare test split, cross-validation and baseline.
+
+    Args:
+        scores: content of scores.json.
+    """
+    found = scores["cross_validation"]
+    size = f"{found['n']} in {found['n_groups']} groups"
+    kind = "validation split" if found["fixed_validation_split"] else "cross-validated"
+    columns = [(kind.capitalize(), "", size), ("Linear baseline", kind, size)]
+    sources = [found, found["baseline"]]
+    if scores["split"] == TEST:
+        columns.insert(0, ("Test split", "", f"{scores['n']} in {scores['n_groups']} groups"))
+        sources.insert(0, {"metrics": scores, "intervals": scores["intervals"]})
+    rows = []
+    for name in main_metrics(scores):
+        cells = [(source["metrics"][name], source["intervals"].get(name)) for source in sources]
+        rows.append((metric_labels(scores)[name], cells))
+    return Summary(columns, rows)
+
+
+def main_metrics(scores: dict[str, Any]) -> tuple[str, ...]:
+    """Return the keys of the most important metrics; with two classes recall is sensitivity."""
+    return _MAIN_METRICS if len(scores["classes"]) == 2 else _MAIN_METRICS_MULTICLASS
+
+
+def metric_labels(scores: dict[str, Any]) -> dict[str, str]:
+    """Return the metrics' names for people by their key, the most important ones first.
+
+    With more than two classes the name says which ones are means over the classes, and which ones
+    are of the positive class.
+    """
+    labels = METRIC_LABELS.copy()
+    if len(scores["classes"]) > 2:
+        labels |= {name: f"macro {labels[name]}" for name in _MACRO_METRICS}
+        for name in ("sensitivity", "specificity"):
+            labels[name] += f" ({scores['positive_class']})"
+    main = main_metrics(scores)
+    return {name: labels[name] for name in (*main, *labels)}
+
+
 def render_text(template: str, **content: Any) -> str:
     """Render a template of this package as text of 79 columns; table rows continue indented."""
     lines = []
     for line in render_template_file("cnnClassifier.evaluation", template, **content).splitlines():
-        indent = "    " if line.startswith(" ") else ""
+        line, indent = line.rstrip(), "    " if line.startswith(" ") else ""
         lines += textwrap.wrap(line, 79, subsequent_indent=indent) if len(line) > 79 else [line]
     return "\n".join(lines)
+
+
+def format_limits(interval: Sequence[float] | None) -> str:
+    """Format an interval briefly, such as `0.91…0.98`."""
+    return f"{interval[0]:.2f}…{interval[1]:.2f}" if interval else "–"
 
 
 def format_interval(interval: Sequence[float] | None) -> str:

@@ -64,7 +64,9 @@ class Metrics:
             "predictions_unfamiliar", "Out-of-distribution images", registry=registry
         )
         self._uncertain = Counter(
-            "predictions_uncertain", "Images near the decision threshold", registry=registry
+            "predictions_uncertain",
+            "Images near the decision threshold, or on which the heads disagree",
+            registry=registry,
         )
         self._model = Info("model", "The model of the latest prediction", registry=registry)
         running = Gauge("predict_running", "Requests that hold images in memory", registry=registry)

@@ -21,6 +21,12 @@ from flask import (
 from cnnClassifier.entity.bundle import HISTORY_FILE, ModelBundle
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
+from cnnClassifier.evaluation.scores import (
+    SPLIT_TEXTS,
+    format_limits,
+    metric_labels,
+    summarize,
+)
 from cnnClassifier.serving.errors import RequestError
 from cnnClassifier.serving.model_manager import ModelManager
 from cnnClassifier.utils.common import load_json, read_numeric_csv
@@ -67,6 +73,10 @@ def make_blueprint(manager: ModelManager, config: ServingConfig, requires_token:
             labels=list(map(bundle.label, bundle.classes)),
             scores=scores,
             metrics=model_info(bundle, scores)["metrics"],
+            summary=scores and summarize(scores),
+            metric_labels=scores and metric_labels(scores),
+            limits=format_limits,
+            split_text=scores and SPLIT_TEXTS[scores["split"]],
             history=_history(config.bundle_dir),
             has_model_card=_find_report("model-card", bundle, config) is not None,
             has_data_report=_find_report("data-report", bundle, config) is not None,
@@ -141,6 +151,7 @@ def model_info(bundle: ModelBundle, scores: dict[str, Any] | None) -> dict[str, 
         "synthetic": bundle.synthetic,
         # Not the address or path of the training data.
         "data_source": "phantom" if bundle.synthetic else "images",
+        "metrics_of": scores and scores["split"],
         "metrics": scores and {name: _metric(scores, name) for name in scores["counts"]},
         "disclaimer": DISCLAIMER,
     }

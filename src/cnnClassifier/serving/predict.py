@@ -169,15 +169,20 @@ def predict_all(
     raise RequestError(422, errors[0].code, message)
 
 
-def is_uncertain(probabilities: Mapping[str, float], bundle: ModelBundle, margin: float) -> bool:
-    """Return whether another class is almost as probable.
+def is_uncertain(
+    probabilities: Mapping[str, float], disagreement: float, bundle: ModelBundle, margin: float
+) -> bool:
+    """Return whether another class is almost as probable, or the heads disagree.
 
     Args:
         probabilities: of each class of `bundle`.
+        disagreement: of the heads; compared with the bundle's limit, if it has one.
         bundle: with two classes, the positive one's probability is compared with its threshold;
             with more, the two highest with each other.
         margin: a smaller difference is uncertain.
     """
+    if bundle.max_disagreement is not None and disagreement > bundle.max_disagreement:
+        return True
     if len(bundle.classes) == 2:
         return abs(probabilities[bundle.positive_class] - bundle.threshold) < margin
     second, highest = sorted(probabilities.values())[-2:]
@@ -187,14 +192,18 @@ def is_uncertain(probabilities: Mapping[str, float], bundle: ModelBundle, margin
 def _predict(predictor: Predictor, image: bytes, upload: Upload, margin: float) -> dict[str, Any]:
     start = time.perf_counter()
     prediction = predictor.predict(image, upload.dicom)
-    bundle = predictor.bundle
+    bundle, limit = predictor.bundle, predictor.bundle.max_disagreement
     result: dict[str, Any] = {
         "image": prediction.label,
         "class": prediction.class_name,
         "probability": prediction.probabilities[prediction.class_name],
         "probabilities": prediction.probabilities,
         "threshold": bundle.threshold if len(bundle.classes) == 2 else None,
-        "uncertain": is_uncertain(prediction.probabilities, bundle, margin),
+        "uncertain": is_uncertain(
+            prediction.probabilities, prediction.disagreement, bundle, margin
+        ),
+        "disagreement": None if limit is None else prediction.disagreement,
+        "disagreement_limit": limit,
         "unfamiliar": prediction.out_of_distribution,
         "distance": prediction.distance,
         "unfamiliar_limit": prediction.ood_threshold,
