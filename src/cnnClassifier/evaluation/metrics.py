@@ -76,7 +76,7 @@ class LabeledPredictions:
             KeyError: a column is missing, or a class is another one.
             ValueError: a probability is no number.
         """
-        index = pd.Series(range(len(classes)), classes)
+        index = pd.Series(range(len(classes)), list(classes))
         # By position: a class may have the name of another column.
         first = list(table).index("predicted") + 1
         return cls.create(
