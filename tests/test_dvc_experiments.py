@@ -11,7 +11,7 @@ import pytest
 from tests.test_pipeline import STAGES, copy_repository, edit, ran, run
 
 pytestmark = pytest.mark.slow
-RATES = ("0.0001", "0.0003", "0.002", "0.003", "0.01")
+RATES = ("0.0001", "0.0003", "0.01")
 OTHER_DATA = '"phantom:patients=26,slices=1,size=64,seed=4"'
 
 
@@ -28,7 +28,7 @@ def clone(tmp_path_factory):
         WEIGHTS="null",
         FEATURE_LAYER="auto",
     )
-    edit(folder / "params.yaml", AUGMENTATION="False", EPOCHS="2")
+    edit(folder / "params.yaml", AUGMENTATION="False", EPOCHS="2", FOLDS="3", REPEATS="1")
     config = folder / "config/config.yaml"
     config.write_text(re.sub(r"int8: true(  .*model_int8)", r"int8: false\1", config.read_text()))
     run(folder, "git", "config", "user.name", "n")
@@ -52,12 +52,17 @@ def passes(done):
     )
 
 
+def train_count(clone):
+    with (clone / "artifacts/data_validation/manifest.csv").open(newline="") as file:
+        return sum(row["split"] == "train" for row in csv.DictReader(file))
+
+
 def test_experiments_rerun_what_a_parameter_changes_and_can_be_compared(clone):
     done = run(
         clone, "dvc", "exp", "run", "-n", "longer", "-S", "EPOCHS=3", "-S", "LEARNING_RATE=0.02"
     )
     assert ran(done) == ["training", "evaluation"]
-    assert passes(done) == [("0", "18")]
+    assert passes(done) == [("0", str(train_count(clone)))]
     shown = run(clone, "dvc", "exp", "show", "--csv", "--no-pager").stdout
     row = next(row for row in csv.DictReader(io.StringIO(shown)) if row["Experiment"] == "longer")
     assert (row["EPOCHS"], row["LEARNING_RATE"]) == ("3", "0.02")
@@ -69,7 +74,7 @@ def test_experiments_rerun_what_a_parameter_changes_and_can_be_compared(clone):
     text = run(
         clone, "python", "main.py", "compare", "HEAD", "longer", "--html", "comparison.html"
     ).stdout
-    assert "Both models were evaluated on the same 6 images in 6 groups." in text
+    assert "Both models were evaluated on the same " in text
     assert "EPOCHS: A 2, B 3" in text
     assert "longer (" in (clone / "comparison.html").read_text(encoding="utf-8")
     markdown = run(
@@ -82,14 +87,14 @@ def test_experiments_rerun_what_a_parameter_changes_and_can_be_compared(clone):
     run(clone, "dvc", "checkout")
 
 
-def test_five_learning_rates_in_a_queue_extract_nothing_anew(clone):
+def test_learning_rates_in_a_queue_extract_nothing_anew(clone):
     run(clone, "dvc", "exp", "run", "--queue", "-S", f"LEARNING_RATE={','.join(RATES)}", "training")
     try:
         done = run(clone, "dvc", "exp", "run", "--run-all", "--jobs", "2")
     finally:
         run(clone, "dvc", "queue", "stop", "--kill")
     assert ran(done) == ["training"] * len(RATES)
-    assert passes(done) == [("0", "18")] * len(RATES)
+    assert passes(done) == [("0", str(train_count(clone)))] * len(RATES)
     shown = run(clone, "dvc", "exp", "show", "--csv", "--no-pager").stdout
     rows = list(csv.DictReader(io.StringIO(shown)))
     assert set(RATES) <= {row["LEARNING_RATE"] for row in rows if row["State"] == "Success"}
