@@ -96,12 +96,20 @@ def test_leaves_scores_bundle_and_run(clone):
         "model_int8.zip",
         "ood_detector.npz",
         "history.csv",
+        "out_of_fold.csv",
+        "cross_validation.json",
     }
+    validated = scores["cross_validation"]
+    assert scores["split"] == "test"
+    assert validated["n"] + scores["n"] == 24
+    assert validated["metrics"].keys() == validated["baseline"]["metrics"].keys()
     assert (clone / "mlflow.db").exists()
     (stored,) = (clone / "mlruns").rglob("artifacts/model/model.keras")
     assert stored.read_bytes() == (clone / "artifacts/training/model.keras").read_bytes()
     shown = run(clone, "python", "main.py", "scores").stdout
     assert "SYNTHETIC" in shown
+    assert "Cross-validated    Linear baseline" in shown
+    assert validated["heads_note"] in shown
     assert "Not a medical device" in shown
 
 
@@ -162,7 +170,7 @@ def test_the_pipeline_is_one_run_on_a_server(clone, tracking_server, hidden, tmp
             "gates_not_met",
         } < found.data.tags.keys()
         splits = sorted(tag.value for used in found.inputs.dataset_inputs for tag in used.tags)
-        assert splits == ["test", "train", "validation"]
+        assert splits == ["test", "train"]
         got = download_artifacts(
             run_id=found.info.run_id,
             artifact_path="model/model.keras",

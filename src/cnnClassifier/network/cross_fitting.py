@@ -128,7 +128,7 @@ def cross_fit(
 def _of_held_out(probabilities: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """Return for each image the prediction of the head that it was held out from, else NaN."""
     of_head = np.take_along_axis(probabilities, held_out.argmax(1)[:, None, None], axis=1)[:, 0]
-    return np.where(held_out.any(1)[:, None], of_head, np.nan)
+    return np.where(held_out.any(axis=1, keepdims=True), of_head, np.nan)
 
 
 def fit_linear_heads(
