@@ -100,11 +100,17 @@ def test_leaves_scores_bundle_and_run(clone):
         "out_of_fold.csv",
         "cross_validation.json",
     }
+    validated = scores["cross_validation"]
+    assert scores["split"] == "test"
+    assert validated["n"] + scores["n"] == 24
+    assert validated["metrics"].keys() == validated["baseline"]["metrics"].keys()
     assert (clone / "mlflow.db").exists()
     (stored,) = (clone / "mlruns").rglob("artifacts/model/model.keras")
     assert stored.read_bytes() == (clone / "artifacts/training/model.keras").read_bytes()
     shown = run(clone, "python", "main.py", "scores").stdout
     assert "SYNTHETIC" in shown
+    assert "Cross-validated    Linear baseline" in shown
+    assert validated["heads_note"] in shown
     assert "Not a medical device" in shown
 
 

@@ -63,7 +63,7 @@ class LabeledPredictions:
 
     @classmethod
     def from_table(
-        cls, table: pd.DataFrame, classes: Sequence[str], positive_class: str
+        cls, table: pd.DataFrame, classes: tuple[str, ...], positive_class: str
     ) -> "LabeledPredictions":
         """Take the columns of predictions.csv or out_of_fold.csv.
 

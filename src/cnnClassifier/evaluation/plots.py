@@ -49,7 +49,7 @@ def worst_predictions(predictions: LabeledPredictions, count: int) -> list[int]:
     """Return the indices of the errors, largest loss first, then of the least certain images.
 
     Args:
-        predictions: on the test split.
+        predictions: of the evaluated images.
         count: maximum number of indices.
     """
     labels = predictions.labels[:, None]
@@ -91,9 +91,9 @@ def write_tables(
 
     Args:
         folder: output folder.
-        predictions: on the test split.
+        predictions: of the evaluated images.
         classes: names, in the order of the columns.
-        images: a row for each test image with `path`, `sha256`, `group`, `distance` and
+        images: a row for each of these images with `path`, `sha256`, `group`, `distance` and
             `out_of_distribution`.
         distances: a row for each image, also for those that are no CT, with `kind`, `name`,
             `distance` and `out_of_distribution`.
@@ -145,7 +145,7 @@ def write_plots(
     with _axes(folder / "history.png", "Training history", note) as axes:
         history = pd.read_csv(history_path)
         axes.plot(history["epoch"], history["loss"], color=_PRIMARY, label="training")
-        axes.plot(history["epoch"], history["val_loss"], color=_SECONDARY, label="validation")
+        axes.plot(history["epoch"], history["val_loss"], color=_SECONDARY, label="held-out images")
         axes.set(xlabel="epoch", ylabel="loss (cross-entropy)", ylim=(0, None))
         axes.legend(frameon=False)
     with _axes(folder / "roc.png", f"ROC: AUC {curves['roc_auc']:.3f}; {size}", note) as axes:

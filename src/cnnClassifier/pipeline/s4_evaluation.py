@@ -1,4 +1,4 @@
-"""Stage evaluation: evaluate the bundle on the test split and log the run."""
+"""Stage evaluation: evaluate the bundle and log the run."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def main(manager: Any) -> None:
-    """Evaluate the bundle on the test split and log the run."""
+    """Evaluate the bundle and log the run."""
     # Imported here, so that this file also runs as a script if the package isn't installed.
     from cnnClassifier.components.evaluation import Evaluation
 
