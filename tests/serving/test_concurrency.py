@@ -52,6 +52,10 @@ def test_a_request_that_times_out_or_disconnects_leaves_the_queue(
             pytest.fail("the slot was taken")
         assert (caught.value.status, caught.value.code) == (status, code)
         assert limiter.waiting == 0
+        limiter.refuse_waiting()
+        with pytest.raises(RequestError, match="is stopping") as caught, limiter.slot(no_check):
+            pytest.fail("the slot was taken")
+        assert (caught.value.status, caught.value.code) == (503, "busy")
     for _ in range(3):  # an exception frees the slot
         with pytest.raises(KeyError), limiter.slot(no_check):
             raise KeyError

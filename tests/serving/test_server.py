@@ -1,7 +1,9 @@
 """A real server: limits, raw requests, clients that disconnect, and stopping under load."""
 
+import errno
 import http.client
 import json
+import select
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from cnnClassifier.serving import training_jobs, waitress_channel
+from cnnClassifier.serving.server import bind, drop_new_connections
 from tests.serving.client import post
 from tests.waiting import PATIENCE_S, until
 
@@ -218,7 +221,8 @@ def is_closed(server):
 
 @pytest.mark.slow
 def test_stopping_under_keep_alive_load_answers_every_complete_request(start_server, picture):
-    server = start_server(hold=False, max_queued_requests=64)
+    constants = {"DRAIN_TIMEOUT_S": PATIENCE_S, "IDLE_S": PATIENCE_S}
+    server = start_server(constants, hold=False, max_queued_requests=64)
     image = picture()
     statuses, lost = [], []
 
@@ -252,14 +256,41 @@ def test_stopping_under_keep_alive_load_answers_every_complete_request(start_ser
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a few connections may be reset")
+def test_connections_made_before_the_stop_are_accepted_and_later_ones_refused():
+    with bind("127.0.0.1", 0) as listener, socket.socket(listener.family) as late:
+        address = listener.getsockname()
+        with socket.create_connection(address[:2]) as early:
+            drop_new_connections(listener)
+            late.setblocking(False)
+            assert late.connect_ex(address) == errno.EINPROGRESS
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.sendall(b"answer")
+                assert early.recv(10) == b"answer"
+            listener.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+        listener.close()
+        select.select([], [late], [], PATIENCE_S)
+        assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+
+
+@pytest.mark.slow
 def test_it_stops_within_ten_seconds_whatever_hangs(start_server, picture):
     # The time that Docker grants, a training job that must be killed included.
     limit = waitress_channel.ACCEPT_S + waitress_channel.DRAIN_TIMEOUT_S
     assert limit + 2 * training_jobs.STOP_TIMEOUT_S < 9.5
-    server = start_server()
-    with server.connect(predict_request(picture())):
+    server = start_server({"DRAIN_TIMEOUT_S": 2.0}, max_queued_requests=2)
+    request = predict_request(picture())
+    with server.connect(request), ThreadPoolExecutor(2) as pool:
         server.wait_for_requests(1, 0)
+        waiting = [pool.submit(post, server.url, picture()) for _ in range(2)]
+        server.wait_for_requests(1, 2)
         server.send_signal(signal.SIGTERM)
+        for status, headers, content in (response.result() for response in waiting):
+            assert (status, content["error"]["code"]) == (503, "busy")
+            assert (headers["Connection"], headers["Retry-After"]) == ("close", "5")
         assert server.wait(PATIENCE_S) == 0
     assert "1 requests unanswered" in server.log.read_text()
 

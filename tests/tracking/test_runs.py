@@ -15,21 +15,27 @@ from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.tracking.runs import Run, start_run
 from cnnClassifier.tracking.store import open_local
 from tests.mlflow_server import runs_of
-from tests.waiting import reserved_port
+from tests.waiting import PATIENCE_S, reserved_port
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 SCRIPT = """
-import os, signal, sys
+import os, signal, sys, time
 from cnnClassifier.entity.config_entity import TrackingConfig
 from cnnClassifier.tracking.runs import start_run
 config = TrackingConfig(
     uri="sqlite:///mlflow.db", experiment="chest", registered_model="m", params={}
 )
+
+def kill():
+    while "loss" not in run.writer.store.client.get_run(run.id).data.metrics:
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGKILL)
+
 with start_run(config, "tiny", {}) as run:
     run.log_metrics({"loss": 0.5}, 1)
     child = run.child_run("fold 1")
     if "kill" in sys.argv:
-        child.writer.submit(lambda: os.kill(os.getpid(), signal.SIGKILL))
+        run.writer.submit(kill)
     child.finish()
 """
 
@@ -178,7 +184,7 @@ def test_a_run_that_fails_is_marked_failed(local):
 
 def test_the_next_command_marks_a_killed_run(local):
     killed = script("kill")
-    assert (killed.communicate()[1], killed.returncode) == ("", -signal.SIGKILL)
+    assert (killed.communicate(timeout=PATIENCE_S)[1], killed.returncode) == ("", -signal.SIGKILL)
     _, (run, child) = runs_of(local)
     assert (run.info.status, child.info.status) == ("RUNNING", "RUNNING")
     Path(f"mlflow.db.run-{'0' * 32}.lock").touch()  # of a database that was deleted

@@ -156,7 +156,8 @@ def _read(source: str, model: "keras.Model", backbone: str) -> Tensors:
     if path.suffix == ".onnx":
         return _from_onnx(path)
     if path.suffix == ".npz":
-        with np.load(path) as archive:
+        # np.load leaves a file that it opens itself open where it isn't an archive.
+        with path.open("rb") as file, np.load(file) as archive:
             return dict(archive)
     plain = _build(backbone, model, None)
     plain.load_weights(path)

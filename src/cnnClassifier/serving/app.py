@@ -48,6 +48,7 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]
     manager = manager or ModelManager(config)
     limiter = ConcurrencyLimiter(config.max_concurrent_requests, config.max_queued_requests)
+    app.extensions["concurrency_limiter"] = limiter
     metrics = Metrics(limiter)
     register_request_logging(app, metrics)
     app.register_error_handler(Exception, handle_error)

@@ -26,6 +26,7 @@ class ConcurrencyLimiter:
         self._max_queued = max_queued
         self._queue: deque[object] = deque()
         self._changed = threading.Condition()
+        self._is_stopping = False
         self.running = 0
 
     @property
@@ -41,7 +42,7 @@ class ConcurrencyLimiter:
             check: called repeatedly while waiting; an exception from it ends the wait.
 
         Raises:
-            RequestError: 503 `busy`: too many requests wait already.
+            RequestError: 503 `busy`: too many requests wait already, or the server stops.
         """
         ticket = object()
         with self._changed:
@@ -51,6 +52,9 @@ class ConcurrencyLimiter:
             self._queue.append(ticket)
             try:
                 while self._queue[0] is not ticket or self.running >= self._max_concurrent:
+                    if self._is_stopping:
+                        message = "the server is stopping; try again"
+                        raise RequestError(503, "busy", message, {"Retry-After": "5"})
                     self._changed.wait(_CHECK_INTERVAL_S)
                     check()
                 self.running += 1
@@ -63,6 +67,12 @@ class ConcurrencyLimiter:
             with self._changed:
                 self.running -= 1
                 self._changed.notify_all()
+
+    def refuse_waiting(self) -> None:
+        """Refuse the requests that wait for a slot, and from now on all that would have to."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
 
 
 def make_check(timeout_s: float, is_disconnected: Callable[[], bool]) -> Callable[[], None]:

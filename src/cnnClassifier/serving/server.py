@@ -6,6 +6,7 @@ import errno
 import logging
 import signal
 import socket
+import struct
 import sys
 from ipaddress import ip_address
 from typing import Any
@@ -23,6 +24,15 @@ _EXTRA_THREADS = 6
 # Sockets, the listening one included; see waitress_channel.MAX_CONNECTIONS.
 _MAX_SOCKETS = 400
 _M_ARENA_MAX = -8  # of malloc.h
+_SO_ATTACH_FILTER = 26  # of Linux' socket.h
+# A program for the kernel: of the packets to a socket, drop those with SYN and without ACK.
+_DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the flags of the TCP header
+    (0x54, 0, 0, 0x12),  # keep SYN and ACK
+    (0x15, 0, 1, 0x02),  # unless only SYN is set, skip the next line
+    (0x06, 0, 0, 0),  # drop the packet
+    (0x06, 0, 0, 0xFFFFFFFF),  # pass it on
+)
 
 
 def limit_malloc_arenas() -> None:
@@ -50,6 +60,21 @@ def bind(host: str, port: int) -> socket.socket:
             reason = getattr(error, "strerror", None) or error
             message = f"can't listen on {host}, port {port}: {reason}; choose --host and --port"
         raise ConfigError(message) from None
+
+
+def drop_new_connections(listener: socket.socket) -> None:
+    """Ignore clients that connect from now on, where the system is Linux.
+
+    Closing a listening socket resets the connections that wait to be accepted. So first no new ones
+    may come, then those that wait are accepted, then it is closed. The clients that are ignored try
+    again after a second, and are refused.
+    """
+    if sys.platform == "linux":
+        steps = b"".join(struct.pack("HBBI", *step) for step in _DROP_SYN)
+        buffer = ctypes.create_string_buffer(steps)
+        program = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(buffer))
+        with contextlib.suppress(OSError):  # a sandbox may not know filters
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def url_of(listener: socket.socket) -> str:
@@ -112,7 +137,9 @@ def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> int:
     while not received:
         waitress_channel.poll(server)
         waitress_channel.enforce_limits(server, max_buffered_bytes)
-    unanswered = waitress_channel.drain(server)
+    drop_new_connections(listener)
+    limiter = app.extensions["concurrency_limiter"]
+    unanswered = waitress_channel.drain(server, limiter.refuse_waiting)
     if unanswered:
         logger.warning("stopped with %d requests unanswered", unanswered)
     return unanswered

@@ -8,6 +8,7 @@ import json
 import select
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from waitress import wasyncore
@@ -29,8 +30,10 @@ MAX_CONNECTIONS = 300
 # While stopping: connections that are already accepted by the system still get their answer.
 ACCEPT_S = 0.2
 # A client that has just received an answer may be sending its next request.
-IDLE_S = 0.5
+IDLE_S = 1.0
 DRAIN_TIMEOUT_S = 7.0
+# The last part of that time: who still waits for a slot then is refused rather than cut off.
+REFUSAL_S = 1.5
 
 
 class _RequestTimeoutError(Error):
@@ -159,11 +162,15 @@ def enforce_limits(server: Any, max_buffered_bytes: int) -> None:
             request.body_rcv.buf = _DiscardBuffer(maxlen=0)
 
 
-def drain(server: Any) -> int:
+def drain(server: Any, refuse_waiting: Callable[[], None]) -> int:
     """Accept no more connections and answer every request that has been sent.
 
     From here on each response closes its connection, so that clients that send request after
     request come to an end.
+
+    Args:
+        server: of waitress.
+        refuse_waiting: answers the requests that can't begin any more before the end.
 
     Returns:
         The number of connections whose request is still unanswered after `DRAIN_TIMEOUT_S`.
@@ -178,8 +185,14 @@ def drain(server: Any) -> int:
     server.socket.close()
     end = time.monotonic() + DRAIN_TIMEOUT_S
     while time.monotonic() < end and _has_active(server):
+        if time.monotonic() > end - REFUSAL_S:
+            refuse_waiting()
         poll(server, 0.1)
-    return sum(channel.is_busy for channel in server.active_channels.values())
+    # A request that arrives later must find a closed connection, not one that nobody reads.
+    for channel in list(server.active_channels.values()):
+        if not channel.is_busy:
+            channel.handle_close()
+    return len(server.active_channels)
 
 
 def _has_active(server: Any) -> bool:
