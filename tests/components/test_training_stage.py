@@ -11,6 +11,7 @@ from cnnClassifier.components import training
 from cnnClassifier.components.cross_fitting import TrainingImages
 from cnnClassifier.components.training import Training, image_features, positive_class
 from cnnClassifier.config.configuration import ConfigurationManager
+from cnnClassifier.entity.bundle import apply_temperature
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.imaging.augment import View, augment
 from cnnClassifier.network.serialization import load_model
@@ -131,7 +132,7 @@ def test_training_writes_out_of_fold_predictions_and_their_metrics(trained):
         weight * table[[f"{kind}:{name}" for name in classes]].to_numpy()
         for kind, weight in weights.items()
     )
-    expected = training.apply_temperature(combined, trained.temperature)
+    expected = apply_temperature(combined, trained.temperature)
     assert np.allclose(table[classes], expected, atol=1e-5)
     assert {"linear:normal", "conv_max:normal", "disagreement"} < set(table)
     summary = load_json(folder / "cross_validation.json")

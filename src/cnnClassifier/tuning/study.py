@@ -175,7 +175,7 @@ class SharedStudy:
             study_name=name,
             direction="minimize" if minimize else "maximize",
             sampler=sampler,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5),
             load_if_exists=True,
         )
         combinations = grid(space)
