@@ -36,6 +36,7 @@ PARAMS = {
     "REPEATS": 1,
     "FOLDS": 2,
     "EPOCHS": 3,
+    "LEARNING_RATE": 0.001,
     "VIEWS": 2,
     "PRECISION": "float32",
 }
