@@ -227,7 +227,7 @@ def quantize(network: "openvino.Model", images: Sequence[np.ndarray]) -> "openvi
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level changes all handlers
     averages = network.get_results()[2].input_value(0).get_node()
     backbone = _upstream(averages)
     is_joined = averages.get_type_name() == "Concat"  # with those of the blocks
