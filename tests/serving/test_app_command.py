@@ -126,7 +126,7 @@ def test_concurrent_requests_get_their_own_results(server, picture):
 
     def predict(image):
         status, _, (result,) = post(server, image)
-        return status, result["probability"]
+        return status, result["probabilities"]["adenocarcinoma"]
 
     expected = list(map(predict, images))
     assert len(set(expected)) == 4
