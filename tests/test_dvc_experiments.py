@@ -10,7 +10,7 @@ import pytest
 
 from tests.test_pipeline import STAGES, copy_repository, edit, ran, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 RATES = ("0.0001", "0.0003", "0.01")
 OTHER_DATA = '"phantom:patients=26,slices=1,size=64,seed=4"'
 

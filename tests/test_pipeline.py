@@ -123,7 +123,7 @@ def test_nothing_runs_twice_and_force_changes_nothing(clone):
 
 
 def test_a_learning_rate_reruns_the_head_alone(clone):
-    edit(clone / "params.yaml", LEARNING_RATE="0.002")
+    edit(clone / "params.yaml", LEARNING_RATE="0.003")
     done = run(clone, "dvc", "repro")
     assert ran(done) == ["training", "evaluation"]
     assert " 0 forward passes" in done.stderr
@@ -238,6 +238,7 @@ def serving(folder):
             server.terminate()
 
 
+@pytest.mark.full
 def test_forty_images_are_answered_as_they_were_evaluated(clone, tmp_path):
     from cnnClassifier.entity.manifest import Entry, Manifest
     from cnnClassifier.utils.common import save_json, sha256_of

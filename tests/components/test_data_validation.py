@@ -377,6 +377,7 @@ def test_dicom_files_are_grouped_by_patient_without_revealing_it(validate, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_phantom_has_no_shortcut_and_no_patient_twice(validate, tmp_path):
     write_phantom(tmp_path / "data", parse_phantom("phantom:patients=100"))
     pattern = r"^(?P<group>patient\d+)_"

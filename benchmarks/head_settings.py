@@ -1,0 +1,123 @@
+"""Compare settings of the heads, one change at a time, on the pipeline's data and split.
+
+Needs the stages up to prepare_base_model (`make pipeline`). All cases share the feature cache. The
+test split decides nothing: the out-of-fold log loss does.
+"""
+
+import argparse
+import os
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.measure import table
+from cnnClassifier.components.cross_fitting import (
+    TrainingImages,
+    fit_heads,
+    out_of_fold_predictions,
+)
+from cnnClassifier.components.training import image_features, load_network, positive_class
+from cnnClassifier.config.configuration import ConfigurationManager
+from cnnClassifier.entity.bundle import apply_temperature, apply_threshold
+from cnnClassifier.entity.config_entity import TrainingConfig
+from cnnClassifier.entity.manifest import Manifest
+from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_metrics
+from cnnClassifier.imaging.augment import View, views_of
+from cnnClassifier.network.architecture import LINEAR, local_tail
+from cnnClassifier.network.training import predict
+
+CASES: dict[str, dict[str, Any]] = {
+    "as in params.yaml": {},
+    "1 view": {"views": 1},
+    "3 views": {"views": 3},
+    "local heads alone": {"head": "conv_max"},
+    "linear heads alone": {"head": "linear"},
+    "3 folds": {"folds": 3},
+    "10 folds": {"folds": 10},
+    "no class weights": {"class_weights": None},
+    "learning rate 0.001": {"learning_rate": 0.001},
+    "batches of 32": {"batch_size": 32},
+}
+METRICS = ("loss", "roc_auc", "balanced_accuracy")
+
+
+def main() -> None:
+    """Fit every case with every seed, and print a table, lowest out-of-fold loss first."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
+    arguments = parser.parse_args()
+    config = ConfigurationManager().training()
+    manifest = Manifest.read(config.manifest_path)
+    rows = []
+    for case in arguments.cases:
+        found = pd.DataFrame(evaluate(config, manifest, CASES[case], s) for s in arguments.seeds)
+        means, deviations = found.mean(), found.std()
+        cells = [f"{means[name]:.3f} ± {deviations[name]:.3f}" for name in found]
+        rows.append((means.iloc[0], [case, *cells]))
+        print(rows[-1][1], flush=True)
+    names = [f"{split} {metric}" for split in ("out-of-fold", "test") for metric in METRICS]
+    print(table(["settings", *names, "weight of local"], [row for _, row in sorted(rows)]))
+
+
+def evaluate(
+    config: TrainingConfig, manifest: Manifest, changes: dict[str, Any], seed: int
+) -> dict[str, float]:
+    """Fit the heads with changed settings; return the out-of-fold and the test metrics."""
+    fit_keys = ("class_weights", "learning_rate", "batch_size")
+    fit_changes = {key: value for key, value in changes.items() if key in fit_keys}
+    views = changes.get("views", config.augmentation.views)
+    config = config.model_copy(
+        update={
+            "fit": config.fit.model_copy(update={"seed": seed, **fit_changes}),
+            "augmentation": config.augmentation.model_copy(update={"views": views}),
+        }
+    )
+    head = changes.get("head", config.head)
+    counted = config.model_copy(update={"folds": changes.get("folds", config.folds)})
+    images = TrainingImages.read(manifest, counted, config.repeats)
+    network = load_network(config, config.folds)
+    entries = [(entry, views_of(entry.sha256, config.augmentation)) for entry in images.entries]
+    features = image_features(network.cache, entries, config)
+    test = manifest.in_split("test")
+    test_features = image_features(network.cache, [(e, [View()]) for e in test], config)
+    tail = None
+    classes = len(manifest.classes)
+    if head != LINEAR:
+        import keras
+
+        maps = keras.Input(features.shape)
+        tail = local_tail(maps, maps, "conv_max", images.fold_count, 0.3, classes, seed)
+    fitted = fit_heads(tail, features, images, head, config.fit, verbose=0)
+    positive = manifest.classes.index(positive_class(config.positive_class, manifest.classes))
+    out_of_fold, decision = out_of_fold_predictions(images, fitted.probabilities, positive, None)
+    combined = np.zeros((len(test), classes))
+    for kind, described in fitted.heads.items():
+        if kind == LINEAR:
+            averages = test_features.averages().astype(np.float64)
+            logits = np.einsum("nd,fdc->nfc", averages, fitted.linear.kernels)
+            logits += fitted.linear.biases
+            of_heads = np.exp(logits - logits.max(2, keepdims=True))
+            of_heads /= of_heads.sum(2, keepdims=True)
+        else:
+            of_heads = predict(tail, test_features)
+        for number in range(images.fold_count):
+            calibrated = apply_temperature(of_heads[:, number], described.temperature)
+            combined += described.weight / images.fold_count * calibrated
+    combined = apply_temperature(combined, decision["temperature"])
+    predicted = apply_threshold(combined, positive, decision["threshold"])
+    groups = [entry.group for entry in test]
+    labels = manifest.labels(test)
+    tested = LabeledPredictions.create(labels, combined, predicted, groups, positive)
+    result = {}
+    for split, predictions in (("out-of-fold", out_of_fold), ("test", tested)):
+        metrics = compute_metrics(predictions)
+        result |= {f"{split} {name}": metrics[name] for name in METRICS}
+    weights = {kind: described.weight for kind, described in fitted.heads.items()}
+    return result | {"weight": weights.get("conv_max", 0.0)}
+
+
+if __name__ == "__main__":
+    main()
