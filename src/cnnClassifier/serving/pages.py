@@ -64,24 +64,8 @@ def make_blueprint(manager: ModelManager, config: ServingConfig, requires_token:
             predictor = manager.predictor(wait=False)
         except RequestError as error:
             return render_template("about.html", bundle=None, reason=str(error), **texts)
-        bundle = predictor.bundle
-        scores = read_scores(bundle, config.evaluation_dir)
-        return render_template(
-            "about.html",
-            bundle=bundle,
-            engine=predictor.engine,
-            labels=list(map(bundle.label, bundle.classes)),
-            scores=scores,
-            metrics=model_info(bundle, scores)["metrics"],
-            summary=scores and summarize(scores),
-            metric_labels=scores and metric_labels(scores),
-            limits=format_limits,
-            split_text=scores and SPLIT_TEXTS[scores["split"]],
-            history=_history(config.bundle_dir),
-            has_model_card=_find_report("model-card", bundle, config) is not None,
-            has_data_report=_find_report("data-report", bundle, config) is not None,
-            **texts,
-        )
+        content = _describe_model(predictor.bundle, config)
+        return render_template("about.html", engine=predictor.engine, **content, **texts)
 
     @routes.get("/about/<any('model-card', 'data-report'):name>")
     def report(name: str) -> Response:
@@ -103,6 +87,26 @@ def make_blueprint(manager: ModelManager, config: ServingConfig, requires_token:
         return jsonify(items)
 
     return routes
+
+
+def _describe_model(bundle: ModelBundle, config: ServingConfig) -> dict[str, Any]:
+    """Return what /about shows of a model, its metrics and its reports."""
+    scores = read_scores(bundle, config.evaluation_dir)
+    content: dict[str, Any] = {
+        "bundle": bundle,
+        "labels": list(map(bundle.label, bundle.classes)),
+        "scores": scores,
+        "metrics": model_info(bundle, scores)["metrics"],
+        "limits": format_limits,
+        "history": _history(config.bundle_dir),
+        "has_model_card": _find_report("model-card", bundle, config) is not None,
+        "has_data_report": _find_report("data-report", bundle, config) is not None,
+    }
+    if scores:
+        content["summary"] = summarize(scores)
+        content["metric_labels"] = metric_labels(scores)
+        content["split_text"] = SPLIT_TEXTS[scores["split"]]
+    return content
 
 
 def _load_openapi(config: ServingConfig, requires_token: bool) -> dict[str, Any]:
