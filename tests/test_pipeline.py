@@ -323,12 +323,10 @@ def test_every_way_gives_one_image_the_same_probabilities(clone, keras):
     assert trained == pytest.approx(evaluated, abs=0.02)  # OpenVINO takes bfloat16
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "notebook",
-    [
-        pytest.param(path.name, marks=[] if path.name.startswith("04") else [pytest.mark.full])
-        for path in sorted((ROOT / "research").glob("*.ipynb"))
-    ],
+    sorted(path.name for path in (ROOT / "research").glob("*.ipynb")),
 )
 def test_notebooks_run(notebook, tmp_path, monkeypatch):
     import nbformat

@@ -273,7 +273,8 @@ def start(folder, *arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("scheme", ["sqlite", pytest.param("journal", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("scheme", ["sqlite", "journal"])
 def test_two_processes_one_is_killed_then_apply(folder, monkeypatch, scheme):
     monkeypatch.setenv("SEARCH_STORAGE", f"{scheme}:///artifacts/search/study.{scheme}")
     params = folder / "params.yaml"

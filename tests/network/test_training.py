@@ -154,6 +154,7 @@ print(history["loss"])
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_equal_runs_give_equal_weights(tmp_path):
     environment = {
         **os.environ,
