@@ -41,6 +41,7 @@ from cnnClassifier.network.architecture import (
     freeze_boundary,
     heads_of,
     local_kind_of,
+    requested_kind,
     resolve_feature_layer,
 )
 from cnnClassifier.network.feature_cache import FeatureCache, Features, choose_precision, split_at
@@ -274,7 +275,7 @@ def load_network(config: TrainingConfig, folds: int) -> Network:
     make_deterministic(config.fit.seed)
     hint = "run prepare_base_model"
     model = load_model(config.updated_base_model_path, f"{hint} first")
-    expected = "conv_max" if config.head == "auto" else config.head
+    expected = requested_kind(config.head)
     found = (local_kind_of(model) or LINEAR, len(heads_of(model, LINEAR)))
     if found != (expected, config.head_count):
         raise BundleError(

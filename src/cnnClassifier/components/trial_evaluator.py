@@ -24,6 +24,7 @@ from cnnClassifier.network.architecture import (
     LINEAR,
     freeze_boundary,
     local_tail,
+    requested_kind,
     resolve_feature_layer,
 )
 from cnnClassifier.network.cross_fitting import LinearHeads
@@ -103,7 +104,7 @@ class TrialEvaluator:
         features = self._features[backbone, block][rows.ravel()]
         tail = None
         if head != LINEAR:
-            kind = "conv_max" if head == "auto" else head
+            kind = requested_kind(head)
             tail, restore = self._tail(backbone, block, kind, values["DROPOUT"])
             restore()
         linear = self._linear(backbone, block)

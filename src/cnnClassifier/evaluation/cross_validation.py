@@ -37,7 +37,7 @@ def compare_with_baseline(
     metrics, baseline_metrics = compute_metrics(model), compute_metrics(baseline)
     intervals = percentile_intervals(model_samples[columns] - baseline_samples[columns])
     low, high = intervals.get("loss", (None, None))
-    images, groups = count_images_and_groups(model)
+    images, groups = count_images_and_groups(model.groups)
     return {
         "n": images,
         "n_groups": groups,

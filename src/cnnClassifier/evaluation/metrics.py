@@ -154,7 +154,7 @@ def compute_scores(
     """
     values = _all_metrics(predictions)
     samples = bootstrap_metrics(predictions, bootstrap_samples, seed)
-    counts = _counts(predictions.groups)
+    counts = count_images_and_groups(predictions.groups)
     intervals = percentile_intervals(samples) if counts[1] > 1 else {}
     measured = {name: _Measured(values[name], intervals.get(name), counts) for name in values}
     measured |= _headline_proportions(predictions)
@@ -171,11 +171,6 @@ def compute_scores(
         "operating_points": _operating_points(predictions, operating_points),
         "per_class": _per_class(predictions, classes, measured),
     }
-
-
-def count_images_and_groups(predictions: LabeledPredictions) -> list[int]:
-    """Return the number of images and of groups."""
-    return _counts(predictions.groups)
 
 
 def metric_intervals(
@@ -382,7 +377,7 @@ def _proportion(hits: np.ndarray, groups: np.ndarray) -> _Measured:
         groups: of the same images, (m,).
     """
     value = float(hits.mean()) if len(hits) else 0.0
-    return _Measured(value, proportion_interval(hits, groups), _counts(groups))
+    return _Measured(value, proportion_interval(hits, groups), count_images_and_groups(groups))
 
 
 def _one_vs_rest(
@@ -415,7 +410,8 @@ def _headline_proportions(predictions: LabeledPredictions) -> dict[str, _Measure
     return found | {"accuracy": _proportion(predictions.correct, predictions.groups)}
 
 
-def _counts(groups: np.ndarray) -> list[int]:
+def count_images_and_groups(groups: np.ndarray) -> list[int]:
+    """Return the number of images and of groups; `groups` has the group of each image."""
     return [len(groups), len(np.unique(groups))]
 
 

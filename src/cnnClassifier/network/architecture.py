@@ -115,7 +115,7 @@ def add_heads(
     from keras import layers
 
     keras.utils.set_random_seed(seed)
-    local_kind = "conv_max" if head == "auto" else head
+    local_kind = requested_kind(head)
     outputs = {}
     if local_kind != LINEAR:
         x = backbone.get_layer(feature_layer).output
@@ -131,6 +131,11 @@ def add_heads(
         outputs[LINEAR].append(dense(averaged))
     weights = {kind: float(head == "auto" or kind == local_kind) for kind in outputs}
     return _combine(backbone.input, outputs, weights)
+
+
+def requested_kind(head: str) -> str:
+    """Return the kind of head that HEAD asks for; `auto` asks for conv_max, next to linear."""
+    return "conv_max" if head == "auto" else head
 
 
 def local_tail(
