@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cnnClassifier.entity.bundle import FORMAT_VERSION, apply_threshold
+from cnnClassifier.entity.disclaimers import MEDICAL_DISCLAIMER
 from cnnClassifier.evaluation.cross_validation import (
     baseline_note,
     compare_with_baseline,
@@ -86,6 +87,7 @@ def full_scores(count=2, gates=(), warnings=(), synthetic=True, has_test=True):
         "split": TEST if has_test else OUT_OF_FOLD,
         "cross_validation": validated,
         "synthetic": synthetic,
+        "disclaimer": MEDICAL_DISCLAIMER,
         "out_of_distribution": ood_metrics(DISTANCES, np.arange(4), 1.0),
         "warnings": list(warnings),
         "gates": list(gates),

@@ -21,7 +21,7 @@ const status = new ModelStatus(() => {
     queue.resume();
     const labels = Object.values(status.model.labels);
     el("synthetic").hidden = !status.model.synthetic;
-    if (labels.length <= 4) el("subtitle").textContent = `Upload chest CT slices. The result shows the class (${labels.join(" or ")}), its probability and a heat map.`;
+    if (labels.length <= 4) el("subtitle").textContent = `Upload ${document.body.dataset.imageTerm}s. The result shows the class (${labels.join(" or ")}), its probability and a heat map.`;
     if (status.model.model !== examplesModel) showExamples(status.model.model);
   } else {
     queue.pause();
@@ -183,7 +183,7 @@ function announce(text, visible = false) {
   el("announcement").classList.toggle("visually-hidden", !visible);
 }
 
-// The server offers examples only if its model was trained on synthetic images.
+// Synthetic ones if the model was trained on synthetic images, or those of a configured folder.
 async function showExamples(model) {
   examplesModel = model;
   let examples;
@@ -194,29 +194,31 @@ async function showExamples(model) {
     return;
   }
   const captions = { mass: "With a mass", clear: "Without a mass" };
-  const buttons = examples.map(({ name, url }) => {
+  const buttons = examples.map(({ name, url, synthetic }) => {
     const item = document.createElement("li");
     const button = document.createElement("button");
     const image = document.createElement("img");
     const caption = document.createElement("span");
     Object.assign(image, { src: url, alt: "", width: 160, height: 160 });
-    caption.textContent = captions[name.split("-")[0]] ?? name;
+    caption.textContent = (synthetic && captions[name.split("-")[0]]) || name;
     button.type = "button";
-    button.setAttribute("aria-label", `Synthetic example ${name}, ${caption.textContent.toLowerCase()}`);
+    button.setAttribute("aria-label", `${synthetic ? "Synthetic example" : "Example"} ${name}, ${caption.textContent.toLowerCase()}`);
     button.append(image, caption);
-    button.addEventListener("click", () => addExample(name, url));
+    button.addEventListener("click", () => addExample(synthetic ? `synthetic-${name}.png` : name, url));
     item.append(button);
     return item;
   });
   el("example-list").replaceChildren(...buttons);
   el("examples").hidden = buttons.length === 0;
+  el("examples-note").hidden = !examples.some(({ synthetic }) => synthetic);
 }
 
 async function addExample(name, url) {
   try {
     const response = await fetch(url);
     if (!response.ok) throw new ApiError("invalid_response", `The server returned ${response.status}.`);
-    add([new File([await response.blob()], `synthetic-${name}.png`, { type: "image/png" })]);
+    const blob = await response.blob();
+    add([new File([blob], name, { type: blob.type })]);
   } catch {
     status.check();
   }

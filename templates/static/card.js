@@ -27,7 +27,7 @@ export class Card {
       if (button) actions[button.dataset.action]();
     });
     this.#find(".heatmap-controls input").addEventListener("input", (event) => this.#setOpacity(Number(event.target.value)));
-    this.#watchDicomControls(actions.update);
+    if (this.#find(".dicom")) this.#watchDicomControls(actions.update);
   }
 
   /** Show the file itself; returns whether the browser can. */
@@ -177,14 +177,14 @@ export class Card {
 
   /** The options of /predict that are set in this card. */
   get options() {
-    if (this.#find(".dicom").hidden) return {};
+    if (this.#find(".dicom")?.hidden ?? true) return {};
     const choice = this.#find(".window").value;
     const window_ = choice === "custom" ? `${this.#find(".centre").value},${this.#find(".width").value}` : choice;
     return { window: window_, frame: this.#find(".frame").value };
   }
 
   #showDicom(dicom) {
-    if (!dicom) return;
+    if (!dicom || !this.#find(".dicom")) return;
     this.#find(".dicom").hidden = false;
     const { window: name, centre, width, frame, frames } = dicom;
     this.#find(".dicom-info").textContent = centre === null

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cnnClassifier.components.data_validation import DataValidation
-from cnnClassifier.entity.config_entity import DataValidationConfig
+from cnnClassifier.entity.config_entity import DataValidationConfig, ProjectConfig
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.utils.errors import ManifestError
 from ct_phantom import parse_phantom, write_phantom
@@ -50,6 +50,7 @@ def validate(tmp_path):
             "joblib_backend": "threading",
             "shares": (0.8, 0.2),
             "seed": 3,
+            "project": ProjectConfig(group_term="patient", domain="medical"),
         }
         config = DataValidationConfig(**(values | changes))
         manifest = DataValidation(config).run()

@@ -11,7 +11,12 @@ import cnnClassifier.components.evaluation as stage
 from cnnClassifier.components.evaluation import Evaluation
 from cnnClassifier.components.training import out_of_fold_table
 from cnnClassifier.entity.bundle import CROSS_VALIDATION_FILE, OUT_OF_FOLD_FILE, ModelBundle
-from cnnClassifier.entity.config_entity import EvaluationConfig, GatesConfig, TrackingConfig
+from cnnClassifier.entity.config_entity import (
+    EvaluationConfig,
+    GatesConfig,
+    ProjectConfig,
+    TrackingConfig,
+)
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.scores import METRIC_LABELS, read_scores
 from cnnClassifier.tracking.runs import Run
@@ -20,6 +25,7 @@ from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
 from tests.labeled_predictions import cross_validation, labeled, random_predictions
 from tests.pictures import save
 
+PROJECT = ProjectConfig(name="chest", domain="medical")
 EASY_GATES = GatesConfig(
     min_images_per_class=1,
     min_groups_per_class=1,
@@ -117,9 +123,8 @@ def prepared(tmp_path, write_bundle):
             error_gallery_size=4,
             seed=3,
             gates=EASY_GATES,
-            tracking=TrackingConfig(
-                uri="unused", experiment="unused", registered_model="chest", params=PARAMS
-            ),
+            tracking=TrackingConfig(uri="unused", project=PROJECT, params=PARAMS),
+            project=PROJECT,
         )
 
     return prepare

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from cnnClassifier.entity.bundle import FORMAT_VERSION
+from cnnClassifier.entity.disclaimers import MEDICAL_DISCLAIMER
 from cnnClassifier.evaluation.comparison import (
     EvaluatedModel,
     compare_models,
@@ -28,7 +29,14 @@ def evaluated(name="A", count=2, first=0, synthetic=True, params=None, **options
     actual = np.array(classes)[predictions.labels]
     images = pd.DataFrame({"path": names, "sha256": names, "actual": actual})
     return EvaluatedModel(
-        name, classes, "adenocarcinoma", synthetic, images, predictions, params or {}
+        name,
+        classes,
+        "adenocarcinoma",
+        synthetic,
+        images,
+        predictions,
+        params or {},
+        disclaimer=MEDICAL_DISCLAIMER,
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cnnClassifier.entity.bundle import ModelBundle
+from cnnClassifier.entity.config_entity import EvaluationConfig, ProjectConfig, TrackingConfig
 from cnnClassifier.entity.disclaimers import SYNTHETIC
 from cnnClassifier.evaluation.model_card import write_card
 from cnnClassifier.evaluation.plots import GalleryImage, write_tables
@@ -47,6 +48,14 @@ FULL_REPORT = REPORT | {
 }
 PIXELS = np.full((64, 96, 3), 90, np.uint8)
 PARAMS = {"WEIGHTS": "imagenet", "FINE_TUNE_FROM": None, "HEAD": "conv_max", "EPOCHS": 7}
+PROJECT = ProjectConfig(
+    name="chest-ct", title="Chest CT", image_term="slice", group_term="patient", domain="medical"
+)
+CONFIG = EvaluationConfig.model_construct(
+    project=PROJECT,
+    tracking=TrackingConfig.model_construct(params=PARAMS),
+    bootstrap_samples=100,
+)
 
 
 def bundle(count=2, synthetic=True):
@@ -78,7 +87,7 @@ def cards(folder, count=2, report=FULL_REPORT, gallery=(), synthetic=True, gates
     write_tables(folder, random_predictions(count), class_names(count), images_table(), DISTANCES)
     warnings = report.get("warnings", ())
     scores = full_scores(count, gates, warnings, synthetic, has_test)
-    write_card(folder, bundle(count, synthetic), scores, report, PARAMS, 100, gallery)
+    write_card(folder, bundle(count, synthetic), scores, report, CONFIG, gallery)
     return [(folder / f"MODEL_CARD.{kind}").read_text(encoding="utf-8") for kind in ("md", "html")]
 
 
@@ -117,7 +126,7 @@ def test_both_cards_are_complete(tmp_path, count):
             "file size",
             "0.400 to 0.600",
             "sensitivity>=0.95",
-            "Of 3 images that are no CT 66.7% are detected",
+            "Of 3 images of other kinds 66.7% are detected",
             "a1" * 32,
             "keras 3.1, numpy 2.4",
             "dvc repro",
@@ -153,7 +162,7 @@ def test_a_fixed_validation_split_is_named(tmp_path):
     scores = full_scores()
     scores["cross_validation"]["fixed_validation_split"] = True
     write_tables(tmp_path, random_predictions(), class_names(2), images_table(), DISTANCES)
-    write_card(tmp_path, bundle(), scores, REPORT, PARAMS, 100, [])
+    write_card(tmp_path, bundle(), scores, REPORT, CONFIG, [])
     text = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "| Validation split | Linear baseline (validation split) |" in text
     assert "out-of-fold" not in text
@@ -175,7 +184,7 @@ def test_a_single_group_has_no_intervals(tmp_path):
     predictions = replace(random_predictions(), groups=np.zeros(120, int))
     write_tables(tmp_path, predictions, class_names(2), images_table(), DISTANCES)
     scores = full_scores() | {"intervals": {}}
-    write_card(tmp_path, bundle(), scores, REPORT, PARAMS, 100, [])
+    write_card(tmp_path, bundle(), scores, REPORT, CONFIG, [])
     for kind in ("md", "html"):
         text = (tmp_path / f"MODEL_CARD.{kind}").read_text(encoding="utf-8")
         assert text.count(TOO_FEW_GROUPS) == 1

@@ -50,7 +50,7 @@ def test_all_scores_fit_a_terminal(count):
         "the class with the fewest groups has 14 in the test split",
         "The model is significantly better than its baseline: log loss -0.",
         "Weights: local (conv_max) 0.6, linear 0.4; 3 heads each.",
-        "66.7% of 3 images that are no CT",
+        "66.7% of 3 images of other kinds",
         "25.0% of 4 test images",
         "gate max_ece failed: Expected calibration error is 0.300;",
         warning,

@@ -5,14 +5,17 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from cnnClassifier.entity.config_entity import ServingConfig
+from cnnClassifier.entity.config_entity import ProjectConfig, ServingConfig
 from tests.waiting import PATIENCE_S
 
 
 def make_config(bundle_dir, **settings):
     """Return a configuration with small limits."""
     limits = {"max_upload_bytes": 200_000, "max_pixels": 10**6}
-    settings = {"host": "127.0.0.1", "port": 0} | limits | settings
+    project = ProjectConfig(
+        name="chest-ct", title="Chest CT classifier", image_term="CT slice", domain="medical"
+    )
+    settings = {"host": "127.0.0.1", "port": 0, "project": project} | limits | settings
     return ServingConfig(bundle_dir=Path(bundle_dir), **settings)
 
 

@@ -103,7 +103,7 @@ def test_the_page_shows_the_description_without_script(app, document):
         assert f"<code>{path}</code>" in page.text
         for status in operation["responses"]:
             assert f'scope="row">{status}<' in page.text
-    assert "curl -F file=@slice.png http://localhost/predict" in page.text
+    assert "curl -F file=@image.png http://localhost/predict" in page.text
     assert not re.search(r"<script|<style|\sstyle=|\son\w+=|\{\{|\{%|undefined", page.text)
 
 

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from cnnClassifier.entity.bundle import ModelBundle
+from cnnClassifier.entity.config_entity import ProjectConfig
 from cnnClassifier.serving.app import create_app
 from cnnClassifier.utils.common import load_json, save_json
 from tests.labeled_predictions import class_names, full_scores
@@ -124,7 +125,7 @@ def test_without_a_model_the_page_says_so(make_client, tmp_path):
     assert client.get("/about/other").status_code == 404
 
 
-def test_examples_are_offered_for_a_synthetic_model_only(make_client, write_bundle, tmp_path):
+def test_examples_are_synthetic_or_from_a_folder(make_client, write_bundle, tmp_path, picture):
     client = make_client()
     examples = client.get("/examples").json
     names = ["clear-1", "clear-2", "clear-3", "mass-1", "mass-2", "mass-3"]
@@ -133,5 +134,16 @@ def test_examples_are_offered_for_a_synthetic_model_only(make_client, write_bund
         response = client.get(example["url"])
         assert response.mimetype == "image/png"
         assert Image.open(io.BytesIO(response.data)).size == (320, 320)
-    real = make_client(bundle_dir=write_bundle(tmp_path / "real", synthetic=False))
-    assert real.get("/examples").json == []
+    bundle_dir = write_bundle(tmp_path / "real", synthetic=False, data_source="photos.zip")
+    assert make_client(bundle_dir=bundle_dir).get("/examples").json == []
+    (tmp_path / "my leaf.png").write_bytes(picture())
+    (tmp_path / "notes.txt").write_text("secret")
+    project = ProjectConfig(examples=str(tmp_path))
+    mine = make_client(bundle_dir=bundle_dir, project=project)
+    (example,) = mine.get("/examples").json
+    assert (example["name"], example["synthetic"]) == ("my leaf.png", False)
+    assert mine.get(example["url"]).data == picture()
+    for name in ("notes.txt", "none.png", "../real/model.json"):
+        assert mine.get(f"/examples/{name}").status_code == 404
+    project = ProjectConfig(examples="none")
+    assert make_client(project=project).get("/examples").json == []

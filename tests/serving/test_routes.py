@@ -286,7 +286,7 @@ def test_model_describes_the_model(client):
         "backbone": "tiny",
         "image_size": [32, 32, 3],
         "synthetic": True,
-        "data_source": "phantom",
+        "data_source": "synthetic",
     }
     assert expected.items() <= client.get("/model").json.items()
 

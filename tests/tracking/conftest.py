@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnClassifier.entity.config_entity import TrackingConfig
+from cnnClassifier.entity.config_entity import ProjectConfig, TrackingConfig
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +37,7 @@ def local(project, empty_database):
     Path("mlflow.db").write_bytes(empty_database)
     return TrackingConfig(
         uri="sqlite:///mlflow.db",
-        experiment="chest",
-        registered_model="chest-ct",
+        project=ProjectConfig(name="chest-ct"),
         params={"SEED": 42, "WEIGHTS": None},
     )
 

@@ -20,11 +20,10 @@ from tests.waiting import PATIENCE_S, reserved_port
 SRC = Path(__file__).resolve().parents[2] / "src"
 SCRIPT = """
 import os, signal, sys, time
-from cnnClassifier.entity.config_entity import TrackingConfig
+from cnnClassifier.entity.config_entity import ProjectConfig, TrackingConfig
 from cnnClassifier.tracking.runs import start_run
-config = TrackingConfig(
-    uri="sqlite:///mlflow.db", experiment="chest", registered_model="m", params={}
-)
+project = ProjectConfig(name="chest-ct")
+config = TrackingConfig(uri="sqlite:///mlflow.db", project=project, params={})
 
 def kill():
     while "loss" not in run.writer.store.client.get_run(run.id).data.metrics:
@@ -202,12 +201,10 @@ def test_two_processes_create_the_database_at_once(project):
         error = process.communicate()[1]
         assert process.returncode == 0, error
         assert "NOT LOGGED" not in error
-    from cnnClassifier.entity.config_entity import TrackingConfig
+    from cnnClassifier.entity.config_entity import ProjectConfig, TrackingConfig
 
     _, runs = runs_of(
-        TrackingConfig(
-            uri="sqlite:///mlflow.db", experiment="chest", registered_model="m", params={}
-        )
+        TrackingConfig(uri="sqlite:///mlflow.db", project=ProjectConfig(name="chest-ct"), params={})
     )
     assert [run.info.status for run in runs] == ["FINISHED"] * 4
 

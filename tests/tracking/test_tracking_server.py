@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from cnnClassifier.entity.bundle import BUNDLE_FILES, ModelBundle
-from cnnClassifier.entity.config_entity import TrackingConfig
+from cnnClassifier.entity.config_entity import ProjectConfig, TrackingConfig
 from cnnClassifier.tracking import registry
 from cnnClassifier.tracking.connection import TrackingError, credentials
 from cnnClassifier.tracking.evaluation_lookup import find_evaluation
@@ -67,8 +67,7 @@ def log_in(project, empty_database, monkeypatch):
             monkeypatch.setenv(key, value)
         return TrackingConfig(
             uri=server.uri,
-            experiment=experiment,
-            registered_model=f"{experiment}-model",
+            project=ProjectConfig(name=experiment),
             params={"SEED": 42},
         )
 

@@ -9,7 +9,7 @@ import yaml
 from optuna.trial import TrialState, create_trial
 
 from cnnClassifier.config.configuration import ConfigurationManager
-from cnnClassifier.entity.disclaimers import DISCLAIMER
+from cnnClassifier.entity.disclaimers import MEDICAL_DISCLAIMER
 from cnnClassifier.tuning.report import build_report, render_report, unified_diff, with_values
 from cnnClassifier.tuning.study import distributions
 
@@ -63,7 +63,7 @@ def test_report_and_page(config):
     assert not re.search(r"<script|https?://|src=|@import|url\(", page)
     text = " ".join(page.split())
     for expected in (
-        DISCLAIMER,
+        MEDICAL_DISCLAIMER,
         "Synthetic images",
         "HEAD: average FINE_TUNE_FROM: null ",
         "log loss 0.2500; params.yaml has 0.4000",

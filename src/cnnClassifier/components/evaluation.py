@@ -16,7 +16,7 @@ from cnnClassifier.entity.bundle import (
 )
 from cnnClassifier.entity.config_entity import EvaluationConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
-from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
+from cnnClassifier.entity.disclaimers import SYNTHETIC
 from cnnClassifier.entity.manifest import SPLITS, Entry, Manifest
 from cnnClassifier.entity.prediction import InferenceResult
 from cnnClassifier.evaluation.cross_validation import (
@@ -110,10 +110,11 @@ class Evaluation:
                     save_json(folder / INT8_AGREEMENT_FILE, scores["int8"])
                 images = images.join(distances.drop(columns=["kind", "name"]))
                 write_tables(folder, predictions, bundle.classes, images, distances)
-                note = f"{SYNTHETIC if bundle.synthetic else ''}\n{DISCLAIMER}".strip()
+                note = (
+                    f"{SYNTHETIC if bundle.synthetic else ''}\n{config.project.disclaimer}".strip()
+                )
                 write_plots(folder, config.bundle_dir / HISTORY_FILE, scores, gallery, note)
-                params, samples = config.tracking.params, config.bootstrap_samples
-                write_card(folder, bundle, scores, report, params, samples, gallery)
+                write_card(folder, bundle, scores, report, config, gallery)
             run.log_datasets(manifest, bundle.data_source, SPLITS)
             self._log(run, bundle, scores)
         self._apply_gates(scores["gates"])
@@ -201,7 +202,7 @@ class Evaluation:
         if false_positives > _MAX_FALSE_POSITIVE_RATE:
             warnings.append(f"{false_positives:.0%} of the images look unfamiliar.")
         if detected < _MIN_DETECTION_RATE:
-            warnings.append(f"Only {detected:.0%} of the images that are no CT look unfamiliar.")
+            warnings.append(f"Only {detected:.0%} of the images of other kinds look unfamiliar.")
         return {
             **scores,
             "split": TEST if has_test else OUT_OF_FOLD,
@@ -209,6 +210,7 @@ class Evaluation:
             "out_of_distribution": ood,
             "warnings": warnings,
             "synthetic": bundle.synthetic,
+            "disclaimer": self.config.project.disclaimer,
             "model_sha256": bundle.model_sha256,
             "format_version": FORMAT_VERSION,
         }
@@ -251,7 +253,7 @@ class Evaluation:
         tags |= {
             "model_sha256": bundle.model_sha256,
             "data_source": redact_credentials(bundle.data_source),
-            "intended_use": DISCLAIMER,
+            "intended_use": config.project.disclaimer or "any",
             "gates_not_met": failed or "none",
             "state": EVALUATED,
         }

@@ -53,6 +53,8 @@ RENAMED_KEYS = {
     "scale: start from 0.85",
     "data_validation.shortcut_limit": "renamed to shortcut_warning_auc",
     "evaluation.bootstrap_draws": "renamed to bootstrap_samples",
+    "evaluation.experiment": "replaced by project.name",
+    "evaluation.registered_model": "replaced by project.name",
     "evaluation.gallery": "renamed to error_gallery_size",
     "gates.min_roc_auc_low": "renamed to min_roc_auc_lower_bound",
     "search.grace_s": "renamed to stale_after_s",

@@ -12,7 +12,7 @@ from cnnClassifier.dataset.shortcuts import MAX_IMAGES, SHORTCUTS
 from cnnClassifier.dataset.split import CONFLICT, EXACT_DUPLICATE, LEAKAGE, name_fractions
 from cnnClassifier.entity.config_entity import DataValidationConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
-from cnnClassifier.entity.disclaimers import DISCLAIMER, is_synthetic
+from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.imaging.decode import decode
 from cnnClassifier.utils.images import image_data_uri
 from cnnClassifier.utils.page import render_template_file
@@ -79,7 +79,7 @@ def build_report(
     findings = [
         *_content_findings(report),
         *_group_findings(table, report, config),
-        *_split_findings(report),
+        *_split_findings(report, config),
         *_shortcut_findings(report),
     ]
     warnings = [finding["text"] for finding in findings if finding["level"] == "warning"]
@@ -241,18 +241,21 @@ def _group_findings(
         yield _finding(
             "warning",
             f"data_validation.group_pattern {problem}: only near-duplicates are kept together, and "
-            "images of one patient may be in both train and test.",
-            "If file names contain the patient or the series, describe it in group_pattern.",
+            f"images of one {config.project.group_term} may be in both train and test.",
+            f"If file names contain the {config.project.group_term}, describe it in group_pattern.",
         )
     if report["largest_group"] > _MAX_GROUP_FRACTION * report["used"]:
         yield _finding(
             "warning",
             f"One group has {report['largest_group']} of {report['used']} images.",
-            "Check data_validation.group_pattern: it may match a part that isn't the patient.",
+            "Check data_validation.group_pattern: it may match a part that isn't the "
+            f"{config.project.group_term}.",
         )
 
 
-def _split_findings(report: dict[str, Any]) -> Iterator[dict[str, str]]:
+def _split_findings(
+    report: dict[str, Any], config: DataValidationConfig
+) -> Iterator[dict[str, str]]:
     splits = report["splits"]
     if report["given_split"]:
         yield _given_split_finding(report)
@@ -274,7 +277,7 @@ def _split_findings(report: dict[str, Any]) -> Iterator[dict[str, str]]:
         yield _finding(
             "warning",
             f"Few groups for evaluation: {', '.join(small)}. Scores depend on which ones they are.",
-            "Read the intervals of the scores; add patients.",
+            f"Read the intervals of the scores; add {config.project.groups}.",
         )
 
 
@@ -374,7 +377,6 @@ def render_page(table: pd.DataFrame, report: dict[str, Any], config: DataValidat
         classes=list(report["images"]),
         splits=list(report["splits"]),
         shortcut_names=SHORTCUTS,
-        disclaimer=DISCLAIMER,
         conflicts=_gallery(_conflict_sets(table), config),
         near_duplicates=_gallery(_near_duplicate_sets(table), config),
         exact_duplicates=_gallery(by_content, config, max_images=1),

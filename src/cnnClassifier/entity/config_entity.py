@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 
 from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.entity.dicom_options import WINDOWS, parse_window
+from cnnClassifier.entity.disclaimers import MEDICAL_DISCLAIMER
 from cnnClassifier.utils.common import project_dir
 
 # No conversions: "3" is not a number, and True is not 1. A float may be written as a whole number.
@@ -200,6 +201,76 @@ _evaluation_dir = Field(
 EvaluationDir = Annotated[PathText, _evaluation_dir]
 
 
+class ProjectConfig(Settings):
+    """What pages, reports and tracked runs call the project, its images and their groups."""
+
+    name: str = Field(
+        default="image-classifier",
+        validation_alias="project.name",
+        pattern="^[a-z0-9][a-z0-9-]{0,62}$",
+        description="Name of the MLflow experiment and of the registered model, whose alias "
+        "`production` promote and rollback move",
+        json_schema_extra={"expected": "lower-case letters, digits and hyphens, such as chest-ct"},
+    )
+    title: Text = Field(
+        default="Image classifier",
+        validation_alias="project.title",
+        description="Title of the web page and of the API",
+    )
+    image_term: Text = Field(
+        default="image",
+        validation_alias="project.image_term",
+        description="What one image shows, in the singular; the plural adds an s",
+    )
+    group_term: Text = Field(
+        default="group",
+        validation_alias="project.group_term",
+        description="What the images of one group share, such as patient, plant or camera; the "
+        "plural adds an s",
+    )
+    domain: Literal["medical", "general"] = Field(
+        default="general",
+        validation_alias="project.domain",
+        description="medical: the texts say that it is no medical device, and the page shows DICOM "
+        "windows",
+    )
+    disclaimer: str = Field(
+        default="auto",
+        validate_default=True,
+        validation_alias="project.disclaimer",
+        description="Text beside every result; auto: that of the domain, none if it is general",
+    )
+    examples: Text = Field(
+        default="auto",
+        validation_alias="project.examples",
+        description="Example images on the page: a folder; auto: synthetic ones for a model that "
+        "was trained on them, else none; none: no examples",
+        json_schema_extra={"expected": "auto, none, or the path of a folder of images"},
+    )
+
+    @field_validator("disclaimer")
+    @classmethod
+    def _disclaimer_of_domain(cls, disclaimer: str, info: Any) -> str:
+        if disclaimer.strip() != "auto":
+            return disclaimer.strip()
+        return MEDICAL_DISCLAIMER if info.data.get("domain") == "medical" else ""
+
+    @property
+    def images(self) -> str:
+        """The plural of `image_term`."""
+        return f"{self.image_term}s"
+
+    @property
+    def groups(self) -> str:
+        """The plural of `group_term`."""
+        return f"{self.group_term}s"
+
+    @property
+    def is_medical(self) -> bool:
+        """Whether the images are of people's bodies."""
+        return self.domain == "medical"
+
+
 class ImagesConfig(Settings):
     """The images of the manifest."""
 
@@ -311,6 +382,7 @@ class DataIngestionConfig(Settings):
 class DataValidationConfig(ImagesConfig):
     """Settings of the stage data_validation."""
 
+    project: ProjectConfig = Field(default=ProjectConfig(), validation_alias=NESTED)
     source_URL: SourceUrl
     report_path: ReportPath
     group_pattern: Annotated[str, AfterValidator(_check_group_pattern)] | None = Field(
@@ -572,15 +644,19 @@ class TrackingConfig(Settings):
         "https://dagshub.com/USER/REPO.mlflow",
         json_schema_extra={"environment": "MLFLOW_TRACKING_URI"},
     )
-    experiment: Text = Field(
-        validation_alias="evaluation.experiment", description="MLflow experiment of the runs"
-    )
-    registered_model: Text = Field(
-        validation_alias="evaluation.registered_model",
-        description="Name in the model registry; promote and rollback move its alias `production`",
-    )
+    project: ProjectConfig = Field(validation_alias=NESTED)
     # All of params.yaml, which each run logs.
     params: dict[str, Any] = Field(validation_alias="--params")
+
+    @property
+    def experiment(self) -> str:
+        """MLflow experiment of the runs."""
+        return self.project.name
+
+    @property
+    def registered_model(self) -> str:
+        """Name in the model registry."""
+        return self.project.name
 
 
 class EvaluationConfig(ImagesConfig):
@@ -597,6 +673,7 @@ class EvaluationConfig(ImagesConfig):
         description="Images in the model card; 0 where images must not leave the data folder",
     )
     seed: Seed
+    project: ProjectConfig = Field(validation_alias=NESTED)
     gates: GatesConfig = Field(validation_alias=NESTED)
     tracking: TrackingConfig = Field(validation_alias=NESTED)
 
@@ -608,6 +685,7 @@ def _default_to_cores(count: Any) -> Any:
 class ServingConfig(Settings):
     """Settings of the web server."""
 
+    project: ProjectConfig = Field(default=ProjectConfig(), validation_alias=NESTED)
     bundle_dir: BundleDir
     host: Text = Field(
         validation_alias="serving.host",
@@ -800,6 +878,7 @@ class SearchConfig(SearchPathsConfig, SearchSpaceConfig):
         space: the values to try, by key of params.yaml.
     """
 
+    project: ProjectConfig = Field(validation_alias=NESTED)
     training: TrainingConfig = Field(validation_alias=NESTED)
     prepare: PrepareBaseModelConfig = Field(validation_alias=NESTED)
     params: dict[str, Any] = Field(validation_alias="--params")

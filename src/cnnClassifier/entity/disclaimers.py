@@ -1,9 +1,7 @@
 """The texts on every page, card and table with a result; and which data is synthetic."""
 
-DISCLAIMER = "Not a medical device: for research and teaching only, never for a diagnosis."
-SYNTHETIC = (
-    "Trained and tested on synthetic images (the phantom): these metrics don't apply to patients."
-)
+MEDICAL_DISCLAIMER = "Not a medical device: for research and teaching only, never for a diagnosis."
+SYNTHETIC = "Trained and tested on synthetic images: these metrics say nothing about real images."
 PHANTOM_SCHEME = "phantom:"
 
 

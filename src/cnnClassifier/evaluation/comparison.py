@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
+from cnnClassifier.entity.disclaimers import SYNTHETIC
 from cnnClassifier.evaluation.metrics import (
     LabeledPredictions,
     bootstrap_metrics,
@@ -52,6 +52,7 @@ class EvaluatedModel:
         predictions: of the images.
         params: the parameters that it was trained with, if known.
         split: what the predictions are of, see `SPLIT_TEXTS`.
+        disclaimer: text beside the metrics, may be empty.
     """
 
     name: str
@@ -62,6 +63,7 @@ class EvaluatedModel:
     predictions: LabeledPredictions
     params: Mapping[str, str] = field(default_factory=dict)
     split: str = TEST
+    disclaimer: str = ""
 
     @property
     def size(self) -> str:
@@ -89,12 +91,13 @@ class EvaluatedModel:
             classes, positive = tuple(scores["classes"]), scores["positive_class"]
             predictions = LabeledPredictions.from_table(table, classes, positive)
             images, synthetic = table[["path", "sha256", "actual"]], scores["synthetic"]
-            split = scores["split"]
+            split, disclaimer = scores["split"], scores.get("disclaimer", "")
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{name}: the evaluation is incomplete or damaged ({error}); run evaluation again"
             ) from None
-        return cls(name, classes, positive, synthetic, images, predictions, params or {}, split)
+        details = (synthetic, images, predictions, params or {}, split, disclaimer)
+        return cls(name, classes, positive, *details)
 
     def take(self, indices: np.ndarray) -> "EvaluatedModel":
         """Select images by their index."""
@@ -316,7 +319,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "limits": _format_limits,
         "escape": _escape_markdown,
         "multiple_tests": f"{count} metrics are compared, so one may differ by chance alone.",
-        "disclaimer": DISCLAIMER,
+        "disclaimer": comparison.a.disclaimer,
         "synthetic_notice": SYNTHETIC,
     }
 

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from cnnClassifier.entity.bundle import ModelBundle
-from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
+from cnnClassifier.entity.config_entity import EvaluationConfig
+from cnnClassifier.entity.disclaimers import SYNTHETIC
 from cnnClassifier.evaluation.plots import GalleryImage
 from cnnClassifier.evaluation.scores import (
     SPLIT_TEXTS,
@@ -32,8 +33,7 @@ def write_card(
     bundle: ModelBundle,
     scores: dict[str, Any],
     report: dict[str, Any],
-    params: dict[str, object],
-    bootstrap_samples: int,
+    config: EvaluationConfig,
     gallery: Sequence[GalleryImage],
 ) -> None:
     """Write both cards.
@@ -43,8 +43,7 @@ def write_card(
         bundle: the model.
         scores: content of scores.json.
         report: content of data_report.json.
-        params: content of params.yaml.
-        bootstrap_samples: number of resamples of the intervals.
+        config: the texts of the project, the parameters, and the number of resamples.
         gallery: the worst predictions.
     """
     roc, pr = pd.read_csv(folder / "roc.csv"), pd.read_csv(folder / "pr.csv")
@@ -52,8 +51,9 @@ def write_card(
         "bundle": bundle,
         "scores": scores,
         "report": report,
-        "params": params,
-        "bootstrap_samples": bootstrap_samples,
+        "params": config.tracking.params,
+        "bootstrap_samples": config.bootstrap_samples,
+        "project": config.project,
         "gallery_images": gallery,
         "calibration": pd.read_csv(folder / "calibration.csv").to_dict("records"),
         "roc": polyline_points(roc["fpr"].to_numpy(), roc["tpr"].to_numpy()),
@@ -65,7 +65,6 @@ def write_card(
         "limits": format_limits,
         "too_few_groups": TOO_FEW_GROUPS,
         "data_uri": image_data_uri,
-        "disclaimer": DISCLAIMER,
         "synthetic_notice": SYNTHETIC,
     }
     for kind in ("md", "html"):

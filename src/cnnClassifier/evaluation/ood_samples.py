@@ -1,4 +1,4 @@
-"""Images that are no CT, and how many of them the out-of-distribution limit detects."""
+"""Images of other kinds, and how many of them the out-of-distribution limit detects."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _SKIMAGE_FILES = {
 
 @dataclass(frozen=True)
 class OODSample:
-    """An image that is no CT.
+    """An image of another kind than the data's.
 
     Attributes:
         kind: such as `noise`.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnClassifier.entity.bundle import check_format_version
-from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
+from cnnClassifier.entity.disclaimers import SYNTHETIC
 from cnnClassifier.utils.common import load_json
 from cnnClassifier.utils.errors import UserError
 from cnnClassifier.utils.page import render_template_file
@@ -77,7 +77,6 @@ def format_scores(scores: dict[str, Any]) -> str:
         interval=format_interval,
         limits=format_limits,
         too_few_groups=TOO_FEW_GROUPS,
-        disclaimer=DISCLAIMER,
         synthetic_notice=SYNTHETIC,
     )
 

@@ -8,6 +8,7 @@ from flask import Flask, Request
 from flask_cors import CORS
 
 from cnnClassifier.entity.config_entity import ServingConfig
+from cnnClassifier.entity.disclaimers import SYNTHETIC
 from cnnClassifier.serving import pages, routes, training_jobs
 from cnnClassifier.serving.auth import Auth, Tokens
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter
@@ -21,7 +22,7 @@ _TEMPLATES_DIR = Path(__file__).resolve().parents[3] / "templates"
 
 class _InMemoryRequest(Request):
     def _get_file_stream(self, *_: Any, **__: Any) -> IO[bytes]:
-        return io.BytesIO()  # images of patients are never written to disk
+        return io.BytesIO()  # private images are never written to disk
 
 
 def create_app(
@@ -41,6 +42,7 @@ def create_app(
     app = Flask(
         "cnnClassifier", template_folder=_TEMPLATES_DIR, static_folder=_TEMPLATES_DIR / "static"
     )
+    app.jinja_env.globals |= {"project": config.project, "synthetic_notice": SYNTHETIC}
     app.request_class = _InMemoryRequest
     # Base64 takes 4 bytes for 3, and a form has headers.
     app.config["MAX_CONTENT_LENGTH"] = config.max_upload_bytes * 4 // 3 + 65536

@@ -15,12 +15,13 @@ from flask import (
     jsonify,
     render_template,
     request,
+    send_file,
     url_for,
 )
 
 from cnnClassifier.entity.bundle import HISTORY_FILE, ModelBundle
-from cnnClassifier.entity.config_entity import ServingConfig
-from cnnClassifier.entity.disclaimers import DISCLAIMER, SYNTHETIC
+from cnnClassifier.entity.config_entity import ProjectConfig, ServingConfig
+from cnnClassifier.entity.disclaimers import PHANTOM_SCHEME
 from cnnClassifier.evaluation.scores import (
     SPLIT_TEXTS,
     format_limits,
@@ -30,8 +31,12 @@ from cnnClassifier.evaluation.scores import (
 from cnnClassifier.serving.errors import RequestError
 from cnnClassifier.serving.model_manager import ModelManager
 from cnnClassifier.utils.common import load_json, read_numeric_csv
+from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.svg import polyline_points
 
+_MAX_EXAMPLES = 12
+_DICOM_KEYS = ("Window", "Frame", "dicom", "application/dicom")  # of openapi.yaml
+_EXAMPLE_TYPES = (".png", ".jpg", ".jpeg", ".webp", ".gif")  # which browsers show
 # A report is one file with its own style and images as data; nothing in it may run or load more.
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -55,17 +60,17 @@ def make_blueprint(manager: ModelManager, config: ServingConfig, requires_token:
     @routes.get("/model")
     def model() -> Response:
         bundle = manager.predictor(wait=True).bundle
-        return jsonify(model_info(bundle, read_scores(bundle, config.evaluation_dir)))
+        scores = read_scores(bundle, config.evaluation_dir)
+        return jsonify(model_info(bundle, scores, config.project))
 
     @routes.get("/about")
     def about() -> str:
-        texts = {"disclaimer": DISCLAIMER, "synthetic_notice": SYNTHETIC}
         try:
             predictor = manager.predictor(wait=False)
         except RequestError as error:
-            return render_template("about.html", bundle=None, reason=str(error), **texts)
+            return render_template("about.html", bundle=None, reason=str(error))
         content = _describe_model(predictor.bundle, config)
-        return render_template("about.html", engine=predictor.engine, **content, **texts)
+        return render_template("about.html", engine=predictor.engine, **content)
 
     @routes.get("/about/<any('model-card', 'data-report'):name>")
     def report(name: str) -> Response:
@@ -78,15 +83,41 @@ def make_blueprint(manager: ModelManager, config: ServingConfig, requires_token:
 
     @routes.get("/examples")
     def examples() -> Response:
-        # On real images the model has never seen a synthetic one: its prediction means nothing.
+        synthetic = config.project.examples == "auto"
         items = []
-        if manager.predictor(wait=True).bundle.synthetic:
-            for path in sorted(Path(str(current_app.static_folder), "examples").glob("*.png")):
-                url = url_for("static", filename=f"examples/{path.name}")
-                items.append({"name": path.stem, "url": url})
+        for path in _example_paths(manager.predictor(wait=True).bundle, config.project):
+            url = url_for("pages.example", name=path.name)
+            name = path.stem if synthetic else path.name
+            items.append({"name": name, "url": url, "synthetic": synthetic})
         return jsonify(items)
 
+    @routes.get("/examples/<name>")
+    def example(name: str) -> Response:
+        for path in _example_paths(manager.predictor(wait=True).bundle, config.project):
+            if path.name == name:
+                return send_file(path.resolve())
+        abort(404)
+
     return routes
+
+
+def _example_paths(bundle: ModelBundle, project: ProjectConfig) -> list[Path]:
+    """Return the example images of the configured folder, or the stored synthetic ones.
+
+    A model of real images has never seen a synthetic one: its prediction would mean nothing.
+    """
+    if project.examples not in ("auto", "none"):
+        folder = Path(project.examples)
+    elif project.examples == "auto" and bundle.data_source.startswith(PHANTOM_SCHEME):
+        folder = Path(str(current_app.static_folder), "examples")
+    else:
+        return []
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        logger.warning("project.examples: %s", error)
+        return []
+    return [path for path in files if path.suffix.lower() in _EXAMPLE_TYPES][:_MAX_EXAMPLES]
 
 
 def _describe_model(bundle: ModelBundle, config: ServingConfig) -> dict[str, Any]:
@@ -96,7 +127,7 @@ def _describe_model(bundle: ModelBundle, config: ServingConfig) -> dict[str, Any
         "bundle": bundle,
         "labels": list(map(bundle.label, bundle.classes)),
         "scores": scores,
-        "metrics": model_info(bundle, scores)["metrics"],
+        "metrics": describe_metrics(scores),
         "limits": format_limits,
         "history": _history(config.bundle_dir),
         "has_model_card": _find_report("model-card", bundle, config) is not None,
@@ -113,7 +144,9 @@ def _load_openapi(config: ServingConfig, requires_token: bool) -> dict[str, Any]
     """Return openapi.yaml, with the limits of this server."""
     text = files(__package__).joinpath("openapi.yaml").read_text(encoding="utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
-    document["info"]["description"] = f"{DISCLAIMER} {document['info']['description']}"
+    project, info = config.project, document["info"]
+    info |= {"title": project.title, "summary": f"Classify {project.images}, with probabilities."}
+    info["description"] = f"{project.disclaimer} {info['description']}".strip()
     document["components"]["schemas"]["Images"]["maxItems"] = config.max_images
     document["paths"]["/predict"]["post"]["requestBody"]["description"] = (
         f"At most {config.max_images} images, each of at most {config.max_upload_bytes:,} bytes "
@@ -121,7 +154,25 @@ def _load_openapi(config: ServingConfig, requires_token: bool) -> dict[str, Any]
     )
     if not requires_token:
         document["security"] = []
-    return document
+    return document if project.is_medical else _without_dicom(document)
+
+
+def _without_dicom(part: Any) -> Any:
+    """Return a part of the description without the window and the frame of DICOM files."""
+    if isinstance(part, list):
+        return [_without_dicom(item) for item in part if not _is_of_dicom(item)]
+    if not isinstance(part, dict):
+        return part
+    kept = {}
+    for name, item in part.items():
+        if name not in _DICOM_KEYS and not _is_of_dicom(item):
+            kept[name] = _without_dicom(item)
+    return kept
+
+
+def _is_of_dicom(item: Any) -> bool:
+    reference = item.get("schema", item).get("$ref", "") if isinstance(item, dict) else ""
+    return reference.rpartition("/")[2] in _DICOM_KEYS
 
 
 def _find_report(name: str, bundle: ModelBundle, config: ServingConfig) -> Path | None:
@@ -136,12 +187,15 @@ def _find_report(name: str, bundle: ModelBundle, config: ServingConfig) -> Path 
     return path if path and config.show_reports and path.is_file() else None
 
 
-def model_info(bundle: ModelBundle, scores: dict[str, Any] | None) -> dict[str, Any]:
+def model_info(
+    bundle: ModelBundle, scores: dict[str, Any] | None, project: ProjectConfig
+) -> dict[str, Any]:
     """Return the JSON of /model.
 
     Args:
         bundle: the model.
         scores: content of its scores.json, if available.
+        project: its texts.
     """
     return {
         "model": bundle.model_id,
@@ -154,10 +208,10 @@ def model_info(bundle: ModelBundle, scores: dict[str, Any] | None) -> dict[str, 
         "image_size": bundle.image_size,
         "synthetic": bundle.synthetic,
         # Not the address or path of the training data.
-        "data_source": "phantom" if bundle.synthetic else "images",
+        "data_source": "synthetic" if bundle.synthetic else "images",
         "metrics_of": scores and scores["split"],
-        "metrics": scores and {name: _metric(scores, name) for name in scores["counts"]},
-        "disclaimer": DISCLAIMER,
+        "metrics": describe_metrics(scores),
+        "disclaimer": project.disclaimer,
     }
 
 
@@ -167,10 +221,16 @@ def read_scores(bundle: ModelBundle, evaluation_dir: Path | None) -> dict[str, A
     return scores if scores.get("model_sha256") == bundle.model_sha256 else None
 
 
-def _metric(scores: dict[str, Any], name: str) -> dict[str, Any]:
-    images, groups = scores["counts"][name]
-    interval = scores["intervals"].get(name)
-    return {"value": scores[name], "interval": interval, "images": images, "groups": groups}
+def describe_metrics(scores: dict[str, Any] | None) -> dict[str, dict[str, Any]] | None:
+    """Return value, interval and sizes of each metric in scores.json; None without it."""
+    if scores is None:
+        return None
+    described = {}
+    for name, (images, groups) in scores["counts"].items():
+        interval = scores["intervals"].get(name)
+        size = {"images": images, "groups": groups}
+        described[name] = {"value": scores[name], "interval": interval, **size}
+    return described
 
 
 def _history(bundle_dir: Path) -> dict[str, Any] | None:

@@ -15,7 +15,6 @@ from flask import Request
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.dicom_options import DicomOptions, parse_window
-from cnnClassifier.entity.disclaimers import DISCLAIMER
 from cnnClassifier.imaging.decode import shrink
 from cnnClassifier.serving.errors import RequestError, error_body
 from cnnClassifier.serving.predictor import Predictor
@@ -133,14 +132,14 @@ def _decode_base64(text: str) -> bytes | RequestError:
 
 
 def predict_all(
-    predictor: Predictor, upload: Upload, uncertain_margin: float, check: Callable[[], None]
+    predictor: Predictor, upload: Upload, config: ServingConfig, check: Callable[[], None]
 ) -> list[dict[str, Any]]:
     """Classify the images of a request, in order.
 
     Args:
         predictor: the model.
         upload: images and options.
-        uncertain_margin: see `is_uncertain`.
+        config: margin of uncertain predictions, and the disclaimer.
         check: called before each image; an exception from it ends the request.
 
     Returns:
@@ -157,7 +156,7 @@ def predict_all(
         try:
             if isinstance(image, RequestError):
                 raise image
-            results.append(_predict(predictor, image, upload, uncertain_margin))
+            results.append(_predict(predictor, image, upload, config))
         except (ImageError, RequestError) as error:
             errors.append(error)
             results.append(error_body(error.code, str(error)))
@@ -189,7 +188,9 @@ def is_uncertain(
     return highest - second < margin
 
 
-def _predict(predictor: Predictor, image: bytes, upload: Upload, margin: float) -> dict[str, Any]:
+def _predict(
+    predictor: Predictor, image: bytes, upload: Upload, config: ServingConfig
+) -> dict[str, Any]:
     start = time.perf_counter()
     prediction = predictor.predict(image, upload.dicom)
     bundle, limit = predictor.bundle, predictor.bundle.max_disagreement
@@ -200,7 +201,7 @@ def _predict(predictor: Predictor, image: bytes, upload: Upload, margin: float) 
         "probabilities": prediction.probabilities,
         "threshold": bundle.threshold if len(bundle.classes) == 2 else None,
         "uncertain": is_uncertain(
-            prediction.probabilities, prediction.disagreement, bundle, margin
+            prediction.probabilities, prediction.disagreement, bundle, config.uncertain_margin
         ),
         "disagreement": None if limit is None else prediction.disagreement,
         "disagreement_limit": limit,
@@ -220,5 +221,5 @@ def _predict(predictor: Predictor, image: bytes, upload: Upload, margin: float) 
         "model": prediction.model_id,
         "model_sha256": bundle.model_sha256,
         "synthetic": bundle.synthetic,
-        "disclaimer": DISCLAIMER,
+        "disclaimer": config.project.disclaimer,
     }

@@ -3,7 +3,6 @@
 from flask import Blueprint, Response, g, jsonify, render_template, request
 
 from cnnClassifier.entity.config_entity import ServingConfig
-from cnnClassifier.entity.disclaimers import DISCLAIMER
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter, make_check
 from cnnClassifier.serving.model_manager import ModelManager
 from cnnClassifier.serving.monitoring import Metrics
@@ -18,9 +17,7 @@ def make_blueprint(
 
     @routes.get("/")
     def index() -> str:
-        return render_template(
-            "index.html", disclaimer=DISCLAIMER, max_upload_bytes=config.max_upload_bytes
-        )
+        return render_template("index.html", max_upload_bytes=config.max_upload_bytes)
 
     @routes.get("/livez")
     def livez() -> Response:
@@ -45,7 +42,7 @@ def make_blueprint(
             upload = read_upload(request, config)
             g.image_count = len(upload.images)
             predictor = manager.predictor(wait=True)
-            results = predict_all(predictor, upload, config.uncertain_margin, check)
+            results = predict_all(predictor, upload, config, check)
         metrics.count_predictions(results, predictor.bundle)
         return jsonify(results)
 

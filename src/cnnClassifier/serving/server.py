@@ -113,7 +113,7 @@ def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> int:
         threads=config.max_concurrent_requests + config.max_queued_requests + _EXTRA_THREADS,
         ident=None,
         max_request_body_size=max_body_bytes,
-        # Bodies and responses stay in memory: images of patients are never written to a disk.
+        # Bodies and responses stay in memory: private images are never written to a disk.
         inbuf_overflow=max_body_bytes,
         outbuf_overflow=1 << 30,
         # Keep reading while a request is processed: only so is a disconnected client noticed.

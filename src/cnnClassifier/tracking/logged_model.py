@@ -14,7 +14,6 @@ from mlflow.types import ColSpec, Schema
 from PIL import Image
 
 from cnnClassifier.entity.bundle import ModelBundle
-from cnnClassifier.entity.disclaimers import DISCLAIMER
 
 _PACKAGE_DIR = Path(__file__).resolve().parents[1]
 # Named, not imported: it is copied into the model and runs where that is loaded.
@@ -26,12 +25,13 @@ _REQUIREMENTS = (
 )
 
 
-def build(bundle_dir: Path, model_dir: Path) -> Path:
+def build(bundle_dir: Path, model_dir: Path, disclaimer: str) -> Path:
     """Make the folder of an MLflow model, with the files of the bundle and the code to load it.
 
     Args:
         bundle_dir: output of training.
         model_dir: doesn't exist yet.
+        disclaimer: of the project.
 
     Returns:
         `model_dir`.
@@ -56,7 +56,7 @@ def build(bundle_dir: Path, model_dir: Path) -> Path:
             input_example=pd.DataFrame({"image": [image.getvalue()]}),
             pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
             metadata={
-                "intended_use": DISCLAIMER,
+                "intended_use": disclaimer,
                 "synthetic": bundle.synthetic,
                 "model_sha256": bundle.model_sha256,
             },

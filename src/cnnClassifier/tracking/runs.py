@@ -121,7 +121,8 @@ class Run:
         from cnnClassifier.tracking.logged_model import build
 
         with tempfile.TemporaryDirectory() as temp_dir:
-            model_dir = build(bundle_dir, Path(temp_dir) / store.MODEL_DIR)
+            disclaimer = self.writer.config.project.disclaimer
+            model_dir = build(bundle_dir, Path(temp_dir) / store.MODEL_DIR, disclaimer)
             self.writer.store.client.log_artifacts(self.id, str(model_dir), store.MODEL_DIR)
             registry.log_model(self.writer.store, self.id, model_dir)
 

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 
 from cnnClassifier.entity.config_entity import Between, Choice, SearchConfig
-from cnnClassifier.entity.disclaimers import DISCLAIMER, is_synthetic
+from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.tuning.study import finished_trials
 from cnnClassifier.utils.page import render_template_file
 from cnnClassifier.utils.svg import polyline_points
@@ -88,7 +88,7 @@ def render_report(report: dict[str, Any], config: SearchConfig) -> str:
         "report.html",
         report=report,
         names=METRIC_NAMES,
-        disclaimer=DISCLAIMER,
+        project=config.project,
         x=(300 * x).round(1).tolist(),
         y=y.tolist(),
         line=polyline_points(x[complete], best_so_far) if complete.any() else "",
