@@ -67,7 +67,7 @@ def cross_validation(model, baseline, **changes):
 @lru_cache
 def _metrics(count):
     """The metrics of scores.json and of cross_validation.json; they take a second."""
-    points = {"default": 0.4, "sensitivity>=0.95": 0.1}
+    points = {"sensitivity>=0.95": 0.1} | ({"default": 0.4} if count == 2 else {})
     scores = compute_scores(random_predictions(count), class_names(count), points, 100, 1)
     model, baseline = (
         random_predictions(count, images=210, seed=1, skill=skill) for skill in (1.5, 0.5)

@@ -230,7 +230,7 @@ def test_stages_exchange_the_files_that_the_configuration_names():
     assert actual == {  # dependencies and outputs
         "data_ingestion": ([], [data]),
         "data_validation": ([data], [validation]),
-        "prepare_base_model": ([], [base, updated]),
+        "prepare_base_model": ([manifest], [base, updated]),
         "training": ([data, manifest, updated], [bundle]),
         "evaluation": ([data, validation, bundle], [config["evaluation"]["root_dir"]]),
     }

@@ -15,6 +15,7 @@ from cnnClassifier.utils.errors import ManifestError
 from ct_phantom import parse_phantom, write_phantom
 from tests.dicoms import NAME, dicom, lungs
 from tests.pictures import encoded, picture, save
+from tests.texts import LEAVES, check_subject
 
 GOOD = 12  # images of each class without any error
 OUTPUTS = ("manifest.csv", "data_report.json", "data_report.html")
@@ -235,6 +236,13 @@ def test_an_error_keeps_the_last_good_outputs(data_dir, validate, tmp_path, plan
     with pytest.raises(ManifestError, match=message):
         validate()
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_the_report_speaks_of_the_project_s_subject(data_dir, validate):
+    for pattern, warning in ((None, "images of one plant may be"), ("none", "No test split")):
+        _, report, page = validate(project=LEAVES, group_pattern=pattern, shares=(1.0, 0.0))
+        assert warning in check_subject(page)
+    assert not any("group_pattern" in text for text in report["warnings"])
 
 
 def test_an_image_in_two_classes_is_left_out_on_request(data_dir, validate):

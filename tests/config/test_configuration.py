@@ -152,7 +152,7 @@ def test_environment_variables_override_the_files(write, monkeypatch):
         ("serving", [1], "a section with keys, found [1]"),
         # outside of the limits
         ("SEED", -1, "a whole number"),
-        ("CLASSES", 1, "a whole number from 2 to 1000"),
+        ("CLASSES", 1, "auto, or a whole number from 2 to 1000"),
         ("DROPOUT", 0.96, "a number"),
         ("LEARNING_RATE", 0, "a number from 1e-08 to 10"),
         ("LEARNING_RATE", float("nan"), "a number"),

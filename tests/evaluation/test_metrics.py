@@ -12,6 +12,7 @@ from cnnClassifier.evaluation.metrics import (
     calibration_curve,
     compute_metrics,
     compute_scores,
+    curves,
     proportion_interval,
 )
 from cnnClassifier.evaluation.scores import METRIC_LABELS
@@ -135,9 +136,21 @@ def test_operating_points():
     assert (nothing["sensitivity"], nothing["specificity"]) == (0.0, 1.0)
     assert "precision" in everything["intervals"]
     assert "precision" not in nothing["intervals"], "a fraction of no image"
-    scores = compute_scores(random_predictions(3), class_names(3), POINTS, 100, 0)
-    everything, nothing = scores["operating_points"]  # the default has no threshold
-    assert (everything["sensitivity"], nothing["sensitivity"]) == (1.0, 0.0)
+
+
+def test_more_than_two_classes_need_no_positive_one():
+    predictions = replace(random_predictions(3), positive=None)
+    scores = compute_scores(predictions, class_names(3), {}, 100, 0)
+    assert (scores["positive_class"], scores["operating_points"]) == (None, [])
+    assert {"sensitivity", "specificity"}.isdisjoint(scores)
+    assert (
+        scores["roc_auc"]
+        == compute_scores(random_predictions(3), class_names(3), {}, 100, 0)["roc_auc"]
+    )
+    roc, _ = curves(predictions)  # the micro-average
+    truth = np.eye(3)[predictions.labels]
+    expected = metrics.roc_auc_score(truth, predictions.probabilities, average="micro")
+    assert metrics.auc(roc["fpr"], roc["tpr"]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("successes", [0, 1, 7, 20])

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig, ProjectConfig, TrackingConfig
 from cnnClassifier.entity.disclaimers import SYNTHETIC
+from cnnClassifier.evaluation.metrics import compute_scores
 from cnnClassifier.evaluation.model_card import write_card
-from cnnClassifier.evaluation.plots import GalleryImage, write_tables
+from cnnClassifier.evaluation.plots import GalleryImage, write_plots, write_tables
 from cnnClassifier.evaluation.scores import TOO_FEW_GROUPS
 from tests.labeled_predictions import (
     DISTANCES,
@@ -18,6 +20,7 @@ from tests.labeled_predictions import (
     images_table,
     random_predictions,
 )
+from tests.texts import LEAVES, check_subject
 
 MITCHELL = [
     "Model details",
@@ -81,13 +84,22 @@ def bundle(count=2, synthetic=True):
     )
 
 
-def cards(folder, count=2, report=FULL_REPORT, gallery=(), synthetic=True, gates=(), has_test=True):
+def cards(
+    folder,
+    count=2,
+    report=FULL_REPORT,
+    gallery=(),
+    synthetic=True,
+    gates=(),
+    has_test=True,
+    config=CONFIG,
+):
     """Write both cards, and return their text."""
     folder.mkdir(exist_ok=True)
     write_tables(folder, random_predictions(count), class_names(count), images_table(), DISTANCES)
     warnings = report.get("warnings", ())
     scores = full_scores(count, gates, warnings, synthetic, has_test)
-    write_card(folder, bundle(count, synthetic), scores, report, CONFIG, gallery)
+    write_card(folder, bundle(count, synthetic), scores, report, config, gallery)
     return [(folder / f"MODEL_CARD.{kind}").read_text(encoding="utf-8") for kind in ("md", "html")]
 
 
@@ -202,3 +214,31 @@ def test_the_page_is_well_formed_and_needs_no_other_file(tmp_path):
     sources = re.findall(r'(?:src|href)="(.*?)"', page)
     assert len(sources) == 3
     assert all(source.startswith("data:") for source in sources)
+
+
+@pytest.mark.parametrize("has_test", [True, False])
+def test_the_card_speaks_of_the_project_s_subject(tmp_path, has_test):
+    gallery = [GalleryImage("a/1.png", "normal", "adenocarcinoma", 0.987, PIXELS, PIXELS)]
+    config = CONFIG.model_copy(update={"project": LEAVES})
+    for card in cards(tmp_path, gallery=gallery, has_test=has_test, config=config):
+        text = check_subject(card)
+        assert "Leaf identification" in text
+        assert "plant" in text
+
+
+def test_without_a_positive_class_the_curves_are_those_of_each_class(tmp_path):
+    predictions = replace(random_predictions(3), positive=None)
+    classes = class_names(3)
+    write_tables(tmp_path, predictions, classes, images_table(), DISTANCES)
+    scores = full_scores(3) | compute_scores(predictions, classes, {}, 100, 0)
+    del scores["sensitivity"], scores["specificity"]
+    of_bundle = bundle(3).model_copy(update={"positive_class": None, "threshold": None})
+    write_card(tmp_path, of_bundle, scores, FULL_REPORT, CONFIG, [])
+    page = (tmp_path / "MODEL_CARD.html").read_text(encoding="utf-8")
+    assert "None" not in text_of(page).replace("none", "")
+    assert "micro-average" in text_of(page)
+    for name in classes:
+        assert f"<title>{name}</title>" in page
+    (tmp_path / "history.csv").write_text("epoch,loss,val_loss\n1,0.5,0.6\n2,0.4,0.5\n")
+    write_plots(tmp_path, tmp_path / "history.csv", scores, [], "")
+    assert Image.open(tmp_path / "roc.png").size == Image.open(tmp_path / "pr.png").size

@@ -10,6 +10,7 @@ from cnnClassifier.serving.app import create_app
 from cnnClassifier.utils.common import load_json, save_json
 from tests.labeled_predictions import class_names, full_scores
 from tests.serving.client import make_config
+from tests.texts import LEAVES, check_subject
 
 REPORTS = {
     "/about/model-card": "content of MODEL_CARD",
@@ -147,3 +148,10 @@ def test_examples_are_synthetic_or_from_a_folder(make_client, write_bundle, tmp_
         assert mine.get(f"/examples/{name}").status_code == 404
     project = ProjectConfig(examples="none")
     assert make_client(project=project).get("/examples").json == []
+
+
+@pytest.mark.parametrize("path", ["/", "/about", "/docs", "/openapi.json", "/model"])
+def test_pages_speak_of_the_project_s_subject(make_client, path):
+    text = check_subject(make_client(project=LEAVES).get(path).text)
+    assert "Leaf identification" in text or path == "/model"
+    assert "Choose photos" in text or path != "/"

@@ -182,14 +182,17 @@ def fit_heads(
 
 
 def out_of_fold_predictions(
-    images: TrainingImages, probabilities: np.ndarray, positive: int, min_sensitivity: float | None
+    images: TrainingImages,
+    probabilities: np.ndarray,
+    positive: int | None,
+    min_sensitivity: float | None,
 ) -> tuple[LabeledPredictions, dict[str, Any]]:
     """Calibrate what a fold holds out, and choose thresholds.
 
     Args:
         images: with labels and folds.
         probabilities: by heads that haven't seen the image, (n, classes).
-        positive: index of the positive class.
+        positive: index of the positive class, if there is one.
         min_sensitivity: see `calibrate`.
 
     Returns:

@@ -28,7 +28,12 @@ from cnnClassifier.evaluation.cross_validation import (
 from cnnClassifier.evaluation.gates import check_gates
 from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_metrics, compute_scores
 from cnnClassifier.evaluation.model_card import write_card
-from cnnClassifier.evaluation.ood_samples import DATA_IMAGES, generate_ood_samples, ood_metrics
+from cnnClassifier.evaluation.ood_samples import (
+    DATA_IMAGES,
+    OODSample,
+    generate_ood_samples,
+    ood_metrics,
+)
 from cnnClassifier.evaluation.plots import (
     GalleryImage,
     overlay,
@@ -37,7 +42,7 @@ from cnnClassifier.evaluation.plots import (
     write_tables,
 )
 from cnnClassifier.evaluation.scores import OUT_OF_FOLD, SCORES_FILE, TEST
-from cnnClassifier.imaging.decode import prepare, resize
+from cnnClassifier.imaging.decode import SUFFIXES, decode, prepare, resize
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.runs import Run, start_run
 from cnnClassifier.tracking.store import EVALUATED, TRAINED
@@ -48,13 +53,16 @@ from cnnClassifier.utils.common import (
     save_json,
     sha256_of,
 )
-from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
+from cnnClassifier.utils.errors import BundleError, GateError, ManifestError, UserError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_credentials
 
 _MIN_AGREEMENT, _MAX_AUC_DIFFERENCE = 0.99, 0.005  # int8 is served within these limits
 _MAX_FALSE_POSITIVE_RATE, _MIN_DETECTION_RATE = 0.1, 0.8  # of unfamiliar images; else a warning
+
+
+_MAX_OOD_SAMPLES = 500  # of a folder
 
 
 class Evaluation:
@@ -96,7 +104,8 @@ class Evaluation:
             served, inference = self._predict(engine, entries, labels)
             predictions = served if has_test else self._read_out_of_fold(bundle, entries)
             images = pd.DataFrame(entries)
-            distances = _distance_table(engine, images["path"], inference.distances)
+            samples = self._ood_samples()
+            distances = _distance_table(engine, images["path"], inference.distances, samples)
             scores = self._score(bundle, report, predictions, distances, has_test)
             scores["gates"] = check_gates(config.gates, manifest, report, scores)
             if bundle.int8_sha256:
@@ -119,6 +128,25 @@ class Evaluation:
             self._log(run, bundle, scores)
         self._apply_gates(scores["gates"])
         return scores
+
+    def _ood_samples(self) -> list[OODSample]:
+        """Return images of other kinds: of the configured folder, or generated ones."""
+        config = self.config
+        if config.ood_samples == "auto":
+            return list(generate_ood_samples(photographs=config.project.is_medical))
+        folder = Path(config.ood_samples)
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise UserError(
+                f"{folder}: no image; set evaluation.ood_samples in config.yaml to a folder of "
+                "images of other kinds, or to auto"
+            )
+        samples = []
+        for path in paths[:_MAX_OOD_SAMPLES]:
+            pixels = decode(path.read_bytes(), config.max_pixels).pixels
+            name = path.relative_to(folder).as_posix()
+            samples.append(OODSample(path.parent.name, name, pixels))
+        return samples
 
     def _read_report(self, bundle: ModelBundle) -> dict[str, Any]:
         """Read data_report.json, and check that bundle and report are of this manifest."""
@@ -281,10 +309,11 @@ def _unusable(path: Path, error: Exception) -> BundleError:
     return BundleError(f"{path}: missing, damaged or of another model ({error}); train again")
 
 
-def _distance_table(engine: Engine, paths: pd.Series, distances: np.ndarray) -> pd.DataFrame:
+def _distance_table(
+    engine: Engine, paths: pd.Series, distances: np.ndarray, samples: list[OODSample]
+) -> pd.DataFrame:
     """Return the distance of each image from the training images, see `write_tables`."""
     bundle = engine.bundle
-    samples = list(generate_ood_samples())
     ood = engine.predict(resize(sample.pixels, bundle.image_size) for sample in samples)
     data_table = pd.DataFrame({"kind": DATA_IMAGES, "name": paths, "distance": distances})
     ood_table = pd.DataFrame(samples)[["kind", "name"]].assign(distance=ood.distances)

@@ -2,6 +2,7 @@
 
 from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
+from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.network.architecture import add_heads, build_backbone, resolve_feature_layer
 from cnnClassifier.network.serialization import save_model
 from cnnClassifier.network.tf_setup import import_tensorflow
@@ -15,6 +16,10 @@ class PrepareBaseModel:
 
     def __init__(self, config: PrepareBaseModelConfig) -> None:
         self.config = config
+
+    def _count_classes(self) -> int:
+        count = self.config.class_count
+        return len(Manifest.read(self.config.manifest_path).classes) if count == "auto" else count
 
     def run(self) -> None:
         """Write `base_model.keras` and `updated_base_model.keras`.
@@ -38,7 +43,7 @@ class PrepareBaseModel:
             config.head,
             config.head_count,
             config.dropout,
-            config.class_count,
+            self._count_classes(),
             config.seed,
         )
         save_model(base, config.base_model_path)

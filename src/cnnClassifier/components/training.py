@@ -129,7 +129,10 @@ class Training:
             network.tail, features, images, config.head, config.fit, on_epoch=run.log_metrics
         )
         predictions, decision = out_of_fold_predictions(
-            images, fitted.probabilities, classes.index(positive), config.min_sensitivity
+            images,
+            fitted.probabilities,
+            classes.index(positive) if positive else None,
+            config.min_sensitivity,
         )
         # The first view of each image is the image itself.
         originals = features[:: config.augmentation.views]
@@ -342,12 +345,16 @@ def image_features(
     return cache.features(keys, load)
 
 
-def positive_class(requested: str, classes: tuple[str, ...]) -> str:
-    """Return the positive class; `auto` takes the first that isn't named like a negative one.
+def positive_class(requested: str, classes: tuple[str, ...]) -> str | None:
+    """Return the positive class.
+
+    `auto` takes the first of two that isn't named like a negative one; of more classes, none.
 
     Raises:
         ConfigError: there is no such class.
     """
+    if requested == "auto" and len(classes) > 2:
+        return None
     if requested == "auto":
         for name in classes:
             if not name.lower().startswith(_NEGATIVE_PREFIXES):

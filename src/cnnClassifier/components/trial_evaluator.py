@@ -60,7 +60,8 @@ class TrialEvaluator:
         self._config = config
         self._images = TrainingImages.read(manifest, training, repeats=1)
         positive = positive_class(training.positive_class, manifest.classes)
-        self._positive = manifest.classes.index(positive)
+        self._class_count = len(manifest.classes)
+        self._positive = manifest.classes.index(positive) if positive else None
         views = config.space.get("VIEWS", Choice((training.augmentation.views,)))
         self._max_views = max(views.values) if isinstance(views, Choice) else int(views.high)
         self._tail = lru_cache(_MAX_TAILS)(self._build_tail)
@@ -149,7 +150,7 @@ class TrialEvaluator:
             boundary = freeze_boundary(backbone, layer, block, model)
             cut, x = model.get_layer(boundary).output, model.get_layer(layer).output
             count = 1
-        tail = local_tail(cut, x, kind, count, dropout, prepare.class_count, prepare.seed)
+        tail = local_tail(cut, x, kind, count, dropout, self._class_count, prepare.seed)
         return tail, snapshot(tail)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
 from textwrap import shorten
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cnnClassifier.imaging.decode import SUFFIXES
 from cnnClassifier.utils.common import create_directories
@@ -89,7 +89,7 @@ def image_files(data_dir: Path) -> list[tuple[str, str]]:
 def arrange_images(
     paths: list[PurePosixPath],
     class_patterns: Mapping[str, str] | None,
-    class_count: int,
+    class_count: int | Literal["auto"],
     source: str,
 ) -> list[SourceImage]:
     """Find the class folders, and the class and the target of each image.
@@ -102,7 +102,7 @@ def arrange_images(
         paths: of the images, relative to the source folder.
         class_patterns: class → shell pattern of its folders, ignoring case; None: each folder is a
             class.
-        class_count: expected number of classes.
+        class_count: expected number of classes; auto: two or more.
         source: name of the source in messages.
 
     Raises:
@@ -128,7 +128,13 @@ def arrange_images(
     own_patterns = {folder: glob.escape(folder) for folder in spellings.values()}
     labels = _match_patterns(counts, class_patterns or own_patterns, source)
     classes = set(labels.values())
-    if len(classes) != class_count:
+    if class_count == "auto" and len(classes) < 2:
+        raise SourceError(
+            f"{source}: one class, {_join(classes)}; a classifier needs two or more: add a folder "
+            "of images, or select the folders with data_ingestion.classes; folders: "
+            f"{_join(counts)}"
+        )
+    if class_count not in ("auto", len(classes)):
         raise SourceError(
             f"{source}: found {_join(classes)}, {len(classes)} instead of {class_count} classes "
             "(CLASSES in params.yaml); correct that, or select and merge the folders with "

@@ -10,7 +10,7 @@ from PIL import Image
 from cnnClassifier.dataset.file_table import UNUSUAL_PROPERTIES
 from cnnClassifier.dataset.shortcuts import MAX_IMAGES, SHORTCUTS
 from cnnClassifier.dataset.split import CONFLICT, EXACT_DUPLICATE, LEAKAGE, name_fractions
-from cnnClassifier.entity.config_entity import DataValidationConfig
+from cnnClassifier.entity.config_entity import NO_GROUPS, DataValidationConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.imaging.decode import decode
@@ -236,13 +236,14 @@ def _group_findings(
             "The manifest contains this pseudonym. Whoever has the IDs can resolve it: protect the "
             "manifest like the images.",
         )
-    if "name" not in sources and "file" in sources:
+    if config.group_pattern != NO_GROUPS and "name" not in sources and "file" in sources:
         problem = "matches no file name" if config.group_pattern else "isn't set"
         yield _finding(
             "warning",
             f"data_validation.group_pattern {problem}: only near-duplicates are kept together, and "
             f"images of one {config.project.group_term} may be in both train and test.",
-            f"If file names contain the {config.project.group_term}, describe it in group_pattern.",
+            f"If file names contain the {config.project.group_term}, describe it in group_pattern; "
+            "if all files are unrelated, set it to none.",
         )
     if report["largest_group"] > _MAX_GROUP_FRACTION * report["used"]:
         yield _finding(

@@ -9,6 +9,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cnnClassifier.dataset.layout import SPLITS as SPLIT_OF_FOLDER
 from cnnClassifier.dataset.near_duplicates import find_near_duplicates
+from cnnClassifier.entity.config_entity import NO_GROUPS
 from cnnClassifier.entity.manifest import SPLITS
 from cnnClassifier.utils.errors import ManifestError
 
@@ -94,15 +95,18 @@ def assign_groups(table: pd.DataFrame, pattern: str | None) -> pd.DataFrame:
 
     Args:
         table: of the columns `path`, `patient`, `error` and `duplicate_set`.
-        pattern: a regular expression with a group `group`, searched in the file's name.
+        pattern: a regular expression with a group `group`, searched in the file's name; `none` or
+            None: names have no group.
 
     Returns:
         The table with `group`, the alphabetically first of the names that were joined (empty where
         there is an error), and `group_source`, `name`, `dicom` or `file`.
     """
     file_names = table["path"].str.split("/").str[-1]
-    # The default finds an empty group in each name.
-    in_name = file_names.str.extract(pattern or "(?P<group>)")["group"].fillna("").str.strip()
+    # This pattern finds an empty group in each name.
+    if pattern in (None, NO_GROUPS):
+        pattern = "(?P<group>)"
+    in_name = file_names.str.extract(pattern)["group"].fillna("").str.strip()
     conditions = [in_name != "", table["patient"] != ""]
     names = np.select(conditions, [in_name, table["patient"]], table["path"])
     sources = np.select(conditions, ["name", "dicom"], "file")

@@ -40,18 +40,20 @@ def check_format_version(content: Mapping[str, Any], source: object) -> None:
         raise BundleError(f"{source}: made by version {version!s:.20}; run dvc repro")
 
 
-def apply_threshold(probabilities: np.ndarray, positive: int, threshold: float) -> np.ndarray:
+def apply_threshold(
+    probabilities: np.ndarray, positive: int | None, threshold: float | None
+) -> np.ndarray:
     """Return the predicted class of each row.
 
     Args:
         probabilities: float, (n, classes); rows sum to 1.
-        positive: index of the positive class.
+        positive: index of the positive class; with two classes there is one.
         threshold: with two classes, the positive one is predicted from this probability on.
 
     Returns:
         int, (n,). With more than two classes the most probable one.
     """
-    if probabilities.shape[1] == 2:
+    if probabilities.shape[1] == 2 and positive is not None and threshold is not None:
         return np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)
     return probabilities.argmax(axis=1)
 
@@ -135,11 +137,11 @@ class ModelBundle(BaseModel):
 
     format_version: int = FORMAT_VERSION
     classes: tuple[str, ...] = Field(min_length=2)
-    positive_class: str
+    positive_class: str | None
     image_size: tuple[int, int, int]
     heads: dict[str, HeadKind] = Field(min_length=1)
     temperature: float = Field(gt=0)
-    threshold: float
+    threshold: float | None
     operating_points: dict[str, float]
     calibration: dict[str, int | float]
     max_disagreement: float | None
@@ -159,6 +161,8 @@ class ModelBundle(BaseModel):
     @model_validator(mode="after")
     def _check_values(self) -> Self:
         parse_window(self.dicom_window)
+        if len(self.classes) > 2 and self.positive_class is None:
+            return self
         if self.positive_class not in self.classes:
             raise ValueError(f"positive_class: {self.positive_class!r} is none of the classes")
         return self
@@ -213,9 +217,9 @@ class ModelBundle(BaseModel):
         return (METADATA_FILE, *self.file_hashes)
 
     @property
-    def positive_index(self) -> int:
-        """Index of the positive class among the model's outputs."""
-        return self.classes.index(self.positive_class)
+    def positive_index(self) -> int | None:
+        """Index of the positive class among the model's outputs, if there is one."""
+        return self.classes.index(self.positive_class) if self.positive_class else None
 
     def disagreement(self, of_heads: np.ndarray) -> np.ndarray:
         """Return how much the folds disagree on each image, see `heads_disagreement`.

@@ -32,6 +32,8 @@ from cnnClassifier.utils.common import project_dir
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 # The alias of fields that are models themselves, and take their values from the same settings.
 NESTED = "--settings"
+# The group_pattern of data whose files are unrelated to each other.
+NO_GROUPS = "none"
 
 
 class Settings(BaseModel):
@@ -72,6 +74,8 @@ def _check_backbone(name: str) -> str:
 
 
 def _check_group_pattern(pattern: str) -> str:
+    if pattern == NO_GROUPS:
+        return pattern
     try:
         groups = re.compile(pattern).groupindex
     except re.error as error:
@@ -146,7 +150,12 @@ Head = Annotated[
     ),
 ]
 ClassCount = Annotated[
-    int, Field(validation_alias="CLASSES", ge=2, le=1000, description="Number of class folders")
+    Annotated[int, Field(ge=2, le=1000)] | Literal["auto"],
+    Field(
+        validation_alias="CLASSES",
+        description="Number of class folders; auto: as many as there are",
+        json_schema_extra={"expected": "auto, or a whole number from 2 to 1000"},
+    ),
 ]
 DicomWindow = Annotated[
     str,
@@ -172,6 +181,13 @@ DataDir = Annotated[
     Field(
         validation_alias="data_ingestion.data_dir",
         description="Folder of the images: one folder for each class",
+    ),
+]
+ManifestPath = Annotated[
+    PathText,
+    Field(
+        validation_alias="data_validation.manifest_path",
+        description="Manifest: the list of all images, with group and split",
     ),
 ]
 _report_path = Field(
@@ -275,10 +291,7 @@ class ImagesConfig(Settings):
     """The images of the manifest."""
 
     data_dir: DataDir
-    manifest_path: PathText = Field(
-        validation_alias="data_validation.manifest_path",
-        description="Manifest: the list of all images, with group and split",
-    )
+    manifest_path: ManifestPath
     max_pixels: MaxPixels = Field(
         validation_alias="data_validation.max_pixels", description="Larger images are left out"
     )
@@ -389,8 +402,10 @@ class DataValidationConfig(ImagesConfig):
         validation_alias="data_validation.group_pattern",
         description="Regular expression for file names; its group `group` is the patient or "
         "series. Without a match, a DICOM file is grouped by its patient ID, any other file is a "
-        "group of its own",
-        json_schema_extra={"expected": "a regular expression with a group (?P<group>…), or null"},
+        "group of its own. none: each file is one, on purpose; null: the report warns",
+        json_schema_extra={
+            "expected": "a regular expression with a group (?P<group>…), none, or null"
+        },
     )
     near_duplicate_correlation: Fraction = Field(
         validation_alias="data_validation.near_duplicate_correlation",
@@ -462,6 +477,7 @@ class PrepareBaseModelConfig(NetworkConfig):
         validation_alias="DROPOUT", ge=0, le=0.95, description="Dropout rate of the head"
     )
     class_count: ClassCount
+    manifest_path: ManifestPath
     seed: Seed
 
 
@@ -567,8 +583,8 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
     )
     positive_class: Text = Field(
         validation_alias="POSITIVE_CLASS",
-        description="Class whose sensitivity is reported; auto: the first whose name doesn't start "
-        "with normal, negative, healthy, benign or control",
+        description="Class whose sensitivity is reported; auto: of two classes, the first that "
+        "isn't named normal…, negative…, healthy…, benign… or control…; of more, none",
     )
     min_sensitivity: float | None = Field(
         validation_alias="MIN_SENSITIVITY",
@@ -666,6 +682,12 @@ class EvaluationConfig(ImagesConfig):
     bundle_dir: BundleDir
     root_dir: EvaluationDir
     bootstrap_samples: BootstrapSamples
+    ood_samples: Text = Field(
+        default="auto",
+        validation_alias="evaluation.ood_samples",
+        description="Folder of images of other kinds, to measure how many look unfamiliar; auto: "
+        "generated images and those of scikit-image, photographs only if the domain is medical",
+    )
     error_gallery_size: int = Field(
         validation_alias="evaluation.error_gallery_size",
         ge=0,

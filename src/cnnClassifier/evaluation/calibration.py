@@ -80,29 +80,35 @@ def threshold_for_sensitivity(
 
 
 def calibrate(
-    labels: np.ndarray, probabilities: np.ndarray, positive: int, min_sensitivity: float | None
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    positive: int | None,
+    min_sensitivity: float | None,
 ) -> dict[str, Any]:
     """Choose temperature, threshold and operating points, as the bundle stores them.
 
     Args:
         labels: int, (n,).
         probabilities: float, (n, classes), uncalibrated, by heads that haven't seen them.
-        positive: index of the positive class.
+        positive: index of the positive class; None: no thresholds.
         min_sensitivity: adds an operating point with this sensitivity; None: no such point.
     """
     temperature = fit_temperature(labels, probabilities)
     calibrated = apply_temperature(probabilities, temperature)
-    is_positive, score = labels == positive, calibrated[:, positive]
-    points = {"default": best_threshold(is_positive, score)}
-    if min_sensitivity is not None:
-        threshold = threshold_for_sensitivity(is_positive, score, min_sensitivity)
-        points[f"sensitivity>={min_sensitivity:g}"] = threshold
+    points = {}
+    if positive is not None:
+        is_positive, score = labels == positive, calibrated[:, positive]
+        if probabilities.shape[1] == 2:
+            points["default"] = best_threshold(is_positive, score)
+        if min_sensitivity is not None:
+            threshold = threshold_for_sensitivity(is_positive, score, min_sensitivity)
+            points[f"sensitivity>={min_sensitivity:g}"] = threshold
     columns = np.arange(probabilities.shape[1])
     loss = metrics.log_loss(labels, apply_temperature(probabilities, 1.0), labels=columns)
     calibrated_loss = metrics.log_loss(labels, calibrated, labels=columns)
     return {
         "temperature": temperature,
-        "threshold": points["default"],
+        "threshold": points.get("default"),
         "operating_points": points,
         "calibration": {
             "n": len(labels),

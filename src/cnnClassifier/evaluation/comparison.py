@@ -16,9 +16,9 @@ from cnnClassifier.evaluation.metrics import (
     LabeledPredictions,
     bootstrap_metrics,
     compute_metrics,
+    curves,
     metric_intervals,
     percentile_intervals,
-    positive_curves,
 )
 from cnnClassifier.evaluation.scores import (
     METRIC_LABELS,
@@ -46,7 +46,7 @@ class EvaluatedModel:
     Attributes:
         name: for people.
         classes: names, in the order of the columns of `predictions.probabilities`.
-        positive_class: the class that sensitivity is computed for.
+        positive_class: the class that sensitivity is computed for, if there is one.
         synthetic: whether the images are synthetic.
         images: a row for each image with `path`, `sha256` and `actual`, the name of its class.
         predictions: of the images.
@@ -57,7 +57,7 @@ class EvaluatedModel:
 
     name: str
     classes: tuple[str, ...]
-    positive_class: str
+    positive_class: str | None
     synthetic: bool
     images: pd.DataFrame
     predictions: LabeledPredictions
@@ -246,7 +246,7 @@ def _differences(
     # The same seed draws the same groups for both. Different test sets need independent samples.
     b_seed = seed if paired else seed + 1
     b_samples = bootstrap_metrics(b.predictions, bootstrap_samples, b_seed)
-    columns = list(METRIC_LABELS)
+    columns = [name for name in METRIC_LABELS if name in a_samples]
     intervals = percentile_intervals(b_samples[columns] - a_samples[columns])
     a_intervals = metric_intervals(a.predictions, a_samples)
     b_intervals = metric_intervals(b.predictions, b_samples)
@@ -345,8 +345,8 @@ def _escape_markdown(text: str) -> str:
 
 
 def _curves(model: EvaluatedModel) -> dict[str, str]:
-    """Return the ROC and precision-recall curves of the positive class against the rest."""
-    roc, pr = positive_curves(model.predictions)
+    """Return the ROC and precision-recall curves of the positive class, or the micro-average."""
+    roc, pr = curves(model.predictions)
     return {
         "roc": polyline_points(roc["fpr"].to_numpy(), roc["tpr"].to_numpy()),
         "pr": polyline_points(pr["recall"].to_numpy(), pr["precision"].to_numpy()),

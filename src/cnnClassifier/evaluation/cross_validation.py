@@ -31,9 +31,9 @@ def compare_with_baseline(
         of `baseline`; in `loss_difference` the log loss of the model minus the baseline's, with its
         95% interval from `low` to `high`, and `better`: whether that is below 0.
     """
-    columns = list(METRIC_LABELS)
     model_samples = bootstrap_metrics(model, samples, seed)
     baseline_samples = bootstrap_metrics(baseline, samples, seed)  # the same groups
+    columns = [name for name in METRIC_LABELS if name in model_samples]
     metrics, baseline_metrics = compute_metrics(model), compute_metrics(baseline)
     intervals = percentile_intervals(model_samples[columns] - baseline_samples[columns])
     low, high = intervals.get("loss", (None, None))

@@ -29,14 +29,14 @@ class LabeledPredictions:
         probabilities: float64, (n, classes); rows sum to 1.
         predicted: int, (n,), class indices.
         groups: int, (n,); images of the same group are not independent.
-        positive: index of the positive class.
+        positive: index of the positive class; None: there is none, with more than two classes.
     """
 
     labels: np.ndarray
     probabilities: np.ndarray
     predicted: np.ndarray
     groups: np.ndarray
-    positive: int
+    positive: int | None
 
     @classmethod
     def create(
@@ -45,7 +45,7 @@ class LabeledPredictions:
         probabilities: np.ndarray,
         predicted: np.ndarray,
         groups: Sequence[str] | np.ndarray,
-        positive: int,
+        positive: int | None,
     ) -> "LabeledPredictions":
         """Normalize probabilities in float64 and number the groups.
 
@@ -54,7 +54,7 @@ class LabeledPredictions:
             probabilities: float, (n, classes).
             predicted: int, (n,), see `decide`.
             groups: name of the group of each image.
-            positive: index of the positive class.
+            positive: index of the positive class, if there is one.
         """
         normalized = probabilities.astype(np.float64)
         normalized /= normalized.sum(axis=1, keepdims=True)  # float32 rows sum to 1 within 1e-6
@@ -63,14 +63,14 @@ class LabeledPredictions:
 
     @classmethod
     def from_table(
-        cls, table: pd.DataFrame, classes: tuple[str, ...], positive_class: str
+        cls, table: pd.DataFrame, classes: tuple[str, ...], positive_class: str | None
     ) -> "LabeledPredictions":
         """Take the columns of predictions.csv or out_of_fold.csv.
 
         Args:
             table: of texts: `group`, `actual`, `predicted`, then the probability of each class.
             classes: names, in the order of the columns.
-            positive_class: one of them.
+            positive_class: one of them, or None.
 
         Raises:
             KeyError: a column is missing, or a class is another one.
@@ -84,7 +84,7 @@ class LabeledPredictions:
             table.iloc[:, first : first + len(classes)].to_numpy(np.float64),
             index[table["predicted"]].to_numpy(),
             table["group"].to_numpy(str),
-            int(index[positive_class]),
+            int(index[positive_class]) if positive_class else None,
         )
 
     @property
@@ -120,13 +120,13 @@ def compute_metrics(predictions: LabeledPredictions) -> dict[str, float]:
     """Compute the metrics of `METRIC_LABELS` without intervals.
 
     With more than two classes AUC, precision, recall and F1 are one-vs-rest means over the classes;
-    sensitivity and specificity are those of the positive class against the rest.
+    sensitivity and specificity are those of the positive class against the rest, if there is one.
 
     Args:
         predictions: on a split that has every class.
     """
     values = _all_metrics(predictions)
-    return {name: round(float(values[name]), 6) for name in METRIC_LABELS}
+    return {name: round(float(values[name]), 6) for name in METRIC_LABELS if name in values}
 
 
 def compute_scores(
@@ -162,10 +162,10 @@ def compute_scores(
         predictions.labels, predictions.predicted, labels=np.arange(len(classes))
     )
     return {
-        **_as_json(measured, METRIC_LABELS),
+        **_as_json(measured, [name for name in METRIC_LABELS if name in measured]),
         "n": counts[0],
         "n_groups": counts[1],
-        "positive_class": classes[predictions.positive],
+        "positive_class": None if predictions.positive is None else classes[predictions.positive],
         "classes": list(classes),
         "confusion_matrix": matrix.tolist(),
         "operating_points": _operating_points(predictions, operating_points),
@@ -271,14 +271,27 @@ def bootstrap_metrics(predictions: LabeledPredictions, samples: int, seed: int) 
     return pd.DataFrame(rows)
 
 
-def positive_curves(predictions: LabeledPredictions) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Compute the curves of the positive class against the rest.
+def curves(
+    predictions: LabeledPredictions, label: int | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compute the curves of one class against the rest.
+
+    Args:
+        predictions: on a split.
+        label: index of the class; None: the positive one, or without one the micro-average: every
+            pair of an image and a class counts.
 
     Returns:
         ROC with `fpr`, `tpr` and `threshold`, and precision-recall with `recall` and `precision`.
     """
-    is_positive = predictions.labels == predictions.positive
-    score = predictions.probabilities[:, predictions.positive]
+    label = predictions.positive if label is None else label
+    if label is None:
+        class_count = predictions.probabilities.shape[1]
+        is_positive = (predictions.labels[:, None] == np.arange(class_count)).ravel()
+        score = predictions.probabilities.ravel()
+    else:
+        is_positive = predictions.labels == label
+        score = predictions.probabilities[:, label]
     fpr, tpr, thresholds = metrics.roc_curve(is_positive, score)
     thresholds = np.minimum(thresholds, 1.0)  # scikit-learn's first one is infinite
     precision, recall, _ = metrics.precision_recall_curve(
@@ -308,14 +321,15 @@ def _all_metrics(predictions: LabeledPredictions) -> dict[str, float]:
         "loss": metrics.log_loss(labels, probabilities, labels=columns),
         "accuracy": table["accuracy"],
         "balanced_accuracy": table["balanced_accuracy"],
-        "sensitivity": table["recall"][positive],
-        "specificity": table["specificity"][positive],
         "mcc": table["mcc"],
         "brier": metrics.brier_score_loss(labels, probabilities, labels=columns),
         "ece": _expected_calibration_error(predictions),
     }
+    if positive is not None:
+        values["sensitivity"] = table["recall"][positive]
+        values["specificity"] = table["specificity"][positive]
     # With two classes the positive one is enough: the other one mirrors it.
-    reported = columns if len(columns) > 2 else columns[positive : positive + 1]
+    reported = columns if len(columns) > 2 or positive is None else columns[[positive]]
     ranked = [(labels == column, probabilities[:, column]) for column in reported]
     per_class = {
         "precision": table["precision"][reported],
@@ -402,12 +416,15 @@ def _one_vs_rest(
 
 def _headline_proportions(predictions: LabeledPredictions) -> dict[str, _Measured]:
     """Return the metrics of `METRIC_LABELS` that are proportions."""
+    accuracy = {"accuracy": _proportion(predictions.correct, predictions.groups)}
+    if predictions.positive is None:
+        return accuracy
     found = _one_vs_rest(predictions, predictions.positive)
     if predictions.probabilities.shape[1] == 2:
         found["recall"] = found["sensitivity"]
     else:
         del found["precision"]  # a mean over the classes
-    return found | {"accuracy": _proportion(predictions.correct, predictions.groups)}
+    return found | accuracy
 
 
 def count_images_and_groups(groups: np.ndarray) -> list[int]:
@@ -428,14 +445,13 @@ def _operating_points(
 ) -> list[dict[str, Any]]:
     """Describe the metrics at each threshold.
 
-    `default` takes the predicted classes as they are. With more than two classes it is left out:
-    the most probable one is predicted, without a threshold.
+    `default` takes the predicted classes as they are. Without a positive class there is none.
     """
+    if predictions.positive is None:
+        return []
     score = predictions.probabilities[:, predictions.positive]
     points = []
     for name, threshold in thresholds.items():
-        if name == "default" and predictions.probabilities.shape[1] > 2:
-            continue
         predicted = None if name == "default" else score >= threshold
         measured = _one_vs_rest(predictions, predictions.positive, predicted)
         points.append({"name": name, "threshold": threshold, **_as_json(measured, measured)})

@@ -14,7 +14,7 @@ import pandas as pd
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig
 from cnnClassifier.entity.disclaimers import SYNTHETIC
-from cnnClassifier.evaluation.plots import GalleryImage
+from cnnClassifier.evaluation.plots import ROC_PER_CLASS_FILE, GalleryImage
 from cnnClassifier.evaluation.scores import (
     SPLIT_TEXTS,
     TOO_FEW_GROUPS,
@@ -57,6 +57,7 @@ def write_card(
         "gallery_images": gallery,
         "calibration": pd.read_csv(folder / "calibration.csv").to_dict("records"),
         "roc": polyline_points(roc["fpr"].to_numpy(), roc["tpr"].to_numpy()),
+        "roc_per_class": _class_curves(folder) if scores["per_class"] else {},
         "pr": polyline_points(pr["recall"].to_numpy(), pr["precision"].to_numpy()),
         "summary": summarize(scores),
         "labels": metric_labels(scores),
@@ -71,3 +72,12 @@ def write_card(
         text = render_template_file("cnnClassifier.evaluation", f"model_card.{kind}", **variables)
         text = re.sub(r"\n{3,}", "\n\n", text)
         (folder / f"MODEL_CARD.{kind}").write_text(text, encoding="utf-8")
+
+
+def _class_curves(folder: Path) -> dict[str, str]:
+    """Return the ROC curve of each class against the rest as polyline points."""
+    table = pd.read_csv(folder / ROC_PER_CLASS_FILE, dtype={"class": str}, keep_default_na=False)
+    curves = {}
+    for name, curve in table.groupby("class", sort=False):
+        curves[str(name)] = polyline_points(curve["fpr"].to_numpy(), curve["tpr"].to_numpy())
+    return curves

@@ -21,8 +21,9 @@ _SKIMAGE_FILES = {
     "photograph": "astronaut.png camera.png chelsea.png coffee.png coins.png "
     "hubble_deep_field.jpg rocket.jpg",
     "text and drawing": "color.png horse.png page.png",
-    "other medical": "cell.png ihc.png retina.jpg",
+    "microscopy and retina": "cell.png ihc.png retina.jpg",
 }
+_PHOTOGRAPHS = ("texture", "photograph")  # in distribution, where the data are photographs
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,13 @@ class OODSample:
     pixels: np.ndarray
 
 
-def generate_ood_samples() -> Iterator[OODSample]:
+def generate_ood_samples(photographs: bool) -> Iterator[OODSample]:
     """Generate noise, flat images, patterns and text, then the images that scikit-image ships.
 
     They are the same in every call.
+
+    Args:
+        photographs: whether photographs are of another kind than the data.
     """
     for kind, images in _synthetic_images().items():
         for name, pixels in images.items():
@@ -51,6 +55,8 @@ def generate_ood_samples() -> Iterator[OODSample]:
             yield OODSample(kind, name, np.ascontiguousarray(rgb))
     folder = Path(str(files("skimage"))) / "data"
     for kind, names in _SKIMAGE_FILES.items():
+        if kind in _PHOTOGRAPHS and not photographs:
+            continue
         for name in names.split():
             path = folder / name
             if path.is_file():

@@ -17,7 +17,7 @@ from sklearn import metrics
 from cnnClassifier.evaluation.metrics import (
     LabeledPredictions,
     calibration_curve,
-    positive_curves,
+    curves,
 )
 
 _TEXT, _MUTED, _PRIMARY, _SECONDARY, _LINE = "#1f2933", "#52606d", "#0b7285", "#c2410c", "#9aa5b1"
@@ -75,6 +75,9 @@ def overlay(image: np.ndarray, activation: np.ndarray) -> np.ndarray:
     return (image * (1 - opacity) + color * opacity).round().astype(np.uint8)
 
 
+ROC_PER_CLASS_FILE = "roc_per_class.csv"
+
+
 def write_tables(
     folder: Path,
     predictions: LabeledPredictions,
@@ -85,9 +88,10 @@ def write_tables(
     """Write the predictions and the tables of the plots.
 
     `roc.csv` (fpr, tpr, threshold) and `pr.csv` (recall, precision) are the curves of the positive
-    class against the rest. `predictions.csv` and `confusion.csv` (actual, predicted) have a row for
-    each image, `calibration.csv` for each bin, see `calibration_curve`, and
-    `out_of_distribution.csv` for each image of `distances`.
+    class against the rest, or micro-averages if there is none. With more than two classes,
+    `roc_per_class.csv` (class, fpr, tpr) has each class against the rest. `predictions.csv` and
+    `confusion.csv` (actual, predicted) have a row for each image, `calibration.csv` for each bin,
+    see `calibration_curve`, and `out_of_distribution.csv` for each image of `distances`.
 
     Args:
         folder: output folder.
@@ -95,7 +99,7 @@ def write_tables(
         classes: names, in the order of the columns.
         images: a row for each of these images with `path`, `sha256`, `group`, `distance` and
             `out_of_distribution`.
-        distances: a row for each image, also for those that are no CT, with `kind`, `name`,
+        distances: a row for each image, also for those of other kinds, with `kind`, `name`,
             `distance` and `out_of_distribution`.
     """
     names = np.array(classes)
@@ -105,7 +109,7 @@ def write_tables(
     ood_columns = ["distance", "out_of_distribution"]
     # Concatenated, not a dict of columns: a class may have the name of another column.
     columns = [images[["path", "sha256", "group"]], confusion, probabilities, images[ood_columns]]
-    roc, pr = positive_curves(predictions)
+    roc, pr = curves(predictions)
     calibration = calibration_curve(predictions)
     calibration.insert(1, "ideal", calibration["confidence"])
     tables = {
@@ -116,6 +120,11 @@ def write_tables(
         "calibration.csv": calibration,
         "out_of_distribution.csv": distances,
     }
+    if len(classes) > 2:
+        of_classes = []
+        for index, name in enumerate(classes):
+            of_classes.append(curves(predictions, index)[0].assign(**{"class": name}))
+        tables[ROC_PER_CLASS_FILE] = pd.concat(of_classes)[["class", "fpr", "tpr"]]
     for name, table in tables.items():
         table.to_csv(folder / name, index=False, lineterminator="\n")
 
@@ -136,29 +145,15 @@ def write_plots(
         gallery: may be empty, then nothing is drawn.
         note: printed below each plot.
     """
-    roc, pr = pd.read_csv(folder / "roc.csv"), pd.read_csv(folder / "pr.csv")
-    positive, size = scores["positive_class"], f"{scores['n']} images, {scores['n_groups']} groups"
-    curves = scores
-    for row in scores["per_class"]:  # the headline metrics are means over the classes
-        if row["class"] == positive:
-            curves = row
+    size = f"{scores['n']} images, {scores['n_groups']} groups"
     with _axes(folder / "history.png", "Training history", note) as axes:
         history = pd.read_csv(history_path)
         axes.plot(history["epoch"], history["loss"], color=_PRIMARY, label="training")
         axes.plot(history["epoch"], history["val_loss"], color=_SECONDARY, label="held-out images")
         axes.set(xlabel="epoch", ylabel="loss (cross-entropy)", ylim=(0, None))
         axes.legend(frameon=False)
-    with _axes(folder / "roc.png", f"ROC: AUC {curves['roc_auc']:.3f}; {size}", note) as axes:
-        axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle=":")
-        axes.plot(roc["fpr"], roc["tpr"], color=_PRIMARY)
-        axes.set(xlabel="1 − specificity", ylabel=f"sensitivity ({positive})", **_UNIT_SQUARE)
-    title = f"Precision-recall: AUC {curves['pr_auc']:.3f}; {size}"
+    _plot_curves(folder, scores, size, note)
     matrix = np.array(scores["confusion_matrix"])
-    prevalence = matrix[scores["classes"].index(positive)].sum() / matrix.sum()
-    with _axes(folder / "pr.png", title, note) as axes:
-        axes.axhline(prevalence, color=_LINE, linewidth=1, linestyle=":")
-        axes.step(pr["recall"], pr["precision"], where="pre", color=_PRIMARY)
-        axes.set(xlabel=f"recall ({positive})", ylabel="precision", **_UNIT_SQUARE)
     with _axes(folder / "confusion_matrix.png", f"Confusion matrix; {size}", note) as axes:
         display = metrics.ConfusionMatrixDisplay(matrix, display_labels=scores["classes"])
         display.plot(ax=axes, cmap="BuGn", colorbar=False)
@@ -168,6 +163,39 @@ def write_plots(
     _plot_distances(folder, scores["out_of_distribution"]["limit"], note)
     if gallery:
         _plot_gallery(folder / "errors.png", gallery, note)
+
+
+def _plot_curves(folder: Path, scores: dict[str, Any], size: str, note: str) -> None:
+    """Draw the ROC of each class against the rest (of two, the positive one), and the PR curve."""
+    roc, pr = pd.read_csv(folder / "roc.csv"), pd.read_csv(folder / "pr.csv")
+    matrix = np.array(scores["confusion_matrix"])
+    positive, name, area, prevalence = (
+        scores["positive_class"],
+        "micro-average",
+        "",
+        1 / len(matrix),
+    )
+    for row in [scores, *scores["per_class"]]:  # a class against the rest overrides the mean
+        if positive and row.get("class", positive) == positive:
+            name, area = positive, f" AUC {row['pr_auc']:.3f}"
+            prevalence = matrix[scores["classes"].index(positive)].sum() / matrix.sum()
+    title = f"ROC: {'macro ' if scores['per_class'] else ''}AUC {scores['roc_auc']:.3f}; {size}"
+    with _axes(folder / "roc.png", title, note) as axes:
+        axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle=":")
+        if scores["per_class"]:
+            of_classes = pd.read_csv(folder / ROC_PER_CLASS_FILE, dtype={"class": str})
+            for label, curve in of_classes.groupby("class", sort=False):
+                axes.plot(curve["fpr"], curve["tpr"], linewidth=1.2, label=label)
+            axes.legend(frameon=False, fontsize="small", ncols=1 + len(matrix) // 12)
+            axes.set(xlabel="1 − specificity", ylabel="sensitivity (class against rest)")
+        else:
+            axes.plot(roc["fpr"], roc["tpr"], color=_PRIMARY)
+            axes.set(xlabel="1 − specificity", ylabel=f"sensitivity ({positive})")
+        axes.set(**_UNIT_SQUARE)
+    with _axes(folder / "pr.png", f"Precision-recall ({name}):{area}; {size}", note) as axes:
+        axes.axhline(prevalence, color=_LINE, linewidth=1, linestyle=":")
+        axes.step(pr["recall"], pr["precision"], where="pre", color=_PRIMARY)
+        axes.set(xlabel="recall", ylabel="precision", **_UNIT_SQUARE)
 
 
 def _plot_calibration(folder: Path, scores: dict[str, Any], note: str) -> None:

@@ -132,7 +132,7 @@ def metric_labels(scores: dict[str, Any]) -> dict[str, str]:
         for name in ("sensitivity", "specificity"):
             labels[name] += f" ({scores['positive_class']})"
     main = main_metrics(scores)
-    return {name: labels[name] for name in (*main, *labels)}
+    return {name: labels[name] for name in (*main, *labels) if name in scores}
 
 
 def render_text(template: str, **content: Any) -> str:

@@ -204,7 +204,7 @@ def model_info(
         "classes": bundle.classes,
         "labels": {name: bundle.label(name) for name in bundle.classes},
         "positive_class": bundle.positive_class,
-        "threshold": bundle.threshold if len(bundle.classes) == 2 else None,
+        "threshold": bundle.threshold,
         "image_size": bundle.image_size,
         "synthetic": bundle.synthetic,
         # Not the address or path of the training data.

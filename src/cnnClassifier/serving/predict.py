@@ -182,7 +182,7 @@ def is_uncertain(
     """
     if bundle.max_disagreement is not None and disagreement > bundle.max_disagreement:
         return True
-    if len(bundle.classes) == 2:
+    if bundle.positive_class and bundle.threshold is not None:
         return abs(probabilities[bundle.positive_class] - bundle.threshold) < margin
     second, highest = sorted(probabilities.values())[-2:]
     return highest - second < margin
@@ -199,7 +199,7 @@ def _predict(
         "class": prediction.class_name,
         "probability": prediction.probabilities[prediction.class_name],
         "probabilities": prediction.probabilities,
-        "threshold": bundle.threshold if len(bundle.classes) == 2 else None,
+        "threshold": bundle.threshold,
         "uncertain": is_uncertain(
             prediction.probabilities, prediction.disagreement, bundle, config.uncertain_margin
         ),
