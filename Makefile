@@ -50,7 +50,7 @@ lint: $(VENV)/dev.stamp          ## Style, types, workflow, Dockerfile, scripts,
 	shellcheck -x scripts/lib.sh $(SHELL_SCRIPTS)
 	cfn-lint infra/aws.yaml
 
-small: $(VENV)/pipeline.stamp    ## Run all stages on a small phantom, in build/small
+small: $(VENV)/pipeline.stamp    ## Run all stages on small synthetic images of your classes, in build/small
 	scripts/small-pipeline build/small
 
 compare:                         ## After `make small`: compare its scores with those of BASE (origin/main)

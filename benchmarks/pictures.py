@@ -1,4 +1,4 @@
-"""Make the README's pictures anew: the page with a prediction, and a sheet of phantoms.
+"""Make the pictures of README and docs anew: the page with a prediction, and synthetic images.
 
 Needs a trained bundle (`make pipeline`) and Chromium.
 """
@@ -14,12 +14,13 @@ from playwright.sync_api import sync_playwright
 
 from benchmarks.serving import free_port, wait_until_ready
 from ct_phantom import parse_phantom, write_phantom
+from image_patterns import parse_patterns, write_patterns
 
 DOCS = Path("docs")
 
 
 def main() -> None:
-    """Write `docs/phantom.png` and `docs/page.png`."""
+    """Write `docs/phantom.png`, `docs/patterns.png` and `docs/page.png`."""
     DOCS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -27,15 +28,21 @@ def main() -> None:
         ill, well = (
             sorted((folder / label).glob("*.png")) for label in ("adenocarcinoma", "normal")
         )
-        sheet(ill[:4] + well[:4]).save(DOCS / "phantom.png", optimize=True)
+        sheet(ill[:4] + well[:4], 4).save(DOCS / "phantom.png", optimize=True)
+        write_patterns(folder / "patterns", parse_patterns("patterns:classes=a|b|c,groups=2"))
+        files = sorted((folder / "patterns").glob("*/*.png"))
+        sheet(files, 6).quantize(64).save(DOCS / "patterns.png", optimize=True)
     page(DOCS / "page.png")
 
 
-def sheet(files: list[Path]) -> Image.Image:
-    """Lay eight slices out in two rows."""
-    picture = Image.new("L", (4 * 256, 2 * 256))
-    for number, file in enumerate(files):
-        picture.paste(Image.open(file), (number % 4 * 256, number // 4 * 256))
+def sheet(files: list[Path], columns: int) -> Image.Image:
+    """Lay images of equal size out in rows."""
+    images = [Image.open(file) for file in files]
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    picture = Image.new(images[0].mode, (columns * width, rows * height))
+    for number, image in enumerate(images):
+        picture.paste(image, (number % columns * width, number // columns * height))
     return picture
 
 

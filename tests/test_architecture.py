@@ -19,15 +19,17 @@ SRC = ROOT / "src"
 MODULES = {}
 for path in sorted(SRC.glob("*/**/*.py")):
     name = ".".join(path.relative_to(SRC).with_suffix("").parts)
-    if path.name != "__init__.py" or name.startswith("ct_phantom"):
+    if path.name != "__init__.py" or not name.startswith("cnnClassifier"):
         MODULES[name.removesuffix(".__init__")] = path
+# Packages of synthetic images, which a project may delete.
+GENERATORS = ("ct_phantom", "image_patterns")
 # The layers that each layer may import besides itself.
 LAYERS = {
     "utils": set(),
     "entity": {"utils"},
     "config": {"entity", "utils"},
     "imaging": {"entity", "utils"},
-    "dataset": {"entity", "imaging", "utils", "ct_phantom"},
+    "dataset": {"entity", "imaging", "utils", *GENERATORS},
     "network": {"entity", "utils"},
     "evaluation": {"entity", "utils"},
     "tracking": {"entity", "utils"},
@@ -38,7 +40,7 @@ LAYERS = {
     "pipeline": {"components", "config"},
     "cli": {"components", "config", "evaluation", "pipeline", "tracking", "utils"},
     "serving": {"entity", "evaluation", "imaging", "network", "tracking", "utils"},
-    "ct_phantom": set(),
+    **{name: set() for name in GENERATORS},
 }
 HEAVY = ("tensorflow", "keras")
 
@@ -75,7 +77,7 @@ NO_PARAMS = {
 
 
 def layer(name):
-    """The package of a module: `ct_phantom`, or one below `cnnClassifier`."""
+    """The package of a module: a generator, or one below `cnnClassifier`."""
     return name.removeprefix("cnnClassifier.").split(".")[0]
 
 
@@ -124,9 +126,10 @@ def test_imports_follow_the_layers_and_have_no_cycles(name):
         assert {used for used in imports(name) if layer(used) == "tracking"} <= allowed
 
 
-def test_the_sample_data_are_imported_in_one_place():
-    names = [name for name in MODULES if layer(name) != "ct_phantom"]
-    assert sum(any(layer(used) == "ct_phantom" for used in imports(name)) for name in names) <= 1
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_synthetic_images_are_imported_in_one_place(generator):
+    names = [name for name in MODULES if layer(name) != generator]
+    assert sum(any(layer(used) == generator for used in imports(name)) for name in names) <= 1
 
 
 IMPORT_ALL = """
@@ -158,7 +161,7 @@ def test_imports_have_no_effects_and_load_no_tensorflow(tmp_path):
     foreign = set()
     for name in MODULES:
         foreign |= imported_names(syntax_tree(name).body)
-    foreign = sorted(name for name in foreign if not name.startswith(("cnn", "ct_", "__")))
+    foreign = sorted(name for name in foreign if not name.startswith(("cnn", "__", *GENERATORS)))
     script = IMPORT_ALL.format(foreign=foreign, modules=list(MODULES), heavy=HEAVY)
     script = f"import sys; sys.path.insert(0, {str(SRC)!r})\n{script}"
     command = [sys.executable, "-B", "-c", script]
@@ -192,7 +195,7 @@ def test_a_stage_lists_the_code_that_it_runs_and_no_other(stage):
         if layer(name) in ("components", "pipeline"):
             expected.add(str(path))
         elif layer(name) not in NOT_WATCHED:
-            expected.add("/".join(path.parts[: 2 if layer(name) == "ct_phantom" else 3]))
+            expected.add("/".join(path.parts[: 2 if layer(name) in GENERATORS else 3]))
     listed = {path for path in DVC_STAGES[stage]["deps"] if path.startswith("src/")}
     assert listed == expected, f"dvc.yaml: add {expected - listed}, remove {listed - expected}"
 

@@ -1,4 +1,4 @@
-"""Render patients and write data sets of slices with and without an adenocarcinoma."""
+"""Render patients and write data sets of slices with and without a carcinoma."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,21 +7,27 @@ import numpy as np
 from PIL import Image
 
 from ct_phantom.options import PhantomOptions
-from ct_phantom.patient import Patient, draw_patient
+from ct_phantom.patient import Patient, draw_patient, replace_lesion
 from ct_phantom.scanner import scan_slice
 
-LESION_CLASS, NORMAL_CLASS = "adenocarcinoma", "normal"
+NORMAL, SQUAMOUS, LARGE_CELL = "normal", "squamous.cell.carcinoma", "large.cell.carcinoma"
+CLASSES = (NORMAL, "adenocarcinoma", LARGE_CELL, SQUAMOUS)
 
 
-def make_patient(options: PhantomOptions, number: int) -> Patient:
-    """Draw a patient, independently of the number of patients and of the patient's class.
+def make_patient(options: PhantomOptions, number: int, name: str = CLASSES[1]) -> Patient:
+    """Draw a patient, independently of the number of patients.
 
     Args:
         options: seed, slices and size of the lesion.
         number: of the patient, from 1.
+        name: class; nothing but the lesion depends on it.
     """
     rng = np.random.default_rng(np.random.SeedSequence(options.seed, spawn_key=(number,)))
-    return draw_patient(rng, options.slices, (options.lesion_mm_min, options.lesion_mm_max))
+    lesion_mm = (options.lesion_mm_min, options.lesion_mm_max)
+    patient = draw_patient(rng, options.slices, lesion_mm)
+    if name in (SQUAMOUS, LARGE_CELL):
+        patient = replace_lesion(patient, rng, central=name == SQUAMOUS)
+    return patient
 
 
 def render_slice(options: PhantomOptions, patient: Patient, index: int, lesion: bool) -> np.ndarray:
@@ -41,11 +47,13 @@ def render_slice(options: PhantomOptions, patient: Patient, index: int, lesion: 
     return (np.clip((hu - center) / width + 0.5, 0, 1) * 255).round().astype(np.uint8)
 
 
-def lesion_patients(options: PhantomOptions) -> frozenset[int]:
-    """Return the numbers of the patients with a lesion, half of all."""
+def patient_classes(options: PhantomOptions) -> list[str]:
+    """Return the class of each patient, drawn so that the classes are equally large."""
     rng = np.random.default_rng(np.random.SeedSequence(options.seed, spawn_key=(0,)))
-    selected = rng.permutation(options.patients)[: options.patients // 2] + 1
-    return frozenset(selected.tolist())
+    names = [""] * options.patients
+    for rank, patient in enumerate(reversed(rng.permutation(options.patients).tolist())):
+        names[patient] = CLASSES[rank * options.classes // options.patients]
+    return names
 
 
 def write_phantom(
@@ -68,12 +76,11 @@ def write_phantom(
     from joblib import Parallel, delayed
 
     folder = Path(folder).absolute()  # a reused worker may have another working directory
-    with_lesion = lesion_patients(options)
-    for name in (LESION_CLASS, NORMAL_CLASS):
+    for name in CLASSES[: options.classes]:
         (folder / name).mkdir(parents=True, exist_ok=True)
     jobs = []
-    for number in range(1, options.patients + 1):
-        jobs.append(delayed(_write_patient)(folder, options, number, number in with_lesion))
+    for number, name in enumerate(patient_classes(options), start=1):
+        jobs.append(delayed(_write_patient)(folder, options, number, name))
     count = 0
     for written in Parallel(n_jobs=workers, return_as="generator_unordered")(jobs):
         count += written
@@ -81,11 +88,10 @@ def write_phantom(
     return count
 
 
-def _write_patient(folder: Path, options: PhantomOptions, number: int, lesion: bool) -> int:
-    patient = make_patient(options, number)
-    name = LESION_CLASS if lesion else NORMAL_CLASS
+def _write_patient(folder: Path, options: PhantomOptions, number: int, name: str) -> int:
+    patient = make_patient(options, number, name)
     for index in range(options.slices):
-        pixels = render_slice(options, patient, index, lesion)
+        pixels = render_slice(options, patient, index, lesion=name != NORMAL)
         path = folder / name / f"patient{number:04d}_slice{index + 1:02d}.png"
         Image.fromarray(pixels).save(path, compress_level=6)
     return options.slices

@@ -135,6 +135,9 @@ def paint_lesion(canvas: SliceCanvas, lung: Any, rng: np.random.Generator) -> No
     canvas.hu += lungs * np.maximum(glass, halo) * (cloudy - canvas.hu)
     solid = np.maximum(core, rays * (0.75 if lesion.solid > 0 else 0.25))
     canvas.hu += lungs * solid * (tissue - canvas.hu)
+    if lesion.cavity:
+        air = canvas.cover(radius * lesion.cavity * (outline + 2 * ragged) - distance, 1.5)
+        canvas.hu += lungs * air * (-940 - canvas.hu)
 
 
 def paint_effusion(canvas: SliceCanvas, lung: Any, cavity: Any) -> None:

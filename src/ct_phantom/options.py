@@ -14,6 +14,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "lesion_mm_max": (10, 100),
     "noise": (0, 10),
     "window_jitter": (0, 1),
+    "classes": (2, 4),
 }
 
 
@@ -22,14 +23,17 @@ class PhantomOptions:
     """Options of a data set. The same options give the same bytes.
 
     Attributes:
-        patients: number of patients, 2 to 9999; half of them have a lesion.
+        patients: number of patients, 2 to 9999.
         slices: neighbouring slices per patient, 1 to 20.
         size: side of the square images in pixels, 64 to 1024.
         seed: of the random numbers.
         lesion_mm_min: smallest diameter of a lesion, 10 to 100 mm.
-        lesion_mm_max: largest diameter of a lesion, 10 to 100 mm.
+        lesion_mm_max: largest diameter of a lesion, 10 to 100 mm; a large cell carcinoma is 1.3
+            times as large.
         noise: noise of the scanner, 0 to 10; 1 is the usual amount.
         window_jitter: variation of the display windows, 0 (one lung window for all) to 1.
+        classes: 2 to 4, of equally many patients: normal, adenocarcinoma, large.cell.carcinoma
+            and squamous.cell.carcinoma.
 
     Raises:
         ValueError: a value is out of its range.
@@ -43,6 +47,7 @@ class PhantomOptions:
     lesion_mm_max: float = 64
     noise: float = 1.0
     window_jitter: float = 0.4
+    classes: int = 2
 
     def __post_init__(self) -> None:
         for key, (low, high) in _RANGES.items():

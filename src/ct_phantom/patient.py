@@ -5,7 +5,7 @@ the patient's left (the image's right) and y to the back; z grows towards the fe
 arch on.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ct_phantom.anatomy import Anatomy, cavity_depth, mediastinum_depth
 
 @dataclass(frozen=True)
 class Lesion:
-    """An adenocarcinoma.
+    """A carcinoma.
 
     Attributes:
         center: (x, y, z).
@@ -24,6 +24,7 @@ class Lesion:
         solid_hu: of the solid part.
         lobes: (n, 3): number of lobes, height relative to the radius, phase.
         spicules: (n, 4): angle, length relative to the radius, thickness, bend.
+        cavity: radius of the air inside, relative to the radius; 0: none.
     """
 
     center: tuple[float, float, float]
@@ -33,6 +34,7 @@ class Lesion:
     solid_hu: float
     lobes: np.ndarray
     spicules: np.ndarray
+    cavity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,39 @@ def _draw_lesion(rng: np.random.Generator, anatomy: Anatomy, z: float, radius: f
     glass_hu, solid_hu = (float(hu) for hu in rng.uniform((-480, 15), (-300, 75)))
     return Lesion(
         position, min(radius, float(room.max())), solid, glass_hu, solid_hu, lobes, spicules
+    )
+
+
+def replace_lesion(patient: Patient, rng: np.random.Generator, central: bool) -> Patient:
+    """Return the same chest with another carcinoma instead of the adenocarcinoma.
+
+    Args:
+        patient: from `draw_patient`.
+        rng: source of all randomness.
+        central: a squamous cell carcinoma: beside the hilum, with a cavity; else a large cell
+            carcinoma: larger, smooth, with a wide base on the chest wall.
+    """
+    anatomy, lesion, z = patient.anatomy, patient.lesion, float(np.mean(patient.levels))
+    radius = lesion.radius * (0.95 if central else 1.3)
+    x, y = np.meshgrid(np.linspace(-0.9, 0.9, 91), np.linspace(-0.6, 0.6, 61))
+    wall, center = cavity_depth(anatomy, x, y, z), -mediastinum_depth(anatomy, x, y, z)
+    if central:
+        misfit = abs(center / radius - 0.4) + 2 * abs(y - 0.05) + np.maximum(0.8 - wall / radius, 0)
+    else:
+        misfit = abs(wall / radius - 0.55) + np.maximum(1.1 - center / radius, 0)
+    position = int(rng.choice(np.argsort(misfit, axis=None, kind="stable")[:25]))
+    lobes = lesion.lobes * (1, 0.7 if central else 0.35, 1)
+    return replace(
+        patient,
+        lesion=replace(
+            lesion,
+            center=(float(x.ravel()[position]), float(y.ravel()[position]), lesion.center[2]),
+            radius=radius,
+            solid=1.0,
+            lobes=lobes,
+            spicules=lesion.spicules[:0],
+            cavity=float(rng.uniform(0.35, 0.6)) if central else 0.0,
+        ),
     )
 
 

@@ -68,25 +68,30 @@ def test_an_error_says_what_to_correct(tmp_path, fetch, source, message):
     assert message in error_of(fetch, source.format(tmp_path))
 
 
-@pytest.mark.parametrize("source", ["{}/mine", FOLDER_LINK, "phantom:"])
+@pytest.mark.parametrize("source", ["{}/mine", FOLDER_LINK, "phantom:", "patterns:"])
 def test_only_an_archive_has_a_sha256(tmp_path, fetch, source):
     (tmp_path / "mine").mkdir()
     message = error_of(fetch, source.format(tmp_path), source_sha256=WRONG_SHA256)
     assert "only an archive has a sha256" in message
 
 
-def test_the_phantom_is_generated_if_its_package_is_installed(fetch, monkeypatch):
-    ct_phantom = pytest.importorskip("ct_phantom")
+@pytest.mark.parametrize(
+    ("scheme", "package", "key"),
+    [("phantom", "ct_phantom", "patients"), ("patterns", "image_patterns", "groups")],
+)
+def test_images_are_generated_if_the_package_is_installed(fetch, monkeypatch, scheme, package, key):
+    module = pytest.importorskip(package)
 
-    def write_phantom(folder, options, on_patient):
-        write_files(folder, {"normal/a.png": b"%d patients" % options.patients})
-        on_patient()
+    def write(folder, options, **callback):
+        write_files(folder, {"normal/a.png": b"%d" % getattr(options, key)})
+        for on_step in callback.values():
+            on_step()
 
-    monkeypatch.setattr(ct_phantom, "write_phantom", write_phantom)
-    assert fetch(" phantom:patients=4") == {"normal/a.png": b"4 patients"}
-    assert "phantom: patients: expected a whole number" in error_of(fetch, "phantom:patients=1")
-    monkeypatch.setitem(sys.modules, "ct_phantom", None)
-    assert "phantom:: the phantom is not installed" in error_of(fetch, "phantom:")
+    monkeypatch.setattr(module, f"write_{scheme}", write)
+    assert fetch(f" {scheme}:{key}=4") == {"normal/a.png": b"4"}
+    assert f"{scheme}: {key}: expected a whole number" in error_of(fetch, f"{scheme}:{key}=1")
+    monkeypatch.setitem(sys.modules, package, None)
+    assert f"{scheme}:: its generator is not installed" in error_of(fetch, f"{scheme}:")
 
 
 def test_a_second_run_downloads_nothing(fetch, tmp_path):

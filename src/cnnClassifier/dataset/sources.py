@@ -3,7 +3,9 @@
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -18,6 +20,7 @@ from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_url
 from cnnClassifier.utils.storage import disk_errors, exclusive_lock
 
+Options = TypeVar("Options")
 _DRIVE_URL = re.compile(r"https?://(drive|docs|drive\.usercontent)\.google\.com/", re.IGNORECASE)
 
 
@@ -46,7 +49,7 @@ def fetch_images(config: DataIngestionConfig, temp_dir: Path) -> Path:
             "set data_ingestion.source_sha256 to null"
         )
     if is_synthetic(url):
-        _write_phantom(url, temp_dir)
+        _generate(url, temp_dir)
         return temp_dir
     is_remote = url.lower().startswith(("http://", "https://"))
     path = _download(url, config) if is_remote else _find_local(url, config.data_dir)
@@ -65,19 +68,45 @@ def fetch_images(config: DataIngestionConfig, temp_dir: Path) -> Path:
     return temp_dir
 
 
-def _write_phantom(url: str, folder: Path) -> None:
+def _generate(url: str, folder: Path) -> None:
+    """Write synthetic images. A generator is a package of its own, which may have been deleted."""
     try:
-        from ct_phantom import parse_phantom, write_phantom
-
-        options = parse_phantom(url)
+        _GENERATORS[url.partition(":")[0]](url, folder)
     except ModuleNotFoundError as error:
         raise SourceError(
-            f"{url}: the phantom is not installed; set data_ingestion.source_URL to your data"
+            f"{url}: its generator is not installed; set data_ingestion.source_URL to your data"
         ) from error
-    except ValueError as error:
-        raise SourceError(str(error)) from None
+
+
+def _write_phantom(url: str, folder: Path) -> None:
+    from ct_phantom import parse_phantom, write_phantom
+
+    options = _parse(parse_phantom, url)
     with progress(desc="phantom", total=options.patients, unit="patient") as bar:
         write_phantom(folder, options, on_patient=bar.update)
+
+
+def _write_patterns(url: str, folder: Path) -> None:
+    from image_patterns import parse_patterns, write_patterns
+
+    options = _parse(parse_patterns, url)
+    total = len(options.classes) * options.groups
+    with progress(desc="patterns", total=total, unit="group") as bar:
+        write_patterns(folder, options, on_group=bar.update)
+
+
+def _parse(parse: Callable[[str], Options], url: str) -> Options:
+    try:
+        return parse(url)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+
+
+# Keys: the schemes of `is_synthetic`. To remove a generator, delete its package and its line.
+_GENERATORS = {
+    "phantom": _write_phantom,
+    "patterns": _write_patterns,
+}
 
 
 def _find_local(url: str, data_dir: Path) -> Path:
@@ -87,8 +116,8 @@ def _find_local(url: str, data_dir: Path) -> Path:
         path = Path(url2pathname(urlsplit(url).path))
     elif "://" in url:
         raise SourceError(
-            f"{redact_url(url)}: unknown scheme; data_ingestion.source_URL takes phantom:, a "
-            "Google Drive link, an http(s) URL, or the path of an archive or a folder"
+            f"{redact_url(url)}: unknown scheme; data_ingestion.source_URL takes phantom:, "
+            "patterns:, a Google Drive link, an http(s) URL, or the path of an archive or a folder"
         )
     with disk_errors(path):
         source, target = path.resolve(strict=True), data_dir.resolve()

@@ -123,7 +123,7 @@ class ModelBundle(BaseModel):
         ood_threshold: an image with a larger distance is out of distribution.
         backbone: such as `VGG16`.
         data_source: URL of the training data.
-        synthetic: whether that was the phantom generator.
+        synthetic: whether that was a generator of synthetic images.
         model_sha256: of `model.keras`.
         ood_detector_sha256: of `ood_detector.npz`.
         manifest_sha256: of the manifest that the model was trained on.

@@ -172,8 +172,9 @@ SourceUrl = Annotated[
     Text,
     Field(
         validation_alias="data_ingestion.source_URL",
-        description="Data source: `phantom:[key=value,…]`, a Google Drive link, an http(s) URL, "
-        "or the path of an archive (zip, tar, tar.gz) or of a folder",
+        description="Data source: `phantom:[key=value,…]` or `patterns:[key=value,…]` (synthetic "
+        "images), a Google Drive link, an http(s) URL, or the path of an archive (zip, tar, "
+        "tar.gz) or of a folder",
     ),
 ]
 DataDir = Annotated[
