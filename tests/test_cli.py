@@ -1,6 +1,5 @@
 """The command line: which words it takes, and how it ends."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,9 @@ import yaml
 from cnnClassifier import cli
 from cnnClassifier.utils.log import logger
 from tests.evaluation.test_comparison import evaluated, write
+from tests.project import ROOT, write_project
 from tests.waiting import PATIENCE_S
 
-ROOT = Path(__file__).resolve().parents[1]
 FILES = ["--config", "config/config.yaml", "--params", "params.yaml"]
 
 
@@ -21,8 +20,7 @@ FILES = ["--config", "config/config.yaml", "--params", "params.yaml"]
 def project(tmp_path, monkeypatch):
     """A working directory with the two files alone; afterwards the logger is as before."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "config", "config")
-    shutil.copy(ROOT / "params.yaml", ".")
+    write_project(tmp_path)
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", logger.propagate)
     yield

@@ -8,7 +8,8 @@ import shutil
 
 import pytest
 
-from tests.test_pipeline import STAGES, copy_repository, edit, ran, run
+from tests.project import write_project
+from tests.test_pipeline import STAGES, copy_repository, ran, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.full]
 RATES = ("0.0001", "0.0003", "0.01")
@@ -19,18 +20,23 @@ OTHER_DATA = '"phantom:patients=26,slices=1,size=64,seed=4"'
 def clone(tmp_path_factory):
     """A clone after its first `dvc exp run`, with dvc.lock committed."""
     folder = copy_repository(tmp_path_factory.mktemp("experiments") / "clone")
-    edit(folder / "config/config.yaml", source_URL='"phantom:patients=24,slices=1,size=64,seed=3"')
-    edit(folder / "config/config.yaml", bootstrap_samples="100")
-    edit(
-        folder / "params.yaml",
-        IMAGE_SIZE="[64, 64, 3]",
-        BACKBONE="MobileNetV2",
-        WEIGHTS="null",
-        FEATURE_LAYER="auto",
+    write_project(
+        folder,
+        config={
+            "data_ingestion.source_URL": "phantom:patients=24,slices=1,size=64,seed=3",
+            "evaluation.bootstrap_samples": 100,
+            "training.int8": False,
+        },
+        params={
+            "IMAGE_SIZE": [64, 64, 3],
+            "BACKBONE": "MobileNetV2",
+            "WEIGHTS": None,
+            "AUGMENTATION": False,
+            "EPOCHS": 2,
+            "FOLDS": 3,
+            "REPEATS": 1,
+        },
     )
-    edit(folder / "params.yaml", AUGMENTATION="False", EPOCHS="2", FOLDS="3", REPEATS="1")
-    config = folder / "config/config.yaml"
-    config.write_text(re.sub(r"int8: true(  .*model_int8)", r"int8: false\1", config.read_text()))
     run(folder, "git", "config", "user.name", "n")
     run(folder, "git", "config", "user.email", "e@example.org")
     commit(folder, "first")

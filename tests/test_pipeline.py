@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.mlflow_server import LACKING, without
+from tests.project import ROOT, write_project
 from tests.waiting import PATIENCE_S, reserved_port, wait_for
 
-ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["data_ingestion", "data_validation", "prepare_base_model", "training", "evaluation"]
 
 pytestmark = pytest.mark.slow
@@ -52,9 +52,14 @@ def copy_repository(folder):
 def clone(tmp_path_factory):
     """Clone the repository, with a small phantom and a small model, and run the pipeline once."""
     folder = copy_repository(tmp_path_factory.mktemp("clone"))
-    edit(folder / "config/config.yaml", source_URL='"phantom:patients=24,slices=1,size=128,seed=3"')
-    edit(folder / "config/config.yaml", bootstrap_samples="100")
-    edit(folder / "params.yaml", IMAGE_SIZE="[96, 96, 3]", EPOCHS="2", FOLDS="3", REPEATS="2")
+    write_project(
+        folder,
+        config={
+            "data_ingestion.source_URL": "phantom:patients=24,slices=1,size=128,seed=3",
+            "evaluation.bootstrap_samples": 100,
+        },
+        params={"IMAGE_SIZE": [96, 96, 3], "EPOCHS": 2, "FOLDS": 3, "REPEATS": 2},
+    )
     done = run(folder, "dvc", "repro")
     assert ran(done) == STAGES, done.stderr
     return folder

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import optuna
@@ -19,14 +18,13 @@ from cnnClassifier.components.search import Search, study_name
 from cnnClassifier.components.training import Training
 from cnnClassifier.components.trial_evaluator import TrialEvaluator, backbone_config
 from cnnClassifier.config.configuration import ConfigurationManager
-from cnnClassifier.entity.config_entity import Choice
+from cnnClassifier.entity.config_entity import SEARCHABLE, Choice
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.pipeline import s2_prepare_base_model
-from cnnClassifier.tuning.report import with_values
 from cnnClassifier.utils.errors import ConfigError
+from tests.project import ROOT, write_project
 from tests.waiting import PATIENCE_S, reserved_port
 
-ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("spot", "without")
 PARAMS = {
     "FEATURE_LAYER": "block3_pool",
@@ -93,17 +91,16 @@ def thin_backbones():
 def project(keras, tmp_path_factory):
     """Write images, manifest and prepared model."""
     folder = tmp_path_factory.mktemp("search")
-    (folder / "config").mkdir()
-    config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
-    config["search"]["stale_after_s"] = 3
-    config["training"]["int8"] = False
-    config["evaluation"]["bootstrap_samples"] = 100
-    (folder / "config/config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    params = with_values((ROOT / "params.yaml").read_text(encoding="utf-8"), PARAMS)
-    (folder / "params.yaml").write_text(params, encoding="utf-8")
-    search = yaml.safe_load((ROOT / "config/search.yaml").read_text(encoding="utf-8"))
-    search |= {"trials": 6, "space": dict.fromkeys(search["space"]) | SPACE}
-    (folder / "config/search.yaml").write_text(yaml.safe_dump(search), encoding="utf-8")
+    write_project(
+        folder,
+        config={
+            "search.stale_after_s": 3,
+            "training.int8": False,
+            "evaluation.bootstrap_samples": 100,
+        },
+        params=PARAMS,
+        search={"trials": 6, "space": dict.fromkeys(SEARCHABLE) | SPACE},
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         manager = ConfigurationManager()

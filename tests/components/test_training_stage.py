@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from cnnClassifier.components import training
 from cnnClassifier.components.cross_fitting import TrainingImages
@@ -16,12 +15,11 @@ from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.imaging.augment import View, augment
 from cnnClassifier.network.serialization import load_model
 from cnnClassifier.pipeline import s1_data_ingestion, s1_data_validation, s2_prepare_base_model
-from cnnClassifier.tuning.report import with_values
 from cnnClassifier.utils.common import load_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, ConfigError, ManifestError
 from tests.dicoms import dicom, lungs
+from tests.project import write_project
 
-ROOT = Path(__file__).resolve().parents[2]
 PARAMS = {
     "FEATURE_LAYER": "block3_pool",
     "WEIGHTS": None,
@@ -81,18 +79,16 @@ def test_the_positive_class_is_the_requested_one_or_the_first_that_is_not_harmle
 def project(keras, tmp_path_factory):
     """Return a function that prepares and trains in a folder with a small phantom."""
     folder = tmp_path_factory.mktemp("training")
-    (folder / "config").mkdir()
-    config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
-    config["data_ingestion"]["source_URL"] = "phantom:patients=24,slices=1,size=64,seed=3"
-    config["training"]["int8"] = False
-    config["evaluation"]["bootstrap_samples"] = 100
-    shipped = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    config = {
+        "data_ingestion.source_URL": "phantom:patients=24,slices=1,size=64,seed=3",
+        "training.int8": False,
+        "evaluation.bootstrap_samples": 100,
+    }
     before = Path.cwd()
     os.chdir(folder)
 
     def train(stages=(s1_data_validation, s2_prepare_base_model), **changes):
-        Path("config/config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-        Path("params.yaml").write_text(with_values(shipped, PARAMS | changes), encoding="utf-8")
+        write_project(folder, config, PARAMS | changes)
         for stage in stages:
             stage.main(ConfigurationManager())
         return Training(ConfigurationManager().training()).run()

@@ -20,11 +20,9 @@ from cnnClassifier.entity.config_entity import (
     FitConfig,
 )
 from cnnClassifier.utils.errors import ConfigError
+from tests.project import FILES, ROOT, read_settings
 
-ROOT = Path(__file__).resolve().parents[2]
-FILES = {"config": "config/config.yaml", "params": "params.yaml", "search": "config/search.yaml"}
-SHIPPED = {name: (ROOT / path).read_text(encoding="utf-8") for name, path in FILES.items()}
-PARAMS = yaml.safe_load(SHIPPED["params"])
+PARAMS = read_settings("params")
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +33,11 @@ def no_overrides(monkeypatch):
 
 @pytest.fixture
 def write(tmp_path):
-    """Write the files as shipped, with changes by dotted key; return the paths of two of them."""
+    """Write the three files, with changes by dotted key; return the paths of two of them."""
 
     def make(removed="", **changes):
-        for name, shipped in SHIPPED.items():
-            content = yaml.safe_load(shipped)
+        for name in FILES:
+            content = read_settings(name)
             for key, value in (changes.get(name, {}) | {removed: None}).items():
                 section, _, leaf = key.rpartition(".")
                 part = content.get(section, {}) if section else content
@@ -304,6 +302,11 @@ def test_an_invalid_search_space_is_reported(write, tmp_path, key, value, expect
     message = f"{tmp_path / 'search.yaml'}: {key}: .*{re.escape(expected)}"
     with pytest.raises(ConfigError, match=message):
         manager.search()
+
+
+def test_the_shipped_files_are_valid():
+    config, params = ROOT / FILES["config"], ROOT / FILES["params"]
+    assert ConfigurationManager(config, params).search().space
 
 
 def test_the_reference_is_current_and_describes_every_key():

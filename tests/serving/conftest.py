@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from cnnClassifier.entity.bundle import FORMAT_VERSION, ModelBundle
 from cnnClassifier.evaluation.metrics import compute_scores
 from cnnClassifier.utils.common import save_json
 from tests.labeled_predictions import cross_validation, labeled
+from tests.project import ROOT, write_project
 from tests.waiting import PATIENCE_S, wait_for
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -29,15 +27,14 @@ def make_workdir(tmp_path_factory):
     def make(bundle_dir):
         workdir = tmp_path_factory.mktemp("workdir")
         root = Path(bundle_dir).parent
-        config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-        config["training"]["bundle_dir"] = str(bundle_dir)
-        config["evaluation"]["root_dir"] = str(root / "evaluation")
-        config["data_validation"]["report_path"] = str(root / "data/data_report.json")
-        config["serving"] |= {"max_upload_bytes": 200_000, "request_timeout_s": PATIENCE_S}
-        (workdir / "config").mkdir()
-        (workdir / "config/config.yaml").write_text(yaml.safe_dump(config))
-        (workdir / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-        return workdir
+        changes = {
+            "training.bundle_dir": str(bundle_dir),
+            "evaluation.root_dir": str(root / "evaluation"),
+            "data_validation.report_path": str(root / "data/data_report.json"),
+            "serving.max_upload_bytes": 200_000,
+            "serving.request_timeout_s": PATIENCE_S,
+        }
+        return write_project(workdir, changes)
 
     return make
 

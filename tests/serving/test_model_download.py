@@ -3,13 +3,11 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -19,9 +17,8 @@ from cnnClassifier.serving.model_download import download_bundle
 from cnnClassifier.utils.errors import StorageError, UserError
 from tests.archives import read_files, zip_of
 from tests.loopback import Site, serving
+from tests.project import ROOT, write_project
 from tests.waiting import PATIENCE_S
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def sha256(content):
@@ -97,8 +94,7 @@ def test_a_full_disk_is_named(tmp_path, limit):
 def test_the_server_downloads_a_model_and_leaves_no_files(tiny_bundle, tmp_path):
     content = zip_of(read_files(tiny_bundle))
     project, temporary = tmp_path / "project", tmp_path / "temporary"
-    shutil.copytree(ROOT / "config", project / "config")
-    shutil.copy(ROOT / "params.yaml", project)
+    write_project(project)
     temporary.mkdir()
     with serving(Site(content)) as site:
         options = ["--port", "0", "--model-sha256", sha256(content), "--model", site.url]

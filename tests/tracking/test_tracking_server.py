@@ -16,7 +16,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cnnClassifier.entity.bundle import BUNDLE_FILES, ModelBundle
 from cnnClassifier.entity.config_entity import ProjectConfig, TrackingConfig
@@ -28,9 +27,8 @@ from cnnClassifier.tracking.runs import start_run
 from cnnClassifier.tracking.store import open_local
 from cnnClassifier.tracking.sync import sync
 from tests.mlflow_server import LACKING, runs_of, without
+from tests.project import ROOT, write_project
 from tests.waiting import PATIENCE_S, reserved_port, until, wait_for
-
-ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -302,11 +300,7 @@ def test_the_running_app_follows_promotion_and_rollback(project, server, log_in,
     bundles = [write_bundle(project / f"bundle{number}", slope=2.0 + number) for number in range(2)]
     first, second = (ModelBundle.read(bundle).model_id for bundle in bundles)
     first_run, _ = (log_evaluated(config, bundle) for bundle in bundles)
-    content = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
-    content["serving"]["model_poll_interval_s"] = 0.5
-    (project / "config").mkdir()
-    (project / "config/config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    (project / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    write_project(project, {"serving.model_poll_interval_s": 0.5})
 
     def wait_until_served(url, model_id):
         def is_served():

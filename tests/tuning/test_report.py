@@ -12,9 +12,20 @@ from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.entity.disclaimers import MEDICAL_DISCLAIMER
 from cnnClassifier.tuning.report import build_report, render_report, unified_diff, with_values
 from cnnClassifier.tuning.study import distributions
+from tests.project import write_project
 
-ROOT = Path(__file__).resolve().parents[2]
-PARAMS = ROOT / "params.yaml"
+PARAMS = """# Hyperparameters
+SEED: 42
+
+WEIGHTS: imagenet             # imagenet | null (random) | path
+FINE_TUNE_FROM: null          # first trainable block; null: the backbone is frozen
+HEAD: auto
+
+BATCH_SIZE: 16
+LEARNING_RATE: 0.002          # of Adam
+HORIZONTAL_FLIP: True
+SPLIT: [0.8, 0.2]             # fractions of train and test
+"""
 TRIALS = [
     ({}, 0.4),
     ({"HEAD": "average"}, 0.25),
@@ -25,8 +36,9 @@ TRIALS = [
 
 
 @pytest.fixture(scope="module")
-def config():
-    return ConfigurationManager(ROOT / "config/config.yaml", PARAMS).search()
+def config(tmp_path_factory):
+    folder = write_project(tmp_path_factory.mktemp("project"))
+    return ConfigurationManager(folder / "config/config.yaml", folder / "params.yaml").search()
 
 
 def report_of(config, trials):
@@ -105,8 +117,7 @@ def test_few_trials_or_equal_values(config, trials, expected):
 
 
 def test_new_values_keep_comments_and_other_lines(tmp_path):
-    text = PARAMS.read_text(encoding="utf-8")
-    before = yaml.safe_load(text)
+    text, before = PARAMS, yaml.safe_load(PARAMS)
     values = {
         "LEARNING_RATE": 3e-05,
         "BATCH_SIZE": 8,
@@ -129,7 +140,7 @@ def test_new_values_keep_comments_and_other_lines(tmp_path):
     (tmp_path / "best.diff").write_text(patch, encoding="utf-8")
     subprocess.run([shutil.which("git"), "apply", "best.diff"], cwd=tmp_path, check=True)
     assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == after
-    assert unified_diff(text, text, PARAMS) == ""
+    assert unified_diff(text, text, Path("params.yaml")) == ""
 
 
 def test_a_file_without_final_newline_and_with_lower_case_booleans(tmp_path):
