@@ -30,7 +30,6 @@ MAX_PACKAGE_LENGTH = 24  # longer names would make lines of more than 100 charac
 # What only the template has, and what only a project with medical images has.
 TEMPLATE_FILES = (
     "CHANGELOG.md",
-    "LICENSE",
     "docs/page.png",
     "scripts/new_project.py",
     "scripts/project_readme.md",
@@ -43,8 +42,8 @@ MEDICAL_FILES = (
     "docs/phantom.png",
     "benchmarks/pictures.py",
 )
-# <!-- template --> … <!-- /template --> in Markdown, # template … # /template elsewhere.
-MARKED = r"^[ \t]*(?:<!-- |# ){0}(?: -->)?\n(.*?)^[ \t]*(?:<!-- |# )/{0}(?: -->)?\n"
+# Between such comments, in Markdown <!-- begin: … -->, is what only some projects have.
+MARKED = r"^[ \t]*(?:<!-- |# )begin: {0}(?: -->)?\n(.*?)^[ \t]*(?:<!-- |# )end: {0}(?: -->)?\n"
 BACKBONES_OFFLINE = ("VGG16", "EfficientNetLite0")
 
 
@@ -77,15 +76,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--classes", help="names, or NAME=FOLDER-PATTERN, separated by commas")
     parser.add_argument(
         "--source",
-        help="URL, archive or folder of the images; until it is there, the project generates images "
-        "of its classes (patterns:)",
+        help="URL, archive or folder of the images; until it is there, the project generates "
+        "images of its classes (patterns:)",
     )
     parser.add_argument("--domain", choices=("medical", "general"), default="general")
     parser.add_argument("--backbone", default="VGG16", help="default: VGG16")
     parser.add_argument("--image-term", default="image", help="what one image is, such as photo")
     parser.add_argument("--group-term", default="group", help="what groups images, such as plant")
     parser.add_argument("--group-pattern", help="regular expression for file names, or none")
-    parser.add_argument("--update", action="store_true", help="bring the branch template up to date")
+    parser.add_argument(
+        "--update", action="store_true", help="bring the branch template up to date"
+    )
     return parser.parse_args()
 
 
@@ -99,14 +100,17 @@ def create(arguments: argparse.Namespace) -> None:
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ProjectError(f"{target}: exists and isn't empty; choose another folder")
     if target.is_relative_to(ROOT):
-        raise ProjectError(f"{target}: inside of the template; choose a folder outside, such as ../birds")
+        raise ProjectError(
+            f"{target}: inside of the template; choose a folder outside, such as ../birds"
+        )
     answers = complete(vars(arguments))
+    answers["is_available"] = is_available(answers["source"])
     write_project(target, answers)
     git(target, "init", "--quiet", "--initial-branch=main")
     commit(target, f"Begin {answers['title']} from the template {template_commit()}")
     git(target, "branch", BRANCH)
     print(f"{target}: {answers['title']}, package {answers['package']}, one commit")
-    if not is_available(answers["source"]):
+    if not answers["is_available"]:
         print(
             f"{answers['source'] or 'no source'}: not available yet; until then config/config.yaml "
             "has patterns:, which generates images of the same classes"
@@ -161,16 +165,26 @@ def complete(answers: dict) -> dict:
         if answers[key] is None:
             answers[key] = ask(key, question, suggestion)
     if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", answers["name"]):
-        raise ProjectError(f"--name {answers['name']}: expected lower-case letters, digits and hyphens")
+        raise ProjectError(
+            f"--name {answers['name']}: expected lower-case letters, digits and hyphens"
+        )
     package = answers["package"]
-    taken = package in sys.stdlib_module_names or keyword.iskeyword(package) or package in installed()
+    taken = (
+        package in sys.stdlib_module_names or keyword.iskeyword(package) or package in installed()
+    )
     if not package.isidentifier() or not package.isascii() or taken:
-        raise ProjectError(f"--package {package}: expected a name of letters, digits and _ that isn't taken")
+        raise ProjectError(
+            f"--package {package}: expected a name of letters, digits and _ that isn't taken"
+        )
     if len(package) > MAX_PACKAGE_LENGTH:
         raise ProjectError(f"--package {package}: expected at most {MAX_PACKAGE_LENGTH} characters")
-    backbones = re.findall(r'Backbone\(\s*"(\w+)"', (ROOT / f"src/{PACKAGE}/entity/backbones.py").read_text())
+    backbones = re.findall(
+        r'Backbone\(\s*"(\w+)"', (ROOT / f"src/{PACKAGE}/entity/backbones.py").read_text()
+    )
     if answers["backbone"] not in backbones:
-        raise ProjectError(f"--backbone {answers['backbone']}: expected one of {', '.join(backbones)}")
+        raise ProjectError(
+            f"--backbone {answers['backbone']}: expected one of {', '.join(backbones)}"
+        )
     if len(class_patterns(answers["classes"])) < 2:
         raise ProjectError(f"--classes {answers['classes']}: expected two or more different names")
     return answers
@@ -207,7 +221,9 @@ def write_project(target: Path, answers: dict) -> None:
     left_out = TEMPLATE_FILES if is_medical else TEMPLATE_FILES + MEDICAL_FILES
     for name in git(ROOT, "ls-files", "-z").split("\0"):
         source = ROOT / name
-        if not source.is_file() or any(name == path or name.startswith(f"{path}/") for path in left_out):
+        if not source.is_file() or any(
+            name == path or name.startswith(f"{path}/") for path in left_out
+        ):
             continue
         path = target / name.replace(PACKAGE, answers["package"])
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,9 +233,13 @@ def write_project(target: Path, answers: dict) -> None:
         path.write_bytes(data)
         path.chmod(source.stat().st_mode)
     readme = (ROOT / "scripts/project_readme.md").read_text(encoding="utf-8")
-    notice = "> **Not a medical device.** For research and teaching only, never for a diagnosis.\n\n"
+    notice = (
+        "> **Not a medical device.** For research and teaching only, never for a diagnosis.\n\n"
+    )
     classes = ", ".join(class_patterns(answers["classes"]))
-    for key, value in (answers | {"classes": classes, "notice": notice if is_medical else ""}).items():
+    for key, value in (
+        answers | {"classes": classes, "notice": notice if is_medical else ""}
+    ).items():
         readme = readme.replace(f"{{{key}}}", str(value))
     (target / "README.md").write_text(readme, encoding="utf-8", newline="\n")
     for name, settings in configuration(answers).items():
@@ -228,15 +248,17 @@ def write_project(target: Path, answers: dict) -> None:
         for key, value in settings.items():
             text = set_value(text, key, value)
         path.write_text(text, encoding="utf-8", newline="\n")
-    (target / ANSWERS).write_text(json.dumps(answers, indent=2) + "\n", encoding="utf-8", newline="\n")
+    (target / ANSWERS).write_text(
+        json.dumps(answers, indent=2) + "\n", encoding="utf-8", newline="\n"
+    )
     format_code(target)
 
 
 def rename(text: str, answers: dict, is_medical: bool) -> str:
     """Return a file's text with the project's names, without what only the template has."""
-    text = re.sub(MARKED.format("template"), "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(MARKED.format("the template"), "", text, flags=re.DOTALL | re.MULTILINE)
     kept = r"\1" if is_medical else ""
-    text = re.sub(MARKED.format("medical"), kept, text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(MARKED.format("medical projects"), kept, text, flags=re.DOTALL | re.MULTILINE)
     for old, new in ((PACKAGE, "package"), (TITLE, "title"), (NAME, "name")):
         text = text.replace(old, answers[new])
     return text
@@ -245,8 +267,8 @@ def rename(text: str, answers: dict, is_medical: bool) -> str:
 def configuration(answers: dict) -> dict[str, dict[str, str]]:
     """Return the keys to set in config.yaml and params.yaml, with their values as YAML."""
     patterns = class_patterns(answers["classes"])
-    available = is_available(answers["source"])
-    generated = f"patterns:classes={'|'.join(patterns)}"
+    available = answers["is_available"]
+    generated = f"patterns:classes={'|'.join(map(escape, patterns))}"
     group_pattern = answers["group_pattern"] if available else r"^(?P<group>group\d+)_"
     config = {
         "name": answers["name"],
@@ -269,10 +291,15 @@ def is_available(source: str | None) -> bool:
     if not source.startswith(("http://", "https://")):
         return ":" in source[2:] or Path(source).expanduser().exists()
     try:
-        with urlopen(Request(source, method="HEAD"), timeout=10):
+        with urlopen(Request(source, method="HEAD"), timeout=10):  # noqa: S310
             return True
     except (URLError, OSError, ValueError):
         return False
+
+
+def escape(name: str) -> str:
+    """Return a class name as the URL of `patterns:` takes it."""
+    return name.replace("%", "%25").replace(",", "%2C").replace("|", "%7C")
 
 
 def quote(text: str) -> str:
@@ -282,7 +309,9 @@ def quote(text: str) -> str:
 
 def set_value(text: str, key: str, value: str) -> str:
     """Set a key of a YAML file, and keep its comment."""
-    pattern = re.compile(rf"^( *{key}:)(?: +(?:'[^'\n]*'|\"[^\"\n]*\"|[^\s#][^#\n]*?))?( +#.*)?$", re.MULTILINE)
+    pattern = re.compile(
+        rf"^( *{key}:)(?: +(?:'[^'\n]*'|\"[^\"\n]*\"|[^\s#][^#\n]*?))?( +#.*)?$", re.MULTILINE
+    )
     text, count = pattern.subn(lambda match: f"{match[1]} {value}{match[2] or ''}", text, count=1)
     if not count:
         raise ProjectError(f"the template's configuration has no key {key}")

@@ -38,10 +38,14 @@ PARAMS = {
 
 
 def class_names(config: dict[str, Any], params: dict[str, Any]) -> list[str]:
-    """Return the classes of data_ingestion.classes; without them, `CLASSES` made-up names."""
+    """Return the classes of data_ingestion.classes; without them, `CLASSES` made-up names.
+
+    If `CLASSES` is auto, two.
+    """
     if config["data_ingestion"]["classes"]:
         return list(config["data_ingestion"]["classes"])
-    names = [f"class{number:02d}" for number in range(1, params["CLASSES"] + 1)]
+    count = 2 if params["CLASSES"] == "auto" else params["CLASSES"]
+    names = [f"class{number:02d}" for number in range(1, count + 1)]
     if params["POSITIVE_CLASS"] != "auto":
         names[0] = params["POSITIVE_CLASS"]
     return names
@@ -68,16 +72,16 @@ def small_config(config: dict[str, Any], source: str) -> dict[str, Any]:
     return small
 
 
-def small_params(params: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def small_params(params: dict[str, Any], names: list[str], positive: str) -> dict[str, Any]:
     """Return parameters with the values of `PARAMS`, and with the classes of this tree."""
-    classes = {"CLASSES": own["CLASSES"], "POSITIVE_CLASS": own["POSITIVE_CLASS"]}
-    return params | PARAMS | classes
+    return params | PARAMS | {"CLASSES": len(names), "POSITIVE_CLASS": positive}
 
 
 def main(code: Path, folder: Path) -> None:
     """Write FOLDER/config.yaml and FOLDER/params.yaml."""
     own_params = _read(ROOT / "params.yaml")
-    source = source_url(class_names(_read(ROOT / "config/config.yaml"), own_params))
+    names = class_names(_read(ROOT / "config/config.yaml"), own_params)
+    source = source_url(names)
     if not (code / "src/image_patterns").is_dir():
         from image_patterns import parse_patterns, write_patterns
 
@@ -86,7 +90,7 @@ def main(code: Path, folder: Path) -> None:
         write_patterns(folder / "images", parse_patterns(source))
         source = str(folder / "images")
     config = small_config(_read(code / "config/config.yaml"), source)
-    params = small_params(_read(code / "params.yaml"), own_params)
+    params = small_params(_read(code / "params.yaml"), names, own_params["POSITIVE_CLASS"])
     for name, content in (("config.yaml", config), ("params.yaml", params)):
         text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
         (folder / name).write_text(text, encoding="utf-8")

@@ -12,6 +12,12 @@ FILES = {
 }
 
 
+def patterns(groups, size, seed):
+    """The source of synthetic images: one image for each group of two classes."""
+    classes = "adenocarcinoma|normal"
+    return f"patterns:classes={classes},groups={groups},images=1,size={size},seed={seed}"
+
+
 def read_settings(name, changes=None):
     """Return the content of one of `FILES` with the values of tests/settings.
 

@@ -22,7 +22,7 @@ for path in sorted(SRC.glob("*/**/*.py")):
     if path.name != "__init__.py" or not name.startswith("cnnClassifier"):
         MODULES[name.removesuffix(".__init__")] = path
 # Packages of synthetic images, which a project may delete.
-GENERATORS = ("ct_phantom", "image_patterns")
+GENERATORS = [name for name in ("ct_phantom", "image_patterns") if (SRC / name).is_dir()]
 # The layers that each layer may import besides itself.
 LAYERS = {
     "utils": set(),

@@ -1,4 +1,4 @@
-"""DVC as the README shows it, in a fresh clone with a small phantom and a small network."""
+"""DVC as the README shows it, in a fresh clone with a small data set and a small network."""
 
 import csv
 import io
@@ -8,12 +8,12 @@ import shutil
 
 import pytest
 
-from tests.project import write_project
+from tests.project import patterns, write_project
 from tests.test_pipeline import STAGES, copy_repository, ran, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.full]
 RATES = ("0.0001", "0.0003", "0.01")
-OTHER_DATA = '"phantom:patients=26,slices=1,size=64,seed=4"'
+OTHER_DATA = f'"{patterns(groups=13, size=64, seed=4)}"'
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def clone(tmp_path_factory):
     write_project(
         folder,
         config={
-            "data_ingestion.source_URL": "phantom:patients=24,slices=1,size=64,seed=3",
+            "data_ingestion.source_URL": patterns(groups=12, size=64, seed=3),
             "evaluation.bootstrap_samples": 100,
             "training.int8": False,
         },

@@ -1,4 +1,4 @@
-"""The real pipeline on a small phantom, as a new user runs it: a clone, `dvc repro`, app.py."""
+"""The real pipeline on a small data set, as a new user runs it: a clone, `dvc repro`, app.py."""
 
 import base64
 import csv
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.mlflow_server import LACKING, without
-from tests.project import ROOT, write_project
+from tests.project import ROOT, patterns, write_project
 from tests.waiting import PATIENCE_S, reserved_port, wait_for
 
 STAGES = ["data_ingestion", "data_validation", "prepare_base_model", "training", "evaluation"]
@@ -50,12 +50,12 @@ def copy_repository(folder):
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """Clone the repository, with a small phantom and a small model, and run the pipeline once."""
+    """Clone the repository, with a small data set and a small model, and run the pipeline once."""
     folder = copy_repository(tmp_path_factory.mktemp("clone"))
     write_project(
         folder,
         config={
-            "data_ingestion.source_URL": "phantom:patients=24,slices=1,size=128,seed=3",
+            "data_ingestion.source_URL": patterns(groups=12, size=128, seed=3),
             "evaluation.bootstrap_samples": 100,
         },
         params={"IMAGE_SIZE": [96, 96, 3], "EPOCHS": 2, "FOLDS": 3, "REPEATS": 2},
@@ -247,7 +247,7 @@ def serving(folder):
 def test_forty_images_are_answered_as_they_were_evaluated(clone, tmp_path):
     from cnnClassifier.entity.manifest import Entry, Manifest
     from cnnClassifier.utils.common import save_json, sha256_of
-    from ct_phantom import parse_phantom, write_phantom
+    from image_patterns import parse_patterns, write_patterns
 
     folder = tmp_path / "clone"
     shutil.copytree(
@@ -260,8 +260,9 @@ def test_forty_images_are_answered_as_they_were_evaluated(clone, tmp_path):
         error_gallery_size="0",
     )
     edit(folder / "config/config.yaml", report_path="data/report.json")
-    write_phantom(
-        folder / "pictures", parse_phantom("phantom:patients=40,slices=1,size=128,seed=9")
+    write_patterns(
+        folder / "pictures",
+        parse_patterns(patterns(groups=20, size=128, seed=9)),
     )
     entries = [
         Entry(

@@ -12,7 +12,6 @@ from cnnClassifier.components.data_validation import DataValidation
 from cnnClassifier.entity.config_entity import DataValidationConfig, ProjectConfig
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.utils.errors import ManifestError
-from ct_phantom import parse_phantom, write_phantom
 from tests.dicoms import NAME, dicom, lungs
 from tests.pictures import encoded, picture, save
 from tests.texts import LEAVES, check_subject
@@ -273,7 +272,7 @@ def test_findings_warn_of_what_distorts_scores(data_dir, validate):
     assert "a&amp;b.png" in page
     assert "a&b.png" not in page
     assert "Synthetic" not in page
-    _, report, page = validate(source_URL="phantom:patients=9", shortcut_warning_auc=1.0)
+    _, report, page = validate(source_URL="patterns:groups=9", shortcut_warning_auc=1.0)
     assert report["synthetic"]
     assert "Synthetic images" in page
     assert not any("alone: AUC" in text for text in report["warnings"])
@@ -388,7 +387,9 @@ def test_dicom_files_are_grouped_by_patient_without_revealing_it(validate, tmp_p
 @pytest.mark.slow
 @pytest.mark.full
 def test_the_phantom_has_no_shortcut_and_no_patient_twice(validate, tmp_path):
-    write_phantom(tmp_path / "data", parse_phantom("phantom:patients=100"))
+    ct_phantom = pytest.importorskip("ct_phantom")
+    options = ct_phantom.parse_phantom("phantom:patients=100")
+    ct_phantom.write_phantom(tmp_path / "data", options)
     pattern = r"^(?P<group>patient\d+)_"
     files, report, _ = validate(source_URL="phantom:", group_pattern=pattern, seed=42)
     assert report["used"] == len(files) == 200

@@ -18,7 +18,7 @@ from cnnClassifier.pipeline import s1_data_ingestion, s1_data_validation, s2_pre
 from cnnClassifier.utils.common import load_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, ConfigError, ManifestError
 from tests.dicoms import dicom, lungs
-from tests.project import write_project
+from tests.project import patterns, write_project
 
 PARAMS = {
     "FEATURE_LAYER": "block3_pool",
@@ -77,10 +77,10 @@ def test_the_positive_class_is_the_requested_one_or_the_first_that_is_not_harmle
 
 @pytest.fixture(scope="module")
 def project(keras, tmp_path_factory):
-    """Return a function that prepares and trains in a folder with a small phantom."""
+    """Return a function that prepares and trains in a folder with a small data set."""
     folder = tmp_path_factory.mktemp("training")
     config = {
-        "data_ingestion.source_URL": "phantom:patients=24,slices=1,size=64,seed=3",
+        "data_ingestion.source_URL": patterns(groups=12, size=64, seed=3),
         "training.int8": False,
         "evaluation.bootstrap_samples": 100,
     }

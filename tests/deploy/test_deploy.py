@@ -380,7 +380,7 @@ def bundled(world):
     clone = world.folder / "clone"
     for name in ("scripts", "docs"):
         (clone / name).mkdir(parents=True)
-    for path in (*(ROOT / "scripts").iterdir(), ROOT / "docs/phantom.png"):
+    for path in (*(ROOT / "scripts").iterdir(), ROOT / "docs/patterns.png"):
         if path.is_file():
             target = clone / path.relative_to(ROOT)
             target.write_bytes(path.read_bytes())

@@ -1,5 +1,6 @@
 import io
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from tests.labeled_predictions import class_names, full_scores
 from tests.serving.client import make_config
 from tests.texts import LEAVES, check_subject
 
+EXAMPLES = Path(__file__).parents[2] / "templates/static/examples"
 REPORTS = {
     "/about/model-card": "content of MODEL_CARD",
     "/about/data-report": "content of data_report",
@@ -129,8 +131,9 @@ def test_without_a_model_the_page_says_so(make_client, tmp_path):
 def test_examples_are_synthetic_or_from_a_folder(make_client, write_bundle, tmp_path, picture):
     client = make_client()
     examples = client.get("/examples").json
-    names = ["clear-1", "clear-2", "clear-3", "mass-1", "mass-2", "mass-3"]
-    assert [example["name"] for example in examples] == names
+    if EXAMPLES.is_dir():  # a project without the phantom has none
+        names = ["clear-1", "clear-2", "clear-3", "mass-1", "mass-2", "mass-3"]
+        assert [example["name"] for example in examples] == names
     for example in examples:
         response = client.get(example["url"])
         assert response.mimetype == "image/png"

@@ -78,12 +78,16 @@ def _generate(url: str, folder: Path) -> None:
         ) from error
 
 
+# begin: medical projects
 def _write_phantom(url: str, folder: Path) -> None:
     from ct_phantom import parse_phantom, write_phantom
 
     options = _parse(parse_phantom, url)
     with progress(desc="phantom", total=options.patients, unit="patient") as bar:
         write_phantom(folder, options, on_patient=bar.update)
+
+
+# end: medical projects
 
 
 def _write_patterns(url: str, folder: Path) -> None:
@@ -104,7 +108,9 @@ def _parse(parse: Callable[[str], Options], url: str) -> Options:
 
 # Keys: the schemes of `is_synthetic`. To remove a generator, delete its package and its line.
 _GENERATORS = {
+    # begin: medical projects
     "phantom": _write_phantom,
+    # end: medical projects
     "patterns": _write_patterns,
 }
 
@@ -116,8 +122,9 @@ def _find_local(url: str, data_dir: Path) -> Path:
         path = Path(url2pathname(urlsplit(url).path))
     elif "://" in url:
         raise SourceError(
-            f"{redact_url(url)}: unknown scheme; data_ingestion.source_URL takes phantom:, "
-            "patterns:, a Google Drive link, an http(s) URL, or the path of an archive or a folder"
+            f"{redact_url(url)}: unknown scheme; data_ingestion.source_URL takes "
+            f"{', '.join(f'{name}:' for name in _GENERATORS)}, a Google Drive link, an http(s) URL, "
+            "or the path of an archive or a folder"
         )
     with disk_errors(path):
         source, target = path.resolve(strict=True), data_dir.resolve()
