@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 setup(
     name="cnnClassifier",
     version="0.2.0",
-    description="Train, evaluate and serve image classifiers, such as one for chest CT slices",
+    description="Train, evaluate and serve image classifiers",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

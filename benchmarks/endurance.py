@@ -27,7 +27,7 @@ import yaml
 from benchmarks.serving import ROOT, free_port, wait_until_ready
 from cnnClassifier.entity.bundle import MODEL_FILE, ModelBundle
 from cnnClassifier.utils.common import atomic_write, sha256_of
-from ct_phantom import parse_phantom, write_phantom
+from image_patterns import parse_patterns, write_patterns
 
 INVALID_BODIES = [
     b"",
@@ -122,8 +122,8 @@ def write_shifted_model(source: Path, target: Path) -> None:
 
 
 def write_images(folder: Path) -> list[bytes]:
-    """Return a dozen synthetic slices as PNG."""
-    write_phantom(folder, parse_phantom("phantom:patients=12,slices=1,size=256,seed=9"))
+    """Return a dozen synthetic images as PNG."""
+    write_patterns(folder, parse_patterns("patterns:groups=6,images=1,size=256,seed=9"))
     return [path.read_bytes() for path in sorted(folder.rglob("*.png"))]
 
 

@@ -28,7 +28,7 @@ def predict():
     picture = tf.keras.utils.load_img(PICTURE, target_size=model.input_shape[1:3])
     batch = np.expand_dims(tf.keras.utils.img_to_array(picture), axis=0)
     called = int(np.argmax(model.predict(batch), axis=1)[0])
-    return jsonify([{"image": "Normal" if called == 1 else "Adenocarcinoma Cancer"}])
+    return jsonify([{"image": "Negative" if called == 1 else "Positive"}])
 
 
 if __name__ == "__main__":

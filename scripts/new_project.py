@@ -30,6 +30,7 @@ MAX_PACKAGE_LENGTH = 24  # longer names would make lines of more than 100 charac
 # What only the template has, and what only a project with medical images has.
 TEMPLATE_FILES = (
     "CHANGELOG.md",
+    "benchmarks/README.md",
     "docs/page.png",
     "scripts/new_project.py",
     "scripts/project_readme.md",
@@ -259,6 +260,10 @@ def rename(text: str, answers: dict, is_medical: bool) -> str:
     text = re.sub(MARKED.format("the template"), "", text, flags=re.DOTALL | re.MULTILINE)
     kept = r"\1" if is_medical else ""
     text = re.sub(MARKED.format("medical projects"), kept, text, flags=re.DOTALL | re.MULTILINE)
+    if not is_medical:
+        text = re.sub(r"^.*src/ct_phantom/.*\n", "", text, flags=re.MULTILINE)
+        text = text.replace("phantom:[key=value,…] | ", "")
+    text = text.replace("[benchmarks](../benchmarks/README.md)", "`benchmarks/`")
     for old, new in ((PACKAGE, "package"), (TITLE, "title"), (NAME, "name")):
         text = text.replace(old, answers[new])
     return text

@@ -1,3 +1,3 @@
-"""Train, evaluate and serve image classifiers: chest CT slices, or any folder of classes."""
+"""Train, evaluate and serve image classifiers: any folder of classes."""
 
 __version__ = "0.2.0"

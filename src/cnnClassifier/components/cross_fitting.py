@@ -71,7 +71,7 @@ class TrainingImages:
         if counts.min() < 2:
             name = manifest.classes[int(counts.to_numpy().argmin())]
             raise ManifestError(
-                f"class {name} has one group (patient, series or single image) outside the test "
+                f"class {name} has one group (related images, or a single one) outside the test "
                 "split: training needs two, one to learn from and one to check on; add images"
             )
         folds = min(config.folds, int(counts.min()))

@@ -121,10 +121,10 @@ def _find_local(url: str, data_dir: Path) -> Path:
     if url.lower().startswith("file://"):
         path = Path(url2pathname(urlsplit(url).path))
     elif "://" in url:
+        generators = ", ".join(f"{name}:" for name in _GENERATORS)
         raise SourceError(
-            f"{redact_url(url)}: unknown scheme; data_ingestion.source_URL takes "
-            f"{', '.join(f'{name}:' for name in _GENERATORS)}, a Google Drive link, an http(s) URL, "
-            "or the path of an archive or a folder"
+            f"{redact_url(url)}: unknown scheme; data_ingestion.source_URL takes {generators}, a "
+            "Google Drive link, an http(s) URL, or the path of an archive or a folder"
         )
     with disk_errors(path):
         source, target = path.resolve(strict=True), data_dir.resolve()

@@ -184,7 +184,7 @@ def split_groups(
     group_counts = (table > 0).sum()
     if group_counts.min() < required.sum():
         raise ManifestError(
-            f"class {group_counts.idxmin()} needs a group (a patient, series or single image) for "
+            f"class {group_counts.idxmin()} needs a group (related images, or a single one) for "
             f"each of {_name_places(fractions)}, and has {group_counts.min()} in all: add images, "
             "or loosen data_validation.group_pattern in config.yaml"
         )
