@@ -16,6 +16,7 @@ from cnnClassifier.utils import http
 from cnnClassifier.utils.errors import UserError, WeightsError
 from tests.loopback import Site, serving
 
+KINDS = ("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "MobileNetV3Small")
 SHAPES = {"block1_conv1": (3, 3, 3, 4), "block1_conv2": (3, 3, 4, 5)}
 
 
@@ -169,7 +170,7 @@ def test_weights_are_loaded_from_a_path_or_a_url(keras, vgg, tiny, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Skipping nested container")  # Keras saves less than it loads
-@pytest.mark.parametrize("name", ["EfficientNetB0", "MobileNetV2", "DenseNet121", "ResNet50"])
+@pytest.mark.parametrize("name", KINDS)
 def test_weights_of_every_kind_of_backbone_are_assigned(keras, tmp_path, name):
     constructor = getattr(keras.applications, name)
     source = constructor(include_top=False, weights=None, input_shape=(32, 32, 3))

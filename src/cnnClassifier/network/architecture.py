@@ -38,7 +38,33 @@ def build_backbone(name: str, image_size: tuple[int, int, int], seed: int) -> "k
     build = getattr(keras.applications, name)
     model = build(include_top=False, weights=None, input_tensor=preprocess_input(inputs))
     # As a new model, it takes an image instead of a list of one image.
-    return keras.Model(inputs, model.output, name=model.name)
+    model = keras.Model(inputs, model.output, name=model.name)
+    is_nested = any(isinstance(layer, keras.Sequential) for layer in model.layers)
+    return _flatten(model) if is_nested else model
+
+
+def _flatten(model: "keras.Model") -> "keras.Model":
+    """Copy a model with the layers of nested models as its own; the weights are new.
+
+    A layer inside a nested model can't be the end of the frozen part, nor of the class activation
+    map.
+    """
+    import keras
+
+    def call(layer: Any, *inputs: Any, **options: Any) -> Any:
+        if not isinstance(layer, keras.Sequential):
+            return layer(*inputs, **options)
+        (x,) = inputs
+        for nested in layer.layers:
+            x = type(nested).from_config(nested.get_config())(x)
+        return x
+
+    return keras.models.clone_model(model, call_function=call)
+
+
+def averaged_layers(name: str, model: "keras.Model") -> list[str]:
+    """Return the layers of a backbone whose averaged maps the linear heads see."""
+    return [*BACKBONES[name].blocks, model.layers[-1].name]
 
 
 def resolve_feature_layer(name: str, requested: str, model: "keras.Model") -> str:
@@ -47,12 +73,15 @@ def resolve_feature_layer(name: str, requested: str, model: "keras.Model") -> st
     Raises:
         ConfigError: the backbone has no such layer with a feature map.
     """
-    layer_name = BACKBONES[name].feature_layer if requested == "auto" else requested
+    backbone = BACKBONES[name]
+    layer_name = backbone.feature_layer if requested == "auto" else requested
     maps = [layer.name for layer in model.layers if len(getattr(layer.output, "shape", ())) == 4]
     if layer_name not in maps:
+        ends = {*backbone.boundaries.values(), *averaged_layers(name, model)}
+        usual = [layer for layer in maps if layer in ends]
         raise ConfigError(
             f"params.yaml: FEATURE_LAYER: {name} has no feature map {layer_name}; "
-            f"expected auto or one of {', '.join(maps[1:])}"
+            f"expected auto, or a layer such as {', '.join(usual)}"
         )
     return layer_name
 

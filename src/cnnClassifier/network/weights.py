@@ -35,6 +35,8 @@ _TIMEOUT_S = 15
 # division to the graph only if it loads its ImageNet weights itself. Squaring the variance does the
 # same in the plain graph.
 _VARIANCE = "normalization/variance"
+# Names that Keras numbers in a process; a backbone has one layer or variable of each.
+_NUMBERED = re.compile(r"^(normalization|layer_normalization|variable)_[0-9]+$")
 
 
 def tensors_sha256(tensors: Mapping[str, np.ndarray]) -> str:
@@ -47,7 +49,7 @@ def tensors_sha256(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def get_tensors(model: "keras.Model") -> Tensors:
-    """Return every weight of a flat model as `layer/variable`, such as `block1_conv1/kernel`."""
+    """Return every weight of a model as `layer/variable`, such as `block1_conv1/kernel`."""
     return {name: np.asarray(variable) for name, variable in _variables(model).items()}
 
 
@@ -214,11 +216,14 @@ def _build(backbone: str, model: "keras.Model", weights: str | None) -> "keras.M
 
 
 def _variables(model: "keras.Model") -> dict[str, "keras.Variable"]:
-    """Return the variables of a flat model by their names."""
+    """Return the variables of a model, also those of nested models, by their names."""
     variables = {}
     for layer in model.layers:
-        # Keras names EfficientNet's normalization layer, and numbers such layers in a process.
-        name = re.sub(r"^normalization_[0-9]+$", "normalization", layer.name)
+        if hasattr(layer, "layers"):
+            variables.update(_variables(layer))
+            continue
+        name = _NUMBERED.sub(r"\1", layer.name)
         for variable in layer.weights:
-            variables[f"{name}/{variable.name}"] = variable
+            variable_name = _NUMBERED.sub(r"\1", variable.name)
+            variables[f"{name}/{variable_name}"] = variable
     return variables
