@@ -35,12 +35,25 @@ def build_backbone(name: str, image_size: tuple[int, int, int], seed: int) -> "k
     keras.utils.set_random_seed(seed)
     inputs = keras.Input(image_size, name="image")
     preprocess_input = getattr(keras.applications, BACKBONES[name].module).preprocess_input
-    build = getattr(keras.applications, name)
-    model = build(include_top=False, weights=None, input_tensor=preprocess_input(inputs))
+    model = build_plain(name, preprocess_input(inputs))
     # As a new model, it takes an image instead of a list of one image.
     model = keras.Model(inputs, model.output, name=model.name)
     is_nested = any(isinstance(layer, keras.Sequential) for layer in model.layers)
     return _flatten(model) if is_nested else model
+
+
+def build_plain(name: str, inputs: Any, weights: str | None = None) -> "keras.Model":
+    """Build a backbone without its top as its weight files expect it.
+
+    Args:
+        name: a key of `BACKBONES`.
+        inputs: the image as `preprocess_input` returns it.
+        weights: None (random), or `imagenet`: Keras downloads its own file.
+    """
+    import keras
+
+    build = getattr(keras.applications, name)
+    return build(include_top=False, weights=weights, input_tensor=inputs)
 
 
 def _flatten(model: "keras.Model") -> "keras.Model":
