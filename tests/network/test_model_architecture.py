@@ -15,7 +15,7 @@ from cnnClassifier.network.architecture import (
 from cnnClassifier.network.feature_cache import split_at
 from cnnClassifier.utils.errors import ConfigError
 
-QUICK_TO_BUILD = {"VGG16", "MobileNetV2"}
+QUICK_TO_BUILD = {"VGG16", "MobileNetV2", "EfficientNetLite0"}
 NAMES = [
     pytest.param(name, marks=[] if name in QUICK_TO_BUILD else [pytest.mark.slow])
     for name in BACKBONES

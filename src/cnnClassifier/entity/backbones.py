@@ -5,18 +5,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network of `keras.applications`.
+    """A network with pretrained weights.
 
     Attributes:
-        name: of the constructor, such as `VGG16`.
-        module: of `keras.applications`, with its `preprocess_input`.
+        name: of the constructor in `keras.applications`, such as `VGG16`.
+        module: of `keras.applications`, with its `preprocess_input`; None: the project's own.
         blocks: last layers of two blocks, whose maps have an eighth and a sixteenth of the image's
             sides. The linear head sees the averages of both and of the last feature map.
         boundaries: for each block that can be trained, the last layer before it.
     """
 
     name: str
-    module: str
+    module: str | None
     blocks: tuple[str, str]
     boundaries: dict[str, str]
 
@@ -67,6 +67,7 @@ BACKBONES = {
             _MOBILENET_V3,
         ),
         Backbone("EfficientNetB0", "efficientnet", ("block3b_add", "block5c_add"), _EFFICIENTNET),
+        Backbone("EfficientNetLite0", None, ("block3b_add", "block5c_add"), _EFFICIENTNET),
         Backbone(
             "EfficientNetV2B0", "efficientnet_v2", ("block3b_add", "block5e_add"), _EFFICIENTNET_V2
         ),

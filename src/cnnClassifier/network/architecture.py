@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnClassifier.entity.backbones import BACKBONES
+from cnnClassifier.network.efficientnet_lite import build_efficientnet_lite0
 from cnnClassifier.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,9 +34,11 @@ def build_backbone(name: str, image_size: tuple[int, int, int], seed: int) -> "k
     import keras
 
     keras.utils.set_random_seed(seed)
-    inputs = keras.Input(image_size, name="image")
-    preprocess_input = getattr(keras.applications, BACKBONES[name].module).preprocess_input
-    model = build_plain(name, preprocess_input(inputs))
+    x = inputs = keras.Input(image_size, name="image")
+    module = BACKBONES[name].module
+    if module is not None:
+        x = getattr(keras.applications, module).preprocess_input(inputs)
+    model = build_plain(name, x)
     # As a new model, it takes an image instead of a list of one image.
     model = keras.Model(inputs, model.output, name=model.name)
     is_nested = any(isinstance(layer, keras.Sequential) for layer in model.layers)
@@ -52,6 +55,8 @@ def build_plain(name: str, inputs: Any, weights: str | None = None) -> "keras.Mo
     """
     import keras
 
+    if BACKBONES[name].module is None:
+        return build_efficientnet_lite0(inputs)
     build = getattr(keras.applications, name)
     return build(include_top=False, weights=weights, input_tensor=inputs)
 

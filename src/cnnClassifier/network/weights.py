@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import platformdirs
 
+from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.network.architecture import build_plain
 from cnnClassifier.network.wheel_weights import Tensors, read_onnx, read_wheel
 from cnnClassifier.utils.common import atomic_write
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # sha256 over the tensors (`tensors_sha256`) of the ImageNet weights without the top.
 KNOWN_SHA256 = {
     "VGG16": "320e3b7cd884662671f3b9c981c0b7d66b4cab7bf5ce3f82a388982b9002120c",
+    "EfficientNetLite0": "9668100901511a29767b503de2e640d74149c4188df0fa100e4631c70039a1c4",
 }
 _CACHE_NAME = "image-classifier-template"  # one for all projects made from the template
 _TIMEOUT_S = 15
@@ -166,6 +168,8 @@ def _read(source: str, model: "keras.Model", backbone: str) -> Tensors:
 
 def _from_keras(model: "keras.Model", backbone: str) -> Tensors:
     """Let Keras download its own file; it has no timeout of its own."""
+    if BACKBONES[backbone].module is None:
+        raise WeightsError(f"keras: has no {backbone}")
     previous_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_S)
     try:
