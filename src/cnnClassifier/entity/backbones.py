@@ -5,21 +5,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network of `keras.applications`.
+    """A network with pretrained weights.
 
     Attributes:
-        name: of the constructor, such as `VGG16`.
-        module: of `keras.applications`, with its `preprocess_input`.
-        feature_layer: default layer for the head; its map has a sixteenth of the image's sides.
-        blocks: last layers of the last three blocks: the linear head sees their averages.
+        name: of the constructor in `keras.applications`, such as `VGG16`.
+        module: of `keras.applications`, with its `preprocess_input`; None: the project's own.
+        blocks: last layers of two blocks, whose maps have an eighth and a sixteenth of the image's
+            sides. The linear head sees the averages of both and of the last feature map.
         boundaries: for each block that can be trained, the last layer before it.
     """
 
     name: str
-    module: str
-    feature_layer: str
-    blocks: tuple[str, str, str]
+    module: str | None
+    blocks: tuple[str, str]
     boundaries: dict[str, str]
+
+    @property
+    def feature_layer(self) -> str:
+        """The default layer for the local head: a lesion is a few cells of its map."""
+        return self.blocks[1]
 
 
 _VGG = {
@@ -34,46 +38,39 @@ _RESNET = {
     "conv5": "conv4_block6_out",
 }
 _DENSENET = {"conv3": "pool2_pool", "conv4": "pool3_pool", "conv5": "pool4_pool"}
-_MOBILENET = {"block_6": "block_5_add", "block_13": "block_12_add"}
+_MOBILENET_V2 = {"block_6": "block_5_add", "block_13": "block_12_add"}
+_MOBILENET_V3 = {"expanded_conv_3": "expanded_conv_2_add", "expanded_conv_8": "expanded_conv_7_add"}
 _EFFICIENTNET = {
     "block4": "block3b_add",
     "block5": "block4c_add",
     "block6": "block5c_add",
     "block7": "block6d_add",
 }
-_VGG_BLOCKS = ("block3_pool", "block4_pool", "block5_pool")
+_EFFICIENTNET_V2 = {"block4": "block3b_add", "block5": "block4c_add", "block6": "block5e_add"}
+# A stage ends with a sum without a layer; the normalization of that sum is the next layer.
+_CONVNEXT = {
+    f"stage_{number + 1}": f"convnext_tiny_downsampling_layernorm_{number}" for number in range(3)
+}
+_CONVNEXT_BLOCKS = (_CONVNEXT["stage_2"], _CONVNEXT["stage_3"])
 BACKBONES = {
     backbone.name: backbone
     for backbone in (
-        Backbone("VGG16", "vgg16", "block4_pool", _VGG_BLOCKS, _VGG),
-        Backbone("VGG19", "vgg19", "block4_pool", _VGG_BLOCKS, _VGG),
+        Backbone("VGG16", "vgg16", ("block3_pool", "block4_pool"), _VGG),
+        Backbone("VGG19", "vgg19", ("block3_pool", "block4_pool"), _VGG),
+        Backbone("ResNet50", "resnet", ("conv3_block4_out", "conv4_block6_out"), _RESNET),
+        Backbone("DenseNet121", "densenet", ("pool3_conv", "pool4_conv"), _DENSENET),
+        Backbone("MobileNetV2", "mobilenet_v2", ("block_5_add", "block_12_add"), _MOBILENET_V2),
         Backbone(
-            "ResNet50",
-            "resnet",
-            "conv4_block6_out",
-            ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
-            _RESNET,
+            "MobileNetV3Small",
+            "mobilenet_v3",
+            ("expanded_conv_2_add", "expanded_conv_7_add"),
+            _MOBILENET_V3,
         ),
+        Backbone("EfficientNetB0", "efficientnet", ("block3b_add", "block5c_add"), _EFFICIENTNET),
+        Backbone("EfficientNetLite0", None, ("block3b_add", "block5c_add"), _EFFICIENTNET),
         Backbone(
-            "DenseNet121",
-            "densenet",
-            "pool4_conv",
-            ("pool3_conv", "pool4_conv", "relu"),
-            _DENSENET,
+            "EfficientNetV2B0", "efficientnet_v2", ("block3b_add", "block5e_add"), _EFFICIENTNET_V2
         ),
-        Backbone(
-            "MobileNetV2",
-            "mobilenet_v2",
-            "block_12_add",
-            ("block_5_add", "block_12_add", "out_relu"),
-            _MOBILENET,
-        ),
-        Backbone(
-            "EfficientNetB0",
-            "efficientnet",
-            "block5c_add",
-            ("block3b_add", "block5c_add", "top_activation"),
-            _EFFICIENTNET,
-        ),
+        Backbone("ConvNeXtTiny", "convnext", _CONVNEXT_BLOCKS, _CONVNEXT),
     )
 }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnClassifier.entity.backbones import BACKBONES
+from cnnClassifier.network.efficientnet_lite import build_efficientnet_lite0
 from cnnClassifier.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,12 +34,55 @@ def build_backbone(name: str, image_size: tuple[int, int, int], seed: int) -> "k
     import keras
 
     keras.utils.set_random_seed(seed)
-    inputs = keras.Input(image_size, name="image")
-    preprocess_input = getattr(keras.applications, BACKBONES[name].module).preprocess_input
-    build = getattr(keras.applications, name)
-    model = build(include_top=False, weights=None, input_tensor=preprocess_input(inputs))
+    x = inputs = keras.Input(image_size, name="image")
+    module = BACKBONES[name].module
+    if module is not None:
+        x = getattr(keras.applications, module).preprocess_input(inputs)
+    model = build_plain(name, x)
     # As a new model, it takes an image instead of a list of one image.
-    return keras.Model(inputs, model.output, name=model.name)
+    model = keras.Model(inputs, model.output, name=model.name)
+    is_nested = any(isinstance(layer, keras.Sequential) for layer in model.layers)
+    return _flatten(model) if is_nested else model
+
+
+def build_plain(name: str, inputs: Any, weights: str | None = None) -> "keras.Model":
+    """Build a backbone without its top as its weight files expect it.
+
+    Args:
+        name: a key of `BACKBONES`.
+        inputs: the image as `preprocess_input` returns it.
+        weights: None (random), or `imagenet`: Keras downloads its own file.
+    """
+    import keras
+
+    if BACKBONES[name].module is None:
+        return build_efficientnet_lite0(inputs)
+    build = getattr(keras.applications, name)
+    return build(include_top=False, weights=weights, input_tensor=inputs)
+
+
+def _flatten(model: "keras.Model") -> "keras.Model":
+    """Copy a model with the layers of nested models as its own; the weights are new.
+
+    A layer inside a nested model can't be the end of the frozen part, nor of the class activation
+    map.
+    """
+    import keras
+
+    def call(layer: Any, *inputs: Any, **options: Any) -> Any:
+        if not isinstance(layer, keras.Sequential):
+            return layer(*inputs, **options)
+        (x,) = inputs
+        for nested in layer.layers:
+            x = type(nested).from_config(nested.get_config())(x)
+        return x
+
+    return keras.models.clone_model(model, call_function=call)
+
+
+def averaged_layers(name: str, model: "keras.Model") -> list[str]:
+    """Return the layers of a backbone whose averaged maps the linear heads see."""
+    return [*BACKBONES[name].blocks, model.layers[-1].name]
 
 
 def resolve_feature_layer(name: str, requested: str, model: "keras.Model") -> str:
@@ -47,12 +91,15 @@ def resolve_feature_layer(name: str, requested: str, model: "keras.Model") -> st
     Raises:
         ConfigError: the backbone has no such layer with a feature map.
     """
-    layer_name = BACKBONES[name].feature_layer if requested == "auto" else requested
+    backbone = BACKBONES[name]
+    layer_name = backbone.feature_layer if requested == "auto" else requested
     maps = [layer.name for layer in model.layers if len(getattr(layer.output, "shape", ())) == 4]
     if layer_name not in maps:
+        ends = {*backbone.boundaries.values(), *averaged_layers(name, model)}
+        usual = [layer for layer in maps if layer in ends]
         raise ConfigError(
             f"params.yaml: FEATURE_LAYER: {name} has no feature map {layer_name}; "
-            f"expected auto or one of {', '.join(maps[1:])}"
+            f"expected auto, or a layer such as {', '.join(usual)}"
         )
     return layer_name
 

