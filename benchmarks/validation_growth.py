@@ -2,7 +2,7 @@
 
     python -m benchmarks.validation_growth --sizes 1000 3000 10000 50000
 
-Makes synthetic images once (chest-like outlines, twenty slices per patient, each twentieth file a
+Makes synthetic images once (outlines with detail, twenty per group, each twentieth file a
 near-duplicate), then validates the first 1,000, 3,000, … of them, each in processes of its own: one
 that runs the whole stage, one that runs only its two slowest steps.
 """
@@ -28,7 +28,7 @@ from cnnClassifier.dataset.layout import image_files
 from cnnClassifier.dataset.near_duplicates import find_near_duplicates
 from cnnClassifier.entity.config_entity import DataValidationConfig
 
-SLICES = 20
+PER_GROUP = 20
 MIN_CORRELATION = 0.9
 MAX_PIXELS = 50_000_000
 
@@ -84,13 +84,13 @@ def make_images(folder: Path, count: int, side: int) -> list[Path]:
     paths = []
     image = None
     for number in range(count):
-        patient, part = divmod(number, SLICES)
+        patient, part = divmod(number, PER_GROUP)
         if part == 0:
-            outline, texture = draw_chest(rng), rng.uniform(0, 1, (12, 12))
+            outline, texture = draw_outline(rng), rng.uniform(0, 1, (12, 12))
         path = folder / ("ill", "well")[patient % 2] / f"patient{patient:05}_{part:02}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         paths.append(path)
-        if part == SLICES - 1 and image is not None:
+        if part == PER_GROUP - 1 and image is not None:
             image.save(path, quality=40)
             continue
         texture = texture + rng.normal(0, 0.15, texture.shape)
@@ -102,7 +102,7 @@ def make_images(folder: Path, count: int, side: int) -> list[Path]:
     return paths
 
 
-def draw_chest(rng: np.random.Generator) -> np.ndarray:
+def draw_outline(rng: np.random.Generator) -> np.ndarray:
     """Draw a body with two lungs, somewhat different each time: float, (64, 64)."""
     image = Image.new("L", (64, 64), 0)
     draw = ImageDraw.Draw(image)

@@ -137,6 +137,7 @@ def update(project: Path) -> None:
         try:
             git(tree, "rm", "-r", "--quiet", ".")
             write_project(tree, answers)
+            git(tree, "add", "--all")
             if git(tree, "status", "--porcelain"):
                 commit(tree, f"Update from the template {template_commit()}")
                 print(f"{project}: branch {BRANCH} is up to date; next: git merge {BRANCH}")

@@ -1,4 +1,5 @@
 import hashlib
+import importlib
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cnnClassifier.utils.common import sha256_of
 from cnnClassifier.utils.errors import UserError
 from tests.archives import IMAGES, ingestion_options, read_files, tar_of, write_files, zip_of
 from tests.loopback import Site, serving
+from tests.project import ROOT
 
 FILE_LINK = "https://drive.google.com/file/d/1AbC-d_9/view?usp=sharing"
 FOLDER_LINK = "https://drive.google.com/drive/folders/1AbC-d_9"
@@ -80,7 +82,9 @@ def test_only_an_archive_has_a_sha256(tmp_path, fetch, source):
     [("phantom", "ct_phantom", "patients"), ("patterns", "image_patterns", "groups")],
 )
 def test_images_are_generated_if_the_package_is_installed(fetch, monkeypatch, scheme, package, key):
-    module = pytest.importorskip(package)
+    if not (ROOT / "src" / package).is_dir():
+        pytest.skip("a project without this generator")
+    module = importlib.import_module(package)
 
     def write(folder, options, **callback):
         write_files(folder, {"normal/a.png": b"%d" % getattr(options, key)})

@@ -152,8 +152,8 @@ def test_options_are_validated(client, picture, option, valid, invalid):
         ([0.61, 0.39], 0.5, 0.1, False),
         ([0.3, 0.7], 0.25, 0.1, True),
         ([0.5, 0.5], 0.5, 0, False),
-        ([0.4, 0.35, 0.25], 0.5, 0.1, True),
-        ([0.5, 0.35, 0.15], 0.5, 0.1, False),
+        ([0.4, 0.35, 0.25], None, 0.1, True),
+        ([0.5, 0.35, 0.15], None, 0.1, False),
     ],
 )
 def test_a_result_is_uncertain_near_the_threshold(
