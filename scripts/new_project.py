@@ -267,7 +267,13 @@ def rename(text: str, answers: dict, is_medical: bool) -> str:
     text = text.replace("[benchmarks](../benchmarks/README.md)", "`benchmarks/`")
     for old, new in ((PACKAGE, "package"), (TITLE, "title"), (NAME, "name")):
         text = text.replace(old, answers[new])
-    return text
+    # The response that docs/serving.md shows.
+    first, second = list(class_patterns(answers["classes"]))[:2]
+    label = first[:1].upper() + first[1:]
+    text = text.replace(
+        '"image": "Normal", "class": "normal"', f'"image": "{label}", "class": "{first}"'
+    )
+    return text.replace('"adenocarcinoma": 0.02, "normal"', f'"{second}": 0.02, "{first}"')
 
 
 def configuration(answers: dict) -> dict[str, dict[str, str]]:

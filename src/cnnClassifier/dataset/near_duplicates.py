@@ -36,7 +36,7 @@ _MIN_INLIERS = 8  # keypoints that agree on a registration
 _MAX_ERROR = 3.0  # pixels between them
 _RANSAC_ITERATIONS = 500
 _MIN_OVERLAP = 0.3  # of the area
-_FINE_SIGMA, _COARSE_SIGMA = 1.0, 4.0  # pixels; neighboring slices agree on coarser structures
+_FINE_SIGMA, _COARSE_SIGMA = 1.0, 4.0  # pixels; similar images agree on coarser structures
 _TRIMMED_FRACTION = 0.03  # of the pixels, the most different ones: lines, arrows, text
 _MIN_STD = 0.25  # gray levels of details; below it an image is blank
 
