@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-# Center and width in HU, as radiology reads the chest.
+# Center and width in HU, as radiology uses them.
 WINDOWS = {"lung": (-600.0, 1500.0), "mediastinal": (40.0, 400.0), "bone": (400.0, 1800.0)}
 _MAX_HU = 1e6
 _EXPECTED = f"expected auto, {', '.join(WINDOWS)}, or centre and width in HU, such as -600,1500"
