@@ -21,6 +21,7 @@ const status = new ModelStatus(() => {
     queue.resume();
     const labels = Object.values(status.model.labels);
     el("synthetic").hidden = !status.model.synthetic;
+    el("disclaimer").hidden = !status.model.synthetic && !el("disclaimer-text").textContent;
     if (labels.length <= 4) el("subtitle").textContent = `Upload ${document.body.dataset.imageTerm}s. The result shows the class (${labels.join(" or ")}), its probability and a heat map.`;
     if (status.model.model !== examplesModel) showExamples(status.model.model);
   } else {

@@ -304,7 +304,7 @@ def test_a_dicom_file_is_classified_again_with_another_window_and_frame(site, op
     first = found.locator(".image").get_attribute("src")
     assert first.startswith("data:image/png")
 
-    window, frame = found.get_by_label("Window"), found.get_by_label("Slice")
+    window, frame = found.get_by_label("Window"), found.get_by_label("Frame")
     window.select_option("Bone")
     wait_for_upload(page, "series", window="bone")
     assert "bone window, center" in info.inner_text()

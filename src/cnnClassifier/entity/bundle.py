@@ -1,5 +1,6 @@
 """The bundle: what training writes and serving reads, a model and all that is needed to use it."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -254,7 +255,8 @@ class ModelBundle(BaseModel):
 
     def label(self, name: str) -> str:
         """Return a class's display name: `large.cell_carcinoma` becomes `Large cell carcinoma`."""
-        words = name.replace("_", " ").replace(".", " ").strip()
+        # A dot between digits, as in `3.5 mm`, stays.
+        words = re.sub(r"(?<!\d)\.|\.(?!\d)", " ", name.replace("_", " ")).strip()
         return words[:1].upper() + words[1:]
 
 
