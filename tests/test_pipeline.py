@@ -220,8 +220,8 @@ def test_an_unmet_gate_stops_the_pipeline_and_loses_nothing(clone):
 def serving(folder):
     """Run app.py in a folder; yield a function from a picture's bytes to its answer."""
 
-    def ask(data):
-        body = json.dumps({"image": base64.b64encode(data).decode()}).encode()
+    def ask(data, **options):
+        body = json.dumps({"image": base64.b64encode(data).decode(), **options}).encode()
         request = urllib.request.Request(
             f"{url}/predict", body, {"Content-Type": "application/json"}
         )

@@ -50,6 +50,8 @@ def test_tables_and_plots(tmp_path, count):
     assert {path.stem for path in tmp_path.glob("*.png")} == PLOTS
     for path in tmp_path.glob("*.png"):
         assert np.asarray(Image.open(path).convert("L")).std() > 5
+    history.write_text("epoch,loss\n1,0.9\n2,0.5\n")  # where blocks of the backbone are trained
+    write_plots(tmp_path, history, full_scores(count), [image] * 3, "a note")
 
 
 def test_errors_come_first_then_the_least_certain_images():

@@ -149,7 +149,9 @@ def write_plots(
     with _axes(folder / "history.png", "Training history", note) as axes:
         history = pd.read_csv(history_path)
         axes.plot(history["epoch"], history["loss"], color=_PRIMARY, label="training")
-        axes.plot(history["epoch"], history["val_loss"], color=_SECONDARY, label="held-out images")
+        if "val_loss" in history:  # a network with trained blocks ends with a fit on all images
+            val_loss = history["val_loss"]
+            axes.plot(history["epoch"], val_loss, color=_SECONDARY, label="held-out images")
         axes.set(xlabel="epoch", ylabel="loss (cross-entropy)", ylim=(0, None))
         axes.legend(frameon=False)
     _plot_curves(folder, scores, size, note)
