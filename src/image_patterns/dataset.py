@@ -31,22 +31,20 @@ def _draw_group(options: PatternOptions, index: int, number: int) -> list[np.nda
 
     Only the kind and scale of the texture and the motif's shape depend on the class, `index`.
     """
-    rng = np.random.default_rng([options.seed, number])
-    size = options.size
+    rng, size = np.random.default_rng([options.seed, number]), options.size
     texture = _draw_texture(rng, size, index) * rng.choice([-1, 1])
     light = _draw_noise(rng, size, 1.5)
     background = rng.uniform(70, 180, 3)
-    contrast = rng.uniform(20, 40) * rng.uniform(0.5, 1.5, 3)
-    motif_color = background + rng.choice([-1, 1]) * rng.uniform(50, 90, 3)
+    contrast = options.contrast / 100 * rng.uniform(20, 40) * rng.uniform(0.5, 1.5, 3)
+    edge = options.contrast / 100 * rng.choice([-1, 1]) * rng.uniform(50, 90, 3)
     center, angle = rng.uniform(0.25, 0.75, 2), rng.uniform(0, 2 * np.pi)
     images = []
     for _ in range(options.images):
-        # The noise is periodic: it can be shifted without a seam.
         shift = rng.integers(-size // 12, size // 12, 2, endpoint=True)
         pixels = background + np.roll(texture, shift, (0, 1))[..., None] * contrast
         place = center + rng.uniform(-0.05, 0.05, 2)
         motif = _draw_motif(size, index, place, angle + rng.uniform(-0.3, 0.3))[..., None]
-        pixels += motif * (motif_color - pixels)
+        pixels += motif * (background + edge - pixels)
         pixels += 15 * light[..., None] + rng.normal(0, 6, pixels.shape)
         images.append(pixels.clip(0, 255).round().astype(np.uint8))
     return images
@@ -56,8 +54,7 @@ def _draw_texture(rng: np.random.Generator, size: int, index: int) -> np.ndarray
     """Draw one of 5 textures on one of 4 scales: (size, size), mean 0, standard deviation 1."""
     row, kind = divmod(index, 5)
     # In cycles per image. Coarser textures would be seen in thumbnails.
-    frequency = 9 * 1.45 ** ((row + kind) % 4)
-    angle = rng.uniform(0, np.pi)
+    frequency, angle = 9 * 1.45 ** ((row + kind) % 4), rng.uniform(0, np.pi)
     noise = _draw_noise(rng, size, frequency, angle, stretch=5 if kind in (1, 4) else 1)
     if kind == 2:  # veins; 0 are clouds, 1 streaks
         noise = np.abs(noise)
@@ -71,11 +68,10 @@ def _draw_texture(rng: np.random.Generator, size: int, index: int) -> np.ndarray
 def _draw_noise(
     rng: np.random.Generator, size: int, frequency: float, angle: float = 0, stretch: float = 1
 ) -> np.ndarray:
-    """Draw band-pass noise, (size, size); `stretch` is the length of a grain by its width."""
+    """Draw periodic band-pass noise, (size, size); `stretch` is a grain's length by its width."""
     y, x = np.meshgrid(*[np.fft.fftfreq(size, 1 / size)] * 2, indexing="ij")
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    distance = np.hypot(along * stretch, across) / frequency - 1
-    band = np.exp(-((distance / 0.3) ** 2))
+    band = np.exp(-(((np.hypot(along * stretch, across) / frequency - 1) / 0.3) ** 2))
     noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal((size, size))) * band).real
     return np.asarray(noise / noise.std())
 

@@ -2,23 +2,29 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import unquote
 
 EXAMPLE = "patterns:classes=crow|great tit|jay,groups=20,images=3,size=128,seed=7"
-_RANGES = {"groups": (2, 999), "images": (1, 20), "size": (64, 1024), "seed": (0, 2**31 - 1)}
+_RANGES = {
+    "groups": (2, 999),
+    "images": (1, 20),
+    "size": (64, 1024),
+    "contrast": (1, 100),
+    "seed": (0, 2**31 - 1),
+}
 _CLASSES = "2 to 100 different folder names, separated by |, with %2C for a comma"
 _FOLDER_NAME = re.compile(r"[^\s./\\:][^/\\:]{0,59}(?<![\s.])")  # valid on every system, not hidden
 
 
 @dataclass(frozen=True)
 class PatternOptions:
-    """Options; `groups` of each class, `images` of each group, `size` in pixels."""
+    """Options: groups per class, images per group, size in pixels, contrast in percent."""
 
     classes: tuple[str, ...] = ("a", "b")
     groups: int = 20
     images: int = 3
     size: int = 128
+    contrast: int = 100
     seed: int = 0
 
 
@@ -28,7 +34,7 @@ def parse_patterns(url: str) -> PatternOptions:
     Raises:
         ValueError: a key is unknown or repeated, or a value is invalid.
     """
-    options: dict[str, Any] = {}
+    options: dict = {}
     for item in filter(str.strip, url.removeprefix("patterns:").split(",")):
         key, _, text = (part.strip() for part in item.partition("="))
         if key in options:

@@ -12,9 +12,9 @@ CLASSES = ("great tit", "dr. Özil", "狐,|100%")
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("patterns:", PatternOptions(("a", "b"), 20, 3, 128, 0)),
+        ("patterns:", PatternOptions(("a", "b"), 20, 3, 128, 100, 0)),
         ("patterns: groups = 4, seed=3,", PatternOptions(groups=4, seed=3)),
-        (SMALL, PatternOptions(CLASSES, 2, 2, 64, 5)),
+        (SMALL, PatternOptions(CLASSES, 2, 2, 64, 100, 5)),
     ],
 )
 def test_options_are_read_from_a_url(url, expected):
@@ -24,9 +24,13 @@ def test_options_are_read_from_a_url(url, expected):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("colour=1", "colour: expected one of classes, groups, images, size, seed, found an unkn"),
+        (
+            "colour=1",
+            "colour: expected one of classes, groups, images, size, contrast, seed, found",
+        ),
         ("groups", "groups: expected a whole number from 2 to 999, found ''"),
         ("groups=1", "groups: expected a whole number from 2 to 999, found '1'"),
+        ("contrast=0", "contrast: expected a whole number from 1 to 100, found '0'"),
         ("size=2.5", "size: expected a whole number from 64 to 1024, found '2.5'"),
         ("seed=1,seed=2", "seed: expected it once, found it twice"),
         ("classes=a", "classes: expected 2 to 100 different folder names"),
