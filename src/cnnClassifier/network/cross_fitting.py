@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from cnnClassifier.entity.config_entity import FitConfig
 from cnnClassifier.network.feature_cache import Features
@@ -136,6 +137,8 @@ def _of_held_out(probabilities: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     return np.where(held_out.any(axis=1, keepdims=True), of_head, np.nan)
 
 
+# With more threads these small products wait for each other, above all on a busy machine.
+@threadpool_limits.wrap(limits=1)
 def fit_linear_heads(
     features: np.ndarray, labels: np.ndarray, folds: np.ndarray, class_weights: str | None
 ) -> LinearHeads:
