@@ -12,7 +12,9 @@ import yaml
 from tests.deploy import policies
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
+SCRIPTS = sorted(
+    path for path in (ROOT / "scripts").iterdir() if path.is_file() and path.suffix != ".md"
+)
 BASH = [str(path) for path in SCRIPTS if "env bash" in path.read_text() or path.suffix == ".sh"]
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/main.yaml").read_text(encoding="utf-8"))
 STEPS = [(name, step) for name, job in WORKFLOW["jobs"].items() for step in job["steps"]]

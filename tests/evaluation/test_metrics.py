@@ -60,6 +60,22 @@ def test_two_classes_have_the_metrics_of_the_textbook(positive):
     assert list(found)[:2] == ["loss", "accuracy"]
 
 
+def test_a_class_that_is_never_predicted_counts_as_scikit_learn_counts_it():
+    predictions = random_predictions(3)
+    predicted = np.where(predictions.predicted == 2, 1, predictions.predicted)
+    predictions = replace(predictions, predicted=predicted)
+    labels, found = predictions.labels, compute_metrics(predictions)
+    expected = metrics.precision_recall_fscore_support(
+        labels, predicted, average="macro", zero_division=0
+    )
+    assert [found[name] for name in ("precision", "recall", "f1")] == pytest.approx(
+        expected[:3], abs=1e-6
+    )
+    assert found["mcc"] == pytest.approx(metrics.matthews_corrcoef(labels, predicted), abs=1e-6)
+    balanced = metrics.balanced_accuracy_score(labels, predicted)
+    assert found["balanced_accuracy"] == pytest.approx(balanced, abs=1e-6)
+
+
 def test_more_classes_are_means_over_one_against_the_rest():
     predictions = random_predictions(3)
     scores = compute_scores(predictions, class_names(3), POINTS, 100, 0)
