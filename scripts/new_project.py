@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,9 @@ MEDICAL_FILES = (
 )
 # Between such comments, in Markdown <!-- begin: … -->, is what only some projects have.
 MARKED = r"^[ \t]*(?:<!-- |# )begin: {0}(?: -->)?\n(.*?)^[ \t]*(?:<!-- |# )end: {0}(?: -->)?\n"
+# Their weights come from the package index, those of the others from Keras's storage.
 BACKBONES_OFFLINE = ("VGG16", "EfficientNetLite0")
+WEIGHTS_STORAGE = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 
 class ProjectError(Exception):
@@ -107,6 +109,8 @@ def create(arguments: argparse.Namespace) -> None:
         )
     answers = complete(vars(arguments))
     answers["is_available"] = is_available(answers["source"])
+    has_weights = answers["backbone"] in BACKBONES_OFFLINE or is_available(WEIGHTS_STORAGE)
+    answers["has_weights"] = has_weights
     write_project(target, answers)
     git(target, "init", "--quiet", "--initial-branch=main")
     commit(target, f"Begin {answers['title']} from the template {template_commit()}")
@@ -117,8 +121,12 @@ def create(arguments: argparse.Namespace) -> None:
             f"{answers['source'] or 'no source'}: not available yet; until then config/config.yaml "
             "has patterns:, which generates images of the same classes"
         )
-    if answers["backbone"] not in BACKBONES_OFFLINE:
-        print(f"{answers['backbone']}: Keras downloads its weights at the first run")
+    if not answers["has_weights"]:
+        print(
+            f"{answers['backbone']}: its ImageNet weights can't be downloaded here; params.yaml "
+            "has WEIGHTS: null (random), which gives a poor model: set it to imagenet where "
+            f"{WEIGHTS_STORAGE} can be reached"
+        )
     print(f"Next: cd {arguments.target} && make pipeline && make serve")
 
 
@@ -294,11 +302,13 @@ def configuration(answers: dict) -> dict[str, dict[str, str]]:
         "group_pattern": quote(group_pattern) if group_pattern else "null",
     }
     params = {"CLASSES": str(len(patterns)), "BACKBONE": answers["backbone"]}
+    if not answers["has_weights"]:
+        params["WEIGHTS"] = "null"
     return {"config/config.yaml": config, "params.yaml": params}
 
 
 def is_available(source: str | None) -> bool:
-    """Return whether the images can be fetched now; other schemes than http aren't tried."""
+    """Return whether a source can be reached now; other schemes than http aren't tried."""
     if not source:
         return False
     if not source.startswith(("http://", "https://")):
@@ -306,7 +316,9 @@ def is_available(source: str | None) -> bool:
     try:
         with urlopen(Request(source, method="HEAD"), timeout=10):  # noqa: S310
             return True
-    except (URLError, OSError, ValueError):
+    except HTTPError as error:
+        return error.code in (400, 403, 405)  # the server answers, but doesn't like HEAD
+    except (OSError, ValueError):
         return False
 
 
