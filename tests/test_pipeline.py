@@ -158,8 +158,8 @@ def test_the_pipeline_is_one_run_on_a_server(clone, tracking_server, hidden, tmp
     with without(LACKING, tracking_server) if hidden else nullcontext(tracking_server) as server:
         for key, value in server.environment.items():
             monkeypatch.setenv(key, value)
-        experiment = f"pipeline-{hidden}"
-        edit(clone / "config/config.yaml", experiment=experiment)
+        experiment = f"pipeline-{hidden}".lower()
+        edit(clone / "config/config.yaml", name=experiment)
         done = run(clone, "python", "main.py", "--from", "training")
         stages = re.findall(r"^== (\w+)$", done.stderr, flags=re.MULTILINE)
         assert stages == ["training", "evaluation"]

@@ -102,7 +102,7 @@ def errors_of(terminal):
 )
 def test_a_server_gets_all_that_it_supports(project, server, log_in, tiny_bundle, terminal, hidden):
     with without(LACKING, server) if hidden else nullcontext(server) as visible:
-        config = log_in(visible, f"hidden-{hidden}")
+        config = log_in(visible, f"hidden-{hidden}".lower())
         local_id = log_evaluated(config, tiny_bundle)
         client, (run, child) = runs_of(config)
         run_id = run.info.run_id
