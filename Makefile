@@ -71,6 +71,7 @@ pins: $(VENV)/dev.stamp          ## Update requirements*.txt from requirements*.
 	python -m pip install --quiet uv
 	$(PIN) --upgrade requirements-dev.in -o requirements-dev.txt
 	$(PIN) requirements.in -c requirements-dev.txt -o requirements.txt
+	$(PIN) requirements-sources.in -c requirements-dev.txt -o requirements-sources.txt
 	$(PIN) requirements-serve.in -c requirements-dev.txt -o requirements-serve.txt
 
 docs-config: $(VENV)/pipeline.stamp ## Update docs/configuration.md from the entities

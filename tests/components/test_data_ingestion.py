@@ -10,6 +10,7 @@ import pytest
 
 import cnnClassifier
 from cnnClassifier.components.data_ingestion import DataIngestion
+from cnnClassifier.dataset.layout import read_groups
 from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.utils.errors import UserError
 from tests.archives import IMAGES, ingestion_options, read_files, write_files, zip_of
@@ -80,6 +81,38 @@ def test_splits_are_kept_and_folders_merged_by_pattern(tmp_path, ingest, data_di
     write_files(tmp_path / "k/Data", dict.fromkeys(files, b"x"))
     ingest(tmp_path / "k", class_patterns={"adeno": "ADENO*", "normal": "normal"})
     assert set(read_files(data_dir)) == {"train/adeno/1.png", "train/normal/1.png", files[3]}
+
+
+def test_a_table_gives_classes_and_groups(tmp_path, ingest, data_dir):
+    write_files(tmp_path / "mine", INGESTED)
+    rows = "normal/a.png,well,p1\nnormal/patient7/slice1.png,Well,\nadenocarcinoma/c.jpg,ill,p2\n"
+    write_files(tmp_path / "mine", {"labels.csv": f"path,label,group\n{rows}".encode()})
+    ingest(tmp_path / "mine/labels.csv")
+    files = read_files(data_dir)
+    assert files.pop("groups.csv").startswith(b"path,group")
+    images = ["normal/a.png", "normal/patient7/slice1.png", "adenocarcinoma/c.jpg"]
+    targets = ["Well/normal/a.png", "Well/normal/patient7/slice1.png", "ill/adenocarcinoma/c.jpg"]
+    assert files == {new: INGESTED[old] for old, new in zip(images, targets, strict=True)}
+    assert read_groups(data_dir) == {"Well/normal/a.png": "p1", "ill/adenocarcinoma/c.jpg": "p2"}
+    assert set(read_files(tmp_path / "mine")) == {*INGESTED, "labels.csv"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "http"])
+def test_dicom_files_without_a_suffix_get_one(tmp_path, ingest, data_dir, kind):
+    dicom = bytes(128) + b"DICM"
+    files = {
+        "ill/study1/series2/IM000001": dicom,
+        "ill/study1/series2/1.2.840.55": dicom,
+        "ill/study1/DICOMDIR": dicom,
+        "ill/README": b"no image",
+        "well/study2/IM000001.dcm": dicom,
+    }
+    write_files(tmp_path / "scans", files)
+    with serving(Site(zip_of({"scans/": b""} | files))) as site:
+        ingest(tmp_path / "scans" if kind == "folder" else site.url)
+    series = "ill/study1/series2"
+    expected = [f"{series}/1.2.840.55.dcm", f"{series}/IM000001.dcm", "well/study2/IM000001.dcm"]
+    assert sorted(read_files(data_dir)) == expected
 
 
 @pytest.mark.parametrize(

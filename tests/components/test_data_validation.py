@@ -396,3 +396,13 @@ def test_the_phantom_has_no_shortcut_and_no_patient_twice(validate, tmp_path):
     assert sum(report["groups"].values()) == 100  # near-duplicates join no two patients
     high = {name for name, score in report["shortcuts"].items() if score["auc"] > 0.6}
     assert high <= {"thumbnail"}
+
+
+def test_groups_of_the_source_reach_the_manifest(validate, data_dir):
+    rows = [f"{label}/{n:02}.png,g{n // 2}{label}" for label in ("ill", "well") for n in range(10)]
+    (data_dir / "groups.csv").write_text("\n".join(["path,group", *rows]), encoding="utf-8")
+    files, report, _ = validate(group_pattern=r"^(?P<group>\d)")
+    assert files["ill/02.png"].group == files["ill/03.png"].group == "g1ill"
+    assert files["ill/10.png"].group == files["well/11.png"].group == "1"
+    assert len(files) == 2 * GOOD
+    assert not any("group_pattern" in finding["text"] for finding in report["findings"])

@@ -3,7 +3,13 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from cnnClassifier.dataset.layout import arrange_images, list_images, summarize, write_images
+from cnnClassifier.dataset.layout import (
+    arrange_images,
+    find_class_folders,
+    list_images,
+    summarize,
+    write_images,
+)
 from cnnClassifier.utils.errors import SourceError
 
 KAGGLE = """
@@ -18,7 +24,7 @@ KAGGLE = """
 
 
 def targets(paths: str, patterns=None, count=2) -> list[str]:
-    images = [PurePosixPath(path) for path in paths.split()]
+    images = find_class_folders([PurePosixPath(path) for path in paths.split()], "the source")
     return [str(item.target) for item in arrange_images(images, patterns, count, "the source")]
 
 
@@ -135,7 +141,7 @@ def test_images_are_moved_or_copied(tmp_path, move):
     for name in ("w/train/a/1.png", "w/train/b/1.png", "w/test/a/p/1.png"):
         (source / name).parent.mkdir(parents=True)
         (source / name).write_text(name)
-    images = arrange_images(list_images(source), None, 2, "it")
+    images = arrange_images(find_class_folders(list_images(source), "it"), None, 2, "it")
     write_images(images, source, tmp_path / "data", move=move)
     assert (tmp_path / "data/test/a/p/1.png").read_text() == "w/test/a/p/1.png"
     assert len(list_images(tmp_path / "data")) == 3

@@ -60,7 +60,7 @@ def test_a_local_folder_is_used_in_place(tmp_path, fetch):
         ("{}/artifacts", "contains data_ingestion.data_dir"),
         ("{}/artifacts/data/deeper", "or is inside of it"),
         ("{}/artifacts/data/kept.zip", "or is inside of it"),
-        ("s3://bucket/scans.zip", "unknown scheme; data_ingestion.source_URL takes "),
+        ("ftp://host/scans.zip", "unknown scheme; data_ingestion.source_URL takes "),
         ("http://[broken/scans.zip", "Invalid IPv6 URL; check the URL"),
     ],
 )

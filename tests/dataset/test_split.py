@@ -24,7 +24,13 @@ ONE = {"train": 1.0}
 
 def table_of(paths, **columns):
     table = pd.DataFrame({"path": paths, "label": [path.split("/")[0] for path in paths]})
-    defaults = {"error": "", "given_split": "", "patient": "", "duplicate_of": ""}
+    defaults = {
+        "error": "",
+        "given_split": "",
+        "given_group": "",
+        "patient": "",
+        "duplicate_of": "",
+    }
     return table.assign(**defaults).assign(**columns)
 
 
@@ -108,6 +114,9 @@ def test_groups_come_from_name_dicom_header_or_file(link):
     unmatched = assign_groups(table, r"p1|(?P<group>never)")
     assert unmatched["group"].tolist() == ["dicom-1", "dicom-2", "dicom-2", "a/3.png", ""]
     assert assign_groups(table, None)["group"].tolist() == unmatched["group"].tolist()
+    given = assign_groups(table.assign(given_group=["", "g1", "", "g1", "g1"]), PATTERN)
+    assert given["group"].tolist() == ["p1", "g1", "dicom-2", "g1", ""]
+    assert given["group_source"].tolist() == ["name", "source", "dicom", "source", "source"]
 
 
 def random_images(rng, groups, largest, classes):

@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-from cnnClassifier.dataset.layout import arrange_images, list_images, summarize, write_images
+from cnnClassifier.dataset.image_table import read_image_table
+from cnnClassifier.dataset.layout import (
+    arrange_images,
+    find_class_folders,
+    list_images,
+    summarize,
+    write_groups,
+    write_images,
+)
 from cnnClassifier.dataset.sources import fetch_images
 from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.utils.common import atomic_write, remove_stale_temp
@@ -21,7 +29,8 @@ class DataIngestion:
         """Replace the data folder by the current images of the source.
 
         Returns:
-            The data folder: `<class>/<file>`, or `<split>/<class>/<file>` if the source has splits.
+            The data folder: `<class>/<file>`, or `<split>/<class>/<file>` if the source has splits;
+            and `groups.csv` if it gives groups.
 
         Raises:
             UserError: a one-line message; the last good data folder is kept.
@@ -32,9 +41,13 @@ class DataIngestion:
             remove_stale_temp(config.data_dir)
             with atomic_write(config.data_dir) as temp_path:
                 temp_dir = temp_path.with_name("source")
-                folder = fetch_images(config, temp_dir)
-                paths = list_images(folder)
-                images = arrange_images(paths, config.class_patterns, config.class_count, source)
+                path = fetch_images(config, temp_dir)
+                if path.is_dir():
+                    folder, found = path, find_class_folders(list_images(path), source)
+                else:
+                    folder, found = path.parent, read_image_table(path)
+                images = arrange_images(found, config.class_patterns, config.class_count, source)
                 write_images(images, folder, temp_path, move=folder == temp_dir)
+                write_groups(images, temp_path)
         logger.info("data_ingestion: %s from %s", summarize(images), source)
         return config.data_dir

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from cnnClassifier.dataset.file_table import read_file_table
-from cnnClassifier.dataset.layout import image_files
+from cnnClassifier.dataset.layout import image_files, read_groups
 from cnnClassifier.dataset.report import build_report, render_page
 from cnnClassifier.dataset.shortcuts import measure_shortcuts
 from cnnClassifier.dataset.split import (
@@ -62,6 +62,8 @@ class DataValidation:
         table = mark_conflicts(table)
         if config.conflicts == "stop":
             _refuse_conflicts(table)
+        groups = read_groups(config.data_dir)
+        table["given_group"] = [groups.get(path, "") for path in table["path"]]
         table = assign_groups(table, config.group_pattern)
         table = add_reasons(table)
         table = assign_splits(table, fractions, config.seed)

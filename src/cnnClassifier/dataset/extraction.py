@@ -102,7 +102,7 @@ def extract_images(archive: Path, folder: Path, max_bytes: int) -> None:
             progress(total=archive_bytes, desc="extract", unit="B", unit_scale=True) as bar,
         ):
             for name, size, open_file in list_members(file):
-                path = _safe_path(name, archive)
+                path = safe_path(name, archive)
                 total += size
                 if total > limit:
                     raise SourceError(
@@ -111,11 +111,13 @@ def extract_images(archive: Path, folder: Path, max_bytes: int) -> None:
                         f"if you trust it, raise that limit or {_HINT}"
                     )
                 bar.update(file.tell() - bar.n)
-                if is_image(path) and open_file:
+                if name.endswith(("/", "\\")) or not is_image(path):
+                    continue
+                if open_file:
                     create_directories((folder / path).parent)
                     with open_file() as source, (folder / path).open("wb") as target:
                         shutil.copyfileobj(source, target)
-                elif is_image(path):
+                else:
                     skipped += 1
     except _ARCHIVE_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -127,14 +129,14 @@ def extract_images(archive: Path, folder: Path, max_bytes: int) -> None:
         logger.warning("%s: skipped %d links to images", archive, skipped)
 
 
-def _safe_path(name: str, archive: Path) -> PurePosixPath:
-    """Return the name of a member as a path below the folder.
+def safe_path(name: str, source: object) -> PurePosixPath:
+    """Return the name of a member of `source` as a path below a folder.
 
     Slashes and backslashes separate; `..`, absolute paths and drive letters are refused.
     """
     path = PureWindowsPath(name)
     if path.anchor or ".." in path.parts or "\0" in name:
-        raise SourceError(f"{archive}: {name!r} is a path outside of the folder; {_HINT}")
+        raise SourceError(f"{source}: {name!r} is a path outside of the folder; {_HINT}")
     return PurePosixPath(*path.parts)
 
 
@@ -152,7 +154,8 @@ def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
             if info.size < 0:  # from an extended header
                 raise tarfile.ReadError("a header has an invalid size")
             content = partial(archive.extractfile, info) if info.isreg() else None
-            yield info.name, info.size, content  # type: ignore[misc]
+            name = f"{info.name}/" if info.isdir() else info.name
+            yield name, info.size, content  # type: ignore[misc]
         # tarfile takes a damaged header for the end. The real end is two blocks of zeros, of which
         # it has read one.
         end = archive.fileobj.read(tarfile.BLOCKSIZE) if archive.fileobj else b""

@@ -1,5 +1,6 @@
 """Find the class folders of a data set, and arrange the images as `<class>/<file>`."""
 
+import csv
 import glob
 import os
 import shutil
@@ -11,6 +12,7 @@ from textwrap import shorten
 from typing import Literal, NamedTuple
 
 from cnnClassifier.imaging.decode import SUFFIXES
+from cnnClassifier.imaging.dicom_header import is_dicom
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.log import logger
@@ -26,7 +28,9 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+GROUPS_FILE = "groups.csv"  # beside the class folders: the groups that the source gives
 _MAX_NAMES_LENGTH = 200  # of a list of folders in a message
+_MAGIC_BYTES = 132  # at the start of a DICOM file
 
 
 class SourceImage(NamedTuple):
@@ -35,23 +39,38 @@ class SourceImage(NamedTuple):
     Attributes:
         source: path relative to the source folder.
         split: folder of the split in the source, such as `Train`; empty if there are no splits.
-        label: class.
-        target: path in the data folder, `<class>/<name>` or `<split>/<class>/<name>`.
+        label: class, or the folder or the label in the source that it is selected by.
+        name: path below the class folder.
+        group: given by the source; empty if there is none.
     """
 
     source: PurePosixPath
     split: str
     label: str
-    target: PurePosixPath
+    name: PurePosixPath
+    group: str = ""
+
+    @property
+    def target(self) -> PurePosixPath:
+        """Path in the data folder, `<class>/<name>` or `<split>/<class>/<name>`."""
+        return PurePosixPath(self.split, self.label, self.name)
 
 
 def is_image(path: PurePath) -> bool:
-    """Tell by its name whether a file is an image, and not hidden or metadata of macOS."""
-    return path.suffix.lower() in SUFFIXES and not any(map(_is_hidden, path.parts))
+    """Tell by its name whether a file may be an image, and is not hidden or metadata of macOS.
+
+    Scanners and archives of hospitals name DICOM files without a suffix, or by a UID, which ends
+    with a number. The content of such a file decides, see `list_images`.
+    """
+    if any(map(_is_hidden, path.parts)) or path.name.upper() == "DICOMDIR":
+        return False
+    return _has_suffix(path) or path.suffix[1:].isdigit() or not path.suffix
 
 
 def list_images(folder: Path) -> list[PurePosixPath]:
     """Return the relative paths of all images below a folder, sorted; each folder is read once.
+
+    A file without a suffix is an image if it is a DICOM file.
 
     Raises:
         OSError: a folder can't be read.
@@ -67,7 +86,7 @@ def list_images(folder: Path) -> list[PurePosixPath]:
         folders.sort()
         for name in files:
             path = PurePosixPath(Path(root, name).relative_to(folder).as_posix())
-            if is_image(path):
+            if is_image(path) and (_has_suffix(path) or _is_dicom_file(folder / path)):
                 images.append(path)
     return sorted(images)
 
@@ -86,28 +105,17 @@ def image_files(data_dir: Path) -> list[tuple[str, str]]:
     return [(str(path), path.parts[label_index]) for path in images]
 
 
-def arrange_images(
-    paths: list[PurePosixPath],
-    class_patterns: Mapping[str, str] | None,
-    class_count: int | Literal["auto"],
-    source: str,
-) -> list[SourceImage]:
-    """Find the class folders, and the class and the target of each image.
+def find_class_folders(paths: list[PurePosixPath], source: str) -> list[SourceImage]:
+    """Find the class folders; the label of an image is the name of its folder.
 
-    Folders that only wrap others are skipped; folders named like splits are kept. Class folders
-    that differ only by case are merged. If file names clash in a merged class, the later one is
-    prefixed with its folder.
+    Folders that only wrap others are skipped; folders named like splits are kept.
 
     Args:
         paths: of the images, relative to the source folder.
-        class_patterns: class → shell pattern of its folders, ignoring case; None: each folder is a
-            class.
-        class_count: expected number of classes; auto: two or more.
         source: name of the source in messages.
 
     Raises:
-        SourceError: no image, no class folder, another number of classes, or the patterns don't
-            match the folders.
+        SourceError: no image is in a class folder.
     """
     depth = class_depth = _skip_wrappers(paths, 0)
     folders = set(map(str.casefold, _folders_at(paths, depth)))
@@ -122,7 +130,36 @@ def arrange_images(
     skipped = len(paths) - len(in_folders)
     if skipped:
         logger.warning("%s: skipped %d images outside of the class folders", source, skipped)
-    counts = Counter(path.parts[class_depth] for path in in_folders)
+    images = []
+    for path in in_folders:
+        split = path.parts[depth] if class_depth > depth else ""
+        name = PurePosixPath(*path.parts[class_depth + 1 :])
+        images.append(SourceImage(path, split, path.parts[class_depth], name))
+    return images
+
+
+def arrange_images(
+    images: list[SourceImage],
+    class_patterns: Mapping[str, str] | None,
+    class_count: int | Literal["auto"],
+    source: str,
+) -> list[SourceImage]:
+    """Select the images of each class, and make their targets unique.
+
+    Labels that differ only by case are merged. If file names clash in a merged class, the later one
+    is prefixed with its label in the source. DICOM files without a suffix get one.
+
+    Args:
+        images: of the source, with its labels.
+        class_patterns: class → shell pattern of its folders or labels, ignoring case; None: each is
+            a class.
+        class_count: expected number of classes; auto: two or more.
+        source: name of the source in messages.
+
+    Raises:
+        SourceError: another number of classes, or the patterns don't match the folders.
+    """
+    counts = Counter(image.label for image in images)
     # Without patterns each folder is a class; the first spelling names it.
     spellings = {folder.casefold(): folder for folder in sorted(counts, reverse=True)}
     own_patterns = {folder: glob.escape(folder) for folder in spellings.values()}
@@ -140,7 +177,7 @@ def arrange_images(
             "(CLASSES in params.yaml); correct that, or select and merge the folders with "
             f"data_ingestion.classes; folders: {_join(counts)}"
         )
-    return _assign_targets(in_folders, labels, depth, class_depth)
+    return _assign_targets(images, labels)
 
 
 def write_images(images: list[SourceImage], source: Path, target: Path, *, move: bool) -> None:
@@ -153,6 +190,23 @@ def write_images(images: list[SourceImage], source: Path, target: Path, *, move:
     for image in progress(images, desc="write", unit="file"):
         create_directories((target / image.target).parent)
         transfer(source / image.source, target / image.target)
+
+
+def write_groups(images: list[SourceImage], data_dir: Path) -> None:
+    """Write the groups that the source gives to `groups.csv`; nothing if it gives none."""
+    rows = [(str(image.target), image.group) for image in images if image.group]
+    if rows:
+        with (data_dir / GROUPS_FILE).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("path", "group"), *rows])
+
+
+def read_groups(data_dir: Path) -> dict[str, str]:
+    """Return the group of each path in `groups.csv`; empty if the source gives no groups."""
+    path = data_dir / GROUPS_FILE
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["path"]: row["group"] for row in csv.DictReader(file)}
 
 
 def summarize(images: list[SourceImage]) -> str:
@@ -205,23 +259,24 @@ def _match_patterns(
     return labels
 
 
-def _assign_targets(
-    paths: list[PurePosixPath], labels: Mapping[str, str], split_depth: int, class_depth: int
-) -> list[SourceImage]:
+def _assign_targets(images: list[SourceImage], labels: Mapping[str, str]) -> list[SourceImage]:
     """Replace folders by classes; make targets unique, also on disks that ignore case."""
-    images = []
+    arranged = []
     targets = set()
-    for path in paths:
-        folder = path.parts[class_depth]
+    for image in images:
+        folder = image.label
         if folder not in labels:
             continue
-        split = path.parts[split_depth] if class_depth > split_depth else ""
-        target = PurePosixPath(split, labels[folder], *path.parts[class_depth + 1 :])
-        while str(target).casefold() in targets:
-            target = target.with_name(f"{folder}_{target.name}")
-        targets.add(str(target).casefold())
-        images.append(SourceImage(path, split, labels[folder], target))
-    return images
+        name = image.name
+        if not _has_suffix(name):
+            name = name.with_name(f"{name.name}.dcm")
+        image = image._replace(label=labels[folder], name=name)
+        while str(image.target).casefold() in targets:
+            name = image.name.with_name(f"{folder}_{image.name.name}")
+            image = image._replace(name=name)
+        targets.add(str(image.target).casefold())
+        arranged.append(image)
+    return arranged
 
 
 def _join(names: Iterable[str]) -> str:
@@ -230,6 +285,15 @@ def _join(names: Iterable[str]) -> str:
 
 def _format_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
+def _has_suffix(path: PurePath) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _is_dicom_file(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_dicom(file.read(_MAGIC_BYTES))
 
 
 def _is_hidden(name: str) -> bool:

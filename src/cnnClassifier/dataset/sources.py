@@ -1,4 +1,4 @@
-"""Get the images from `source_URL`: a generator, a download, an archive or a folder."""
+"""Get the images from `source_URL`: a generator, a download, an archive, a folder or a table."""
 
 import hashlib
 import os
@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from cnnClassifier.dataset.extraction import archive_error, extract_images
+from cnnClassifier.dataset.image_table import is_table
+from cnnClassifier.dataset.remote_sources import HUBS, STORES, download_dataset, is_hub, is_store
 from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.utils import http
@@ -34,38 +36,44 @@ def fetch_images(config: DataIngestionConfig, temp_dir: Path) -> Path:
         temp_dir: for extracted or generated images; created if needed, removed by the caller.
 
     Returns:
-        The folder with the images: `temp_dir`, or a folder of the user that must not be changed.
+        The folder with the images: `temp_dir`, or a folder or a table of the user, which must not
+        be changed.
 
     Raises:
-        SourceError: the source is unknown, missing, damaged or not allowed.
+        SourceError: the source is unknown, missing, damaged or not allowed, or needs a package.
         DownloadError: the download fails, or the archive has another sha256.
         StorageError: a file can't be read or written.
     """
     url = config.source_URL.strip()
-    is_folder = is_synthetic(url) or _is_drive_folder(url) or Path(url).expanduser().is_dir()
-    if is_folder and config.source_sha256:
-        raise SourceError(
-            f"{redact_url(url)}: only an archive has a sha256; "
-            "set data_ingestion.source_sha256 to null"
-        )
+    if is_synthetic(url) or _is_drive_folder(url) or is_hub(url):
+        _refuse_sha256(url, config)
     if is_synthetic(url):
         _generate(url, temp_dir)
         return temp_dir
-    is_remote = url.lower().startswith(("http://", "https://"))
+    is_remote = url.lower().startswith(("http://", "https://")) or is_hub(url) or is_store(url)
     path = _download(url, config) if is_remote else _find_local(url, config.data_dir)
     with disk_errors(path):
-        if path.is_dir():
+        if path.is_dir() or (is_table(path) and not is_remote):
+            _refuse_sha256(url, config)
             return path
         reason = archive_error(path)
         if reason:
             raise SourceError(
                 f"{path}: it {reason}; set data_ingestion.source_URL to an archive (for a "
-                "download: its direct link) or to a folder of class folders"
+                "download: its direct link), a folder of class folders, or a .csv or .parquet file"
             )
         if config.source_sha256:
             http.check_sha256(path, config.source_sha256, path)
         extract_images(path, temp_dir, config.max_unpacked_bytes)
     return temp_dir
+
+
+def _refuse_sha256(url: str, config: DataIngestionConfig) -> None:
+    if config.source_sha256:
+        raise SourceError(
+            f"{redact_url(url)}: only an archive has a sha256; "
+            "set data_ingestion.source_sha256 to null"
+        )
 
 
 def _generate(url: str, folder: Path) -> None:
@@ -116,15 +124,15 @@ _GENERATORS = {
 
 
 def _find_local(url: str, data_dir: Path) -> Path:
-    """Return an existing archive or folder that doesn't overlap with the data folder."""
+    """Return an existing file or folder that doesn't overlap with the data folder."""
     path = Path(url).expanduser()
     if url.lower().startswith("file://"):
         path = Path(url2pathname(urlsplit(url).path))
     elif "://" in url:
-        generators = ", ".join(f"{name}:" for name in _GENERATORS)
+        schemes = ", ".join([*(f"{name}:" for name in _GENERATORS), *HUBS, *STORES])
         raise SourceError(
-            f"{redact_url(url)}: unknown scheme; data_ingestion.source_URL takes {generators}, a "
-            "Google Drive link, an http(s) URL, or the path of an archive or a folder"
+            f"{redact_url(url)}: unknown scheme; data_ingestion.source_URL takes {schemes}, a "
+            "Google Drive link, an http(s) URL, or the path of an archive, a folder or a table"
         )
     with disk_errors(path):
         source, target = path.resolve(strict=True), data_dir.resolve()
@@ -137,7 +145,7 @@ def _find_local(url: str, data_dir: Path) -> Path:
 
 
 def _download(url: str, config: DataIngestionConfig) -> Path:
-    """Return the downloaded archive, or the folder of a Google Drive folder."""
+    """Return the downloaded archive or folder."""
     # A readable name that is unique for the URL.
     name = re.sub(r"[^\w.-]+", "_", url.partition("?")[0].rpartition("/")[2])[-80:] or "download"
     target = config.download_dir / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
@@ -151,8 +159,14 @@ def _download(url: str, config: DataIngestionConfig) -> Path:
             logger.info("using the downloaded %s", target)
             return target
         target.unlink(missing_ok=True)  # gdown keeps an existing file
+        part = target.with_name(f"{target.name}.part")
         if _DRIVE_URL.match(url):
-            _download_from_drive(url, target, config)
+            _download_from_drive(url, part, config)
+            os.replace(part, target)
+            return target
+        if is_hub(url) or is_store(url):
+            download_dataset(url, part)
+            os.replace(part, target)
             return target
         with progress(desc="download", unit="B", unit_scale=True) as bar:
 
@@ -177,14 +191,12 @@ def _is_valid(path: Path, sha256: str | None) -> bool:
     return not archive_error(path) and (sha256 is None or sha256_of(path) == sha256.lower())
 
 
-def _download_from_drive(url: str, target: Path, config: DataIngestionConfig) -> None:
+def _download_from_drive(url: str, part: Path, config: DataIngestionConfig) -> None:
     """Download a file or a folder; gdown resumes it and shows the progress."""
     import gdown
     import requests
 
-    is_folder = _is_drive_folder(url)
-    part = target.with_name(f"{target.name}.part")
-    fetch = gdown.download_folder if is_folder else gdown.download
+    fetch = gdown.download_folder if _is_drive_folder(url) else gdown.download
     try:
         fetch(
             url=url,
@@ -199,7 +211,6 @@ def _download_from_drive(url: str, target: Path, config: DataIngestionConfig) ->
             "with the link'; if its download quota is used up, wait a day, or download it in a "
             "browser and set data_ingestion.source_URL to the file"
         ) from error
-    os.replace(part, target)
 
 
 def _is_drive_folder(url: str) -> bool:

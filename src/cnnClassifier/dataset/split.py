@@ -90,26 +90,27 @@ def mark_conflicts(table: pd.DataFrame) -> pd.DataFrame:
 def assign_groups(table: pd.DataFrame, pattern: str | None) -> pd.DataFrame:
     """Add `group` and `group_source`: files that must stay in one split have equal groups.
 
-    A group is what the pattern finds in the file's name, else the patient's pseudonym in a DICOM
-    header, else the file itself; duplicates join groups.
+    A group is the one that the source gives, else what the pattern finds in the file's name, else
+    the patient's pseudonym in a DICOM header, else the file itself; duplicates join groups.
 
     Args:
-        table: of the columns `path`, `patient`, `error` and `duplicate_set`.
+        table: of the columns `path`, `given_group`, `patient`, `error` and `duplicate_set`.
         pattern: a regular expression with a group `group`, searched in the file's name; `none` or
             None: names have no group.
 
     Returns:
         The table with `group`, the alphabetically first of the names that were joined (empty where
-        there is an error), and `group_source`, `name`, `dicom` or `file`.
+        there is an error), and `group_source`, `source`, `name`, `dicom` or `file`.
     """
     file_names = table["path"].str.split("/").str[-1]
     # This pattern finds an empty group in each name.
     if pattern in (None, NO_GROUPS):
         pattern = "(?P<group>)"
     in_name = file_names.str.extract(pattern)["group"].fillna("").str.strip()
-    conditions = [in_name != "", table["patient"] != ""]
-    names = np.select(conditions, [in_name, table["patient"]], table["path"])
-    sources = np.select(conditions, ["name", "dicom"], "file")
+    candidates = [table["given_group"], in_name, table["patient"]]
+    conditions = [candidate != "" for candidate in candidates]
+    names = np.select(conditions, candidates, table["path"])
+    sources = np.select(conditions, ["source", "name", "dicom"], "file")
     # A graph whose nodes are names and sets of duplicates; each file links one of either.
     name_codes, unique_names = pd.factorize(names)
     set_codes, unique_sets = pd.factorize(table["duplicate_set"])

@@ -173,8 +173,10 @@ SourceUrl = Annotated[
     Field(
         validation_alias="data_ingestion.source_URL",
         description="Data source: `phantom:[key=value,…]` or `patterns:[key=value,…]` (synthetic "
-        "images), a Google Drive link, an http(s) URL, or the path of an archive (zip, tar, "
-        "tar.gz) or of a folder",
+        "images), a Google Drive link, an http(s) URL, `kaggle:owner/name`, `hf:owner/name` "
+        "(Hugging Face), `s3://…`, `gs://…` or `az://…` (an archive or a folder), or the path of "
+        "an archive (zip, tar, tar.gz), of a folder, or of a CSV or Parquet file with the columns "
+        "path, label and, optionally, group",
     ),
 ]
 DataDir = Annotated[

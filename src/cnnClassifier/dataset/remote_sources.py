@@ -1,0 +1,166 @@
+"""Download data sets from Kaggle, the Hugging Face Hub, Amazon S3, Google Cloud and Azure."""
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+import joblib
+
+from cnnClassifier.dataset.extraction import safe_path
+from cnnClassifier.dataset.layout import is_image
+from cnnClassifier.utils.common import create_directories
+from cnnClassifier.utils.errors import SourceError
+from cnnClassifier.utils.progress import progress
+from cnnClassifier.utils.redaction import redact_credentials, redact_url
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileInfo, FileSystem
+
+HUBS = ("kaggle:", "hf:")
+STORES = ("s3://", "gs://", "az://")
+_CHUNK_BYTES = 1 << 20
+_CONNECTIONS = 8
+_MAX_REASON_LENGTH = 300
+_STORE_HINT = (
+    "check the address and the credentials (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a "
+    "profile; Google Cloud: GOOGLE_APPLICATION_CREDENTIALS; Azure: AZURE_STORAGE_ACCOUNT and "
+    "AZURE_STORAGE_KEY)"
+)
+
+
+def is_hub(url: str) -> bool:
+    """Return whether a URL names a data set of Kaggle or of the Hugging Face Hub."""
+    return url.lower().startswith(HUBS)
+
+
+def is_store(url: str) -> bool:
+    """Return whether a URL names a file or a folder in an object store."""
+    return url.lower().startswith(STORES)
+
+
+def download_dataset(url: str, target: Path) -> None:
+    """Download a data set to a folder, or the single file that the URL of a store names.
+
+    Files that an interrupted download left in `target` are kept, except for Kaggle.
+
+    Args:
+        url: `kaggle:owner/name`, `hf:owner/name`, or one of an object store.
+        target: path in an existing folder.
+
+    Raises:
+        SourceError: a package is missing, or the data set can't be downloaded.
+        OSError: a file can't be written.
+    """
+    scheme, _, name = url.partition(":")
+    if is_store(url):
+        _download_from_store(url, target)
+    elif scheme.lower() == "kaggle":
+        _download_from_kaggle(name, target)
+    else:
+        _download_from_hugging_face(name, target)
+
+
+def _download_from_kaggle(name: str, target: Path) -> None:
+    kagglehub = _import("kagglehub", "kaggle:")
+    hint = "expected kaggle:owner/name; a private data set needs KAGGLE_API_TOKEN"
+    with _one_line_errors(f"kaggle:{name}", hint):
+        # It continues no partial download, but refuses a folder that has files.
+        kagglehub.dataset_download(name, output_dir=str(target), force_download=True)
+
+
+def _download_from_hugging_face(name: str, target: Path) -> None:
+    """Download the data set `owner/name`, or one revision of it, `owner/name@revision`."""
+    hub = _import("huggingface_hub", "hf:")
+    repository, _, revision = name.partition("@")
+    hint = "expected hf:owner/name or hf:owner/name@revision; a private data set needs HF_TOKEN"
+    with _one_line_errors(f"hf:{name}", hint):
+        # Without a connection `snapshot_download` returns a partial folder and no error.
+        info = hub.HfApi().dataset_info(repository, revision=revision or None)
+        hub.snapshot_download(
+            repository, repo_type="dataset", revision=info.sha, local_dir=str(target)
+        )
+        for file in info.siblings:
+            if not (target / file.rfilename).is_file():
+                raise SourceError(f"hf:{name}: {file.rfilename} wasn't received; run it again")
+
+
+def _download_from_store(url: str, target: Path) -> None:
+    """Download a file, or the images below a folder, several at a time."""
+    from pyarrow import fs
+
+    name = redact_url(url)
+    with _one_line_errors(name, _STORE_HINT):
+        store, path = _open_store(url)
+        info = store.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            raise SourceError(f"{name}: no such file or folder; {_STORE_HINT}")
+        if info.type == fs.FileType.File:
+            _copy(store, info, target)
+            return
+        jobs = []
+        for file in store.get_file_info(fs.FileSelector(path, recursive=True)):
+            relative = safe_path(file.path[len(path) :].lstrip("/"), name)
+            if file.type == fs.FileType.File and is_image(relative):
+                jobs.append(joblib.delayed(_copy)(store, file, target / relative))
+        if not jobs:
+            raise SourceError(f"{name}: contains no image; check the folder")
+        copies = joblib.Parallel(_CONNECTIONS, backend="threading", return_as="generator")(jobs)
+        for _ in progress(copies, total=len(jobs), desc="download", unit="file"):
+            pass
+
+
+def _open_store(url: str) -> "tuple[FileSystem, str]":
+    """Return the file system of a URL, and the path in it."""
+    from pyarrow import fs
+
+    scheme, _, path = url.partition("://")
+    if scheme.lower() != "az":
+        return fs.FileSystem.from_uri(url)
+    account = os.environ.get("AZURE_STORAGE_ACCOUNT")
+    if not account:
+        raise SourceError(f"{redact_url(url)}: AZURE_STORAGE_ACCOUNT is not set; {_STORE_HINT}")
+    store = fs.AzureFileSystem(
+        account,
+        account_key=os.environ.get("AZURE_STORAGE_KEY"),
+        sas_token=os.environ.get("AZURE_STORAGE_SAS_TOKEN"),
+    )
+    return store, path.rstrip("/")
+
+
+def _copy(store: "FileSystem", info: "FileInfo", target: Path) -> None:
+    """Copy a file, unless an interrupted download has copied it."""
+    if target.is_file() and target.stat().st_size == info.size:
+        return
+    create_directories(target.parent)
+    with store.open_input_stream(info.path) as source, target.open("wb") as file:
+        while chunk := source.read(_CHUNK_BYTES):
+            file.write(chunk)
+
+
+@contextmanager
+def _one_line_errors(name: str, hint: str) -> Iterator[None]:
+    """Turn every error into a `SourceError`, except those of the disk, which name a file."""
+    try:
+        yield
+    except Exception as error:  # the clients raise dozens of types, those of their HTTP libraries
+        is_of_disk = isinstance(error, OSError) and error.errno and error.filename
+        if isinstance(error, SourceError) or is_of_disk:
+            raise
+        text = redact_credentials(" ".join(str(error).split()))
+        reason = shorten(text, _MAX_REASON_LENGTH, placeholder=" …") or type(error).__name__
+        raise SourceError(f"{name}: {reason}; {hint}") from error
+
+
+def _import(package: str, scheme: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise SourceError(
+            f"{scheme} needs the package {package}; run `pip install -r requirements-sources.txt`"
+        ) from error
