@@ -101,3 +101,23 @@ def test_blocks_of_a_backbone_are_trained(project, name, block):
     bundle = json.loads((project / "artifacts/training/model.json").read_text())
     assert bundle["heads"].keys() == {"conv_max"}
     assert all(np.isfinite([float(row[label]) for label in COLORS]).all() for row in rows)
+
+
+@pytest.mark.parametrize("names", [("Ñandú", "狐"), ("3.5 µm", "grey jay", "z.b", "狐", "crow")])
+def test_any_number_of_classes_with_any_names(project, names):
+    source = f"patterns:classes={'|'.join(names)},groups=10,images=2,size=96"
+    edit(project / "config/config.yaml", source_URL=f'"{source}"')
+    edit(project / "params.yaml", CLASSES="auto")
+    for stage in ("data_ingestion", "data_validation"):
+        run(project, "python", "main.py", "--only", stage)
+    rows = train_and_evaluate(project, "EfficientNetLite0")
+    scores = json.loads((project / "artifacts/evaluation/scores.json").read_text())
+    assert sorted(scores["classes"]) == sorted(names)
+    assert scores["synthetic"]
+    assert (scores["positive_class"] is None) == (len(names) > 2)
+    assert scores["cross_validation"]["metrics"]["roc_auc"] > 0.8
+    path = project / "artifacts/data_ingestion/data" / rows[0]["path"]
+    with serving(project) as ask:
+        served = ask(path.read_bytes(), map=True)
+    assert served["probabilities"].keys() == set(names)
+    assert np.shape(served["map"]) == (6, 6)
