@@ -41,7 +41,7 @@ from cnnClassifier.evaluation.plots import (
     write_plots,
     write_tables,
 )
-from cnnClassifier.evaluation.scores import OUT_OF_FOLD, SCORES_FILE, TEST
+from cnnClassifier.evaluation.scores import OUT_OF_FOLD, SCORES_FILE, SPLIT_TEXTS, TEST
 from cnnClassifier.imaging.decode import SUFFIXES, decode, prepare, resize
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.runs import Run, start_run
@@ -126,6 +126,10 @@ class Evaluation:
                 write_card(folder, bundle, scores, report, config, gallery)
             run.log_datasets(manifest, bundle.data_source, SPLITS)
             self._log(run, bundle, scores)
+        logger.info(
+            "ROC AUC %.3f on the %s: `python main.py scores` shows all scores, %s the errors",
+            *(scores["roc_auc"], SPLIT_TEXTS[scores["split"]], config.root_dir / "MODEL_CARD.html"),
+        )
         self._apply_gates(scores["gates"])
         return scores
 
