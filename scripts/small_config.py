@@ -72,6 +72,9 @@ def small_config(config: dict[str, Any], source: str) -> dict[str, Any]:
             section[key] = changes[key]
         small[name] = section
     small["data_ingestion"]["source_URL"] = source
+    if "project" in small:
+        # Runs that are tracked get their own experiment and registered model.
+        small["project"] = small["project"] | {"name": f"{small['project']['name'][:57]}-small"}
     return small
 
 

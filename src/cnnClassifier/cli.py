@@ -123,6 +123,9 @@ def _build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--reason", default="", metavar="TEXT", help="recorded with the model version"
         )
+    connect = add("connect", "set the tracking server in config.yaml; DagsHub as DVC's storage too")
+    connect.add_argument("SERVICE", choices=("dagshub", "mlflow"), help="dagshub or mlflow")
+    connect.add_argument("ADDRESS", help="USER/REPO on DagsHub, or the URL of an MLflow server")
     add("sync", "send runs to the tracking server that it hasn't received")
     return parser
 
@@ -226,7 +229,18 @@ def _sync(manager: Any, options: argparse.Namespace) -> None:
     logger.info("%d runs sent", count)
 
 
+def _connect(manager: Any, options: argparse.Namespace) -> None:
+    from cnnClassifier.components.connect import Connect
+
+    secrets = Connect(options.config).run(options.SERVICE, options.ADDRESS)
+    logger.info("%s is connected; commit the changed files, then run the pipeline", options.ADDRESS)
+    logger.info("Secrets for GitHub Actions (Settings, Secrets and variables, Actions):")
+    for name, source in secrets.items():
+        logger.info("  %-26s%s", name, source)
+
+
 _COMMANDS = {
+    "connect": _connect,
     "scores": _scores,
     "compare": _compare,
     "search": _search,

@@ -223,7 +223,13 @@ def test_the_compose_file_runs_the_app_alone_and_with_a_tracking_server_on_deman
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-serve.txt", "requirements-dev.txt"]
+    "name",
+    [
+        "requirements.txt",
+        "requirements-serve.txt",
+        "requirements-sources.txt",
+        "requirements-dev.txt",
+    ],
 )
 def test_every_package_is_pinned_by_hash(name):
     text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")

@@ -8,6 +8,7 @@ from image_patterns import parse_patterns
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {
+    "project": {"name": "a-name", "title": "A name"},
     "data_ingestion": {"source_URL": "http://x.org/a.zip", "classes": None, "download_dir": "d"},
     "data_validation": {"group_pattern": "x", "split": "as_given", "min_side": 500},
     "evaluation": {"mlflow_uri": "https://dagshub.com/me/mine.mlflow"},
@@ -58,6 +59,7 @@ def test_the_small_pipeline_has_the_classes_and_parameters_of_the_project(
     options = parse_patterns(config["data_ingestion"]["source_URL"])
     assert (options.classes, options.groups) == (names, 20)
     assert config["data_ingestion"]["classes"] is None
+    assert config["project"] == {"name": "a-name-small", "title": "A name"}
     assert config["data_ingestion"]["download_dir"] == "d"
     assert "source_sha256" not in config["data_ingestion"]  # not in the file, so not added
     assert config["data_validation"]["split"] == "grouped"

@@ -10,8 +10,9 @@ from optuna.trial import TrialState, create_trial
 
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.entity.disclaimers import MEDICAL_DISCLAIMER
-from cnnClassifier.tuning.report import build_report, render_report, unified_diff, with_values
+from cnnClassifier.tuning.report import build_report, render_report, unified_diff
 from cnnClassifier.tuning.study import distributions
+from cnnClassifier.utils.yaml_edit import with_values
 from tests.project import write_project
 
 PARAMS = """# Hyperparameters
@@ -141,6 +142,12 @@ def test_new_values_keep_comments_and_other_lines(tmp_path):
     subprocess.run([shutil.which("git"), "apply", "best.diff"], cwd=tmp_path, check=True)
     assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == after
     assert unified_diff(text, text, Path("params.yaml")) == ""
+
+
+def test_a_value_of_a_section_is_changed():
+    text = "a: 1\nb:\n  # why\n  c: sqlite:///x.db   # where\n  d: 1\n"
+    after = with_values(text, {"b.c": "https://there.org", "a": 2})
+    assert after == "a: 2\nb:\n  # why\n  c: https://there.org # where\n  d: 1\n"
 
 
 def test_a_file_without_final_newline_and_with_lower_case_booleans(tmp_path):

@@ -13,11 +13,12 @@ from cnnClassifier.components.trial_evaluator import TrialEvaluator, backbone_co
 from cnnClassifier.entity.config_entity import SearchConfig, TrackingConfig
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.tracking.runs import Run, data_tags, start_run
-from cnnClassifier.tuning.report import build_report, render_report, unified_diff, with_values
+from cnnClassifier.tuning.report import build_report, render_report, unified_diff
 from cnnClassifier.tuning.study import SharedStudy, finished_trials
 from cnnClassifier.utils.common import atomic_write, sha256_of
 from cnnClassifier.utils.errors import DivergenceError
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.yaml_edit import with_values
 
 # Parameters that don't change the result of a trial, except through the manifest.
 _IRRELEVANT = {"MIN_SENSITIVITY", "OOD_QUANTILE", "REPEATS", "SPLIT"}

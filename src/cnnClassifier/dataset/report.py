@@ -19,6 +19,7 @@ from cnnClassifier.utils.page import render_template_file
 
 _MAX_FRACTION_GAP = 0.05  # a class fraction further from its target is a warning
 _MIN_GROUPS = 5  # in each split but train; fewer are a warning
+_MAX_NAMED = 10  # classes in one warning
 _MAX_GROUP_FRACTION = 0.2  # of all images in one group; more is a warning
 _SHORTCUT_ADVICE = {
     "file_properties": "Export all classes with the same program and settings; check whether they "
@@ -275,9 +276,11 @@ def _split_findings(
             if split != "train" and group_count < _MIN_GROUPS:
                 small.append(f"{label} has {group_count} in {split}")
     if small:
+        more = f", {len(small) - _MAX_NAMED} more" if len(small) > _MAX_NAMED else ""
         yield _finding(
             "warning",
-            f"Few groups for evaluation: {', '.join(small)}. Scores depend on which ones they are.",
+            f"Few groups for evaluation: {', '.join(small[:_MAX_NAMED])}{more}. Scores depend on "
+            "which ones they are.",
             f"Read the intervals of the scores; add {config.project.groups}.",
         )
 

@@ -1,5 +1,6 @@
 """Reach the tracking server: address, credentials, MLflow's settings and error messages."""
 
+import configparser
 import os
 import urllib.error
 import urllib.request
@@ -7,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from cnnClassifier.utils.common import project_dir
 from cnnClassifier.utils.errors import UserError
 from cnnClassifier.utils.redaction import redact_credentials
 
 LOCAL_URI = "sqlite:///mlflow.db"
+DAGSHUB_REMOTE = "dagshub"  # name of the DVC remote
 PROBE_TIMEOUT_S = 3
 _UNSUPPORTED_CODES = ("ENDPOINT_NOT_FOUND", "NOT_FOUND", "NOT_IMPLEMENTED")
 
@@ -33,6 +36,11 @@ def error_message(error: Exception, max_length: int = 300) -> str:
     return text[:max_length] or type(error).__name__
 
 
+def dagshub_host() -> str:
+    """Return the address of DagsHub, which DAGSHUB_CLIENT_HOST overrides."""
+    return (os.environ.get("DAGSHUB_CLIENT_HOST") or "https://dagshub.com").rstrip("/")
+
+
 def credentials(uri: str) -> dict[str, str]:
     """Return the environment variables that MLflow needs to log in.
 
@@ -42,20 +50,36 @@ def credentials(uri: str) -> dict[str, str]:
     Raises:
         TrackingError: the server is DagsHub's and neither a token nor a password is set.
     """
-    host = urlsplit(os.environ.get("DAGSHUB_CLIENT_HOST") or "https://dagshub.com")
-    server = urlsplit(uri)
-    is_dagshub = (server.hostname, server.port) == (host.hostname, host.port)
-    if not is_dagshub or server.password:
+    if not _is_at(uri, dagshub_host()) or urlsplit(uri).password:
         return {}
     if os.environ.get("MLFLOW_TRACKING_PASSWORD") or os.environ.get("MLFLOW_TRACKING_TOKEN"):
         return {}
-    token = os.environ.get("DAGSHUB_USER_TOKEN")
+    token = os.environ.get("DAGSHUB_USER_TOKEN") or _stored_token()
     if not token:
         raise TrackingError(
-            f"{uri}: no credentials; set DAGSHUB_USER_TOKEN, "
-            "or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            f"{uri}: no credentials; set DAGSHUB_USER_TOKEN, or MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or run `python main.py connect dagshub USER/REPO`"
         )
     return {"MLFLOW_TRACKING_USERNAME": token, "MLFLOW_TRACKING_PASSWORD": token}
+
+
+def _stored_token() -> str:
+    """Return the token that the command connect has stored for DVC's remote, or an empty text."""
+    folder = project_dir() / ".dvc"
+    config = configparser.ConfigParser(interpolation=None)
+    try:
+        config.read([folder / "config", folder / "config.local"], encoding="utf-8")
+        remote = config[f"'remote \"{DAGSHUB_REMOTE}\"'"]
+    except (configparser.Error, KeyError):
+        return ""
+    if not _is_at(remote.get("url", ""), dagshub_host()):
+        return ""
+    return remote.get("password", "").strip("\"'")  # DVC quotes special characters
+
+
+def _is_at(uri: str, host: str) -> bool:
+    address, expected = urlsplit(uri), urlsplit(host)
+    return (address.hostname, address.port) == (expected.hostname, expected.port)
 
 
 @contextmanager

@@ -1,18 +1,13 @@
 """The report of a search as one HTML page, and the change of params.yaml that it proposes."""
 
 import difflib
-import re
-from collections.abc import Mapping
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
-import yaml
 from optuna.trial import FrozenTrial, TrialState
-from ruamel.yaml import YAML
 
 from cnnClassifier.entity.config_entity import Between, Choice, SearchConfig
 from cnnClassifier.entity.disclaimers import is_synthetic
@@ -98,28 +93,6 @@ def render_report(report: dict[str, Any], config: SearchConfig) -> str:
     )
 
 
-def with_values(text: str, values: Mapping[str, Any]) -> str:
-    """Return the text of a YAML file with other values at its top level; comments stay.
-
-    Args:
-        text: content of the file.
-        values: numbers, texts or None, by key.
-    """
-    editor = YAML()
-    editor.preserve_quotes = True
-    editor.width = 10**6
-    # As the file writes them. The attribute is documented, but has no type.
-    booleans = ["False", "True"] if re.search(r": (True|False)\b", text) else ["false", "true"]
-    editor.boolean_representation = booleans  # type: ignore[attr-defined]
-    editor.representer.add_representer(type(None), _represent_null)
-    document = editor.load(text)
-    # Written by PyYAML, which reads the file: it takes 3e-05 for a text, but 3.0e-05 for a number.
-    document.update(editor.load(yaml.safe_dump(dict(values))))
-    stream = StringIO()
-    editor.dump(document, stream)
-    return stream.getvalue()
-
-
 def unified_diff(before: str, after: str, path: Path) -> str:
     """Return a patch for `git apply`; empty if nothing differs."""
     name = path.as_posix().lstrip("/")
@@ -152,7 +125,3 @@ def _axis(span: Choice | Between, values: list[Any]) -> tuple[list[float], list[
     scale = np.log if span.log else np.asarray
     positions = np.interp(scale(values), scale([span.low, span.high]), [5, 95]).tolist()
     return positions, [(5, float(span.low)), (95, float(span.high))]
-
-
-def _represent_null(representer: Any, _: None) -> Any:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
