@@ -8,7 +8,7 @@ SHELL_SCRIPTS = $(shell grep -l 'env bash' scripts/*)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline serve test test-fast test-full lint small compare bundle audit bench pins docs-config clean
+.PHONY: help setup pipeline serve test test-fast test-full lint small compare bundle audit bench pins notebooks docs-config clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -21,6 +21,10 @@ $(VENV)/pipeline.stamp: requirements.txt setup.py
 
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/pipeline.stamp
 	python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/notebooks.stamp: requirements-notebooks.txt $(VENV)/pipeline.stamp
+	python -m pip install --quiet --disable-pip-version-check -r requirements-notebooks.txt
 	@touch $@
 
 setup: $(VENV)/pipeline.stamp    ## Create .venv and install the pipeline's packages
@@ -72,6 +76,10 @@ pins: $(VENV)/dev.stamp          ## Update requirements*.txt from requirements*.
 	$(PIN) --upgrade requirements-dev.in -o requirements-dev.txt
 	$(PIN) requirements.in -c requirements-dev.txt -o requirements.txt
 	$(PIN) requirements-serve.in -c requirements-dev.txt -o requirements-serve.txt
+	$(PIN) --upgrade requirements-notebooks.in -c requirements-dev.txt -o requirements-notebooks.txt
+
+notebooks: $(VENV)/notebooks.stamp ## JupyterLab with the notebooks of research/
+	jupyter lab research/01_data_ingestion.ipynb
 
 docs-config: $(VENV)/pipeline.stamp ## Update docs/configuration.md from the entities
 	python -m cnnClassifier.config.reference > docs/configuration.md
