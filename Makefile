@@ -1,6 +1,8 @@
 # The same commands for developers, CI and hooks. README.md lists plain commands for systems without make.
 PYTHON ?= python3
 VENV := .venv
+# Of `make docs`, which needs none of the other packages.
+DOCS_VENV := build/docs-venv
 BASE ?= origin/main
 EVALUATION := artifacts/evaluation
 PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
@@ -8,7 +10,7 @@ SHELL_SCRIPTS = $(shell grep -l 'env bash' scripts/*)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline serve test test-fast test-full lint small compare bundle audit bench pins docs-config clean
+.PHONY: help setup pipeline serve test test-fast test-full lint small compare bundle audit bench pins notebooks docs docs-config clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -21,6 +23,10 @@ $(VENV)/pipeline.stamp: requirements.txt setup.py
 
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/pipeline.stamp
 	python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/notebooks.stamp: requirements-notebooks.txt $(VENV)/pipeline.stamp
+	python -m pip install --quiet --disable-pip-version-check -r requirements-notebooks.txt
 	@touch $@
 
 setup: $(VENV)/pipeline.stamp    ## Create .venv and install the pipeline's packages
@@ -73,9 +79,23 @@ pins: $(VENV)/dev.stamp          ## Update requirements*.txt from requirements*.
 	$(PIN) requirements.in -c requirements-dev.txt -o requirements.txt
 	$(PIN) requirements-sources.in -c requirements-dev.txt -o requirements-sources.txt
 	$(PIN) requirements-serve.in -c requirements-dev.txt -o requirements-serve.txt
+	$(PIN) --upgrade requirements-notebooks.in -c requirements-dev.txt -o requirements-notebooks.txt
+	$(PIN) --upgrade requirements-docs.in -c requirements-dev.txt -o requirements-docs.txt
 
-docs-config: $(VENV)/pipeline.stamp ## Update docs/configuration.md from the entities
+notebooks: $(VENV)/notebooks.stamp ## JupyterLab with the notebooks of research/
+	jupyter lab research/01_data_ingestion.ipynb
+
+$(DOCS_VENV)/stamp: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
+docs: $(DOCS_VENV)/stamp         ## The documentation as a website, in build/site
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+
+docs-config: $(VENV)/pipeline.stamp ## Update the pages of docs/ that are generated from the code
 	python -m cnnClassifier.config.reference > docs/configuration.md
+	python scripts/import_graph.py > docs/architecture-imports.md
 
 clean:           ## Remove the outputs of the pipeline; .venv, data/ and the feature cache stay
 	rm -rf artifacts logs

@@ -35,6 +35,7 @@ TEMPLATE_FILES = (
     "docs/page.png",
     "scripts/new_project.py",
     "scripts/project_readme.md",
+    "tests/test_how_to.py",
     "tests/test_new_project.py",
 )
 MEDICAL_FILES = (
@@ -263,6 +264,9 @@ def write_project(target: Path, answers: dict) -> None:
         json.dumps(answers, indent=2) + "\n", encoding="utf-8", newline="\n"
     )
     format_code(target)
+    imports = run(target, sys.executable, "scripts/import_graph.py")  # without removed packages
+    path = target / "docs/architecture-imports.md"
+    path.write_text(imports, encoding="utf-8", newline="\n")
 
 
 def rename(text: str, answers: dict, is_medical: bool) -> str:
@@ -273,7 +277,6 @@ def rename(text: str, answers: dict, is_medical: bool) -> str:
     if not is_medical:
         text = re.sub(r"^.*src/ct_phantom/.*\n", "", text, flags=re.MULTILINE)
         text = text.replace("phantom:[key=value,…] | ", "")
-    text = text.replace("[benchmarks](../benchmarks/README.md)", "`benchmarks/`")
     for old, new in ((PACKAGE, "package"), (TITLE, "title"), (NAME, "name")):
         text = text.replace(old, answers[new])
     # The response that docs/serving.md shows.

@@ -67,7 +67,7 @@ def test_a_project_has_its_own_names_in_one_commit(project):
         project / "README.md"
     ).read_text(encoding="utf-8")
     for name in git(project, "ls-files").splitlines():
-        if name.startswith("tests/") or name.endswith((".png", ".ipynb")):
+        if name.startswith("tests/") or name.endswith(".png"):
             continue
         found = SUBJECT.search((project / name).read_bytes())
         assert found is None, (name, found)

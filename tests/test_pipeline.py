@@ -16,7 +16,7 @@ import pytest
 
 from tests.mlflow_server import LACKING, without
 from tests.project import ROOT, patterns, write_project
-from tests.waiting import PATIENCE_S, reserved_port, wait_for
+from tests.waiting import reserved_port, wait_for
 
 STAGES = ["data_ingestion", "data_validation", "prepare_base_model", "training", "evaluation"]
 
@@ -327,22 +327,3 @@ def test_every_way_gives_one_image_the_same_probabilities(clone, keras):
     temperature = ModelBundle.read(clone / "artifacts/training").temperature
     trained = float(apply_temperature(model.predict(pixels, verbose=0), temperature)[0, 0])
     assert trained == pytest.approx(evaluated, abs=0.02)  # OpenVINO takes bfloat16
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    "notebook",
-    sorted(path.name for path in (ROOT / "research").glob("*.ipynb")),
-)
-def test_notebooks_run(notebook, tmp_path, monkeypatch):
-    import nbformat
-    from nbclient import NotebookClient
-
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    content = nbformat.read(ROOT / "research" / notebook, as_version=4)
-    NotebookClient(
-        content,
-        timeout=PATIENCE_S,
-        startup_timeout=PATIENCE_S,
-        resources={"metadata": {"path": str(tmp_path)}},
-    ).execute()

@@ -222,15 +222,7 @@ def test_the_compose_file_runs_the_app_alone_and_with_a_tracking_server_on_deman
 # ---- pins
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "requirements.txt",
-        "requirements-serve.txt",
-        "requirements-sources.txt",
-        "requirements-dev.txt",
-    ],
-)
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_every_package_is_pinned_by_hash(name):
     text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
