@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Make a project of your own from this template: another name, other classes, other images.
 
     python scripts/new_project.py ../birds --name bird-id --title "Bird identification" \
