@@ -406,3 +406,11 @@ def test_groups_of_the_source_reach_the_manifest(validate, data_dir):
     assert files["ill/10.png"].group == files["well/11.png"].group == "1"
     assert len(files) == 2 * GOOD
     assert not any("group_pattern" in finding["text"] for finding in report["findings"])
+
+
+def test_a_warning_names_at_most_ten_classes(validate, tmp_path):
+    images = {f"c{n:02}/{i}.png": picture(10 * n + i) for n in range(12) for i in range(3)}
+    save(tmp_path / "data", images)
+    _, report, _ = validate()
+    texts = " ".join(finding["text"] for finding in report["findings"])
+    assert "c08 has 1 in test, c09 has 1 in test, 2 more. Scores depend" in texts

@@ -231,8 +231,30 @@ def test_a_folder_and_an_archive_in_s3(s3, fetch, error_of, monkeypatch, tmp_pat
     assert "AWS_ACCESS_KEY_ID" in message
 
 
+def test_a_folder_in_google_cloud(fetch, error_of):
+    items = []
+    for name, content in IMAGES.items():
+        items.append({"kind": "storage#object", "name": name, "bucket": "clinic"})
+        items[-1]["size"] = str(len(content))
+
+    def respond(path):
+        if path == "/storage/v1/b/clinic/o":
+            return 200, {"Content-Type": "application/json"}, json.dumps({"items": items}).encode()
+        name = path.removeprefix("/storage/v1/b/clinic/o/")
+        return (200, {}, IMAGES[name]) if name in IMAGES else (404, {}, b"{}")
+
+    with serving(respond) as (url, _):
+        query = f"scheme=http&endpoint_override={url.removeprefix('http://')}"
+        in_folder = {name.removeprefix("scans/"): content for name, content in IMAGES.items()}
+        assert fetch(f"gs://anonymous@clinic/scans?{query}") == in_folder
+        assert fetch(f"gs://anonymous@clinic/scans?{query}") == in_folder
+    message = error_of(
+        "gs://anonymous@clinic/x?endpoint_override=127.0.0.1:9&retry_limit_seconds=1"
+    )
+    assert message.startswith("gs://clinic/x?…: ")
+
+
 def test_an_interrupted_download_copies_the_rest(monkeypatch, fetch, error_of, tmp_path):
-    """Google Cloud and Azure differ from S3 by the file system of pyarrow alone."""
     write_files(tmp_path / "store/bucket", IMAGES)
     store = fs.SubTreeFileSystem(str(tmp_path / "store"), fs.LocalFileSystem())
     copied = []
@@ -255,7 +277,7 @@ def test_an_interrupted_download_copies_the_rest(monkeypatch, fetch, error_of, t
 
 
 def test_azure_takes_the_account_from_the_environment(monkeypatch, fetch, error_of, tmp_path):
-    assert "AZURE_STORAGE_ACCOUNT is not set" in error_of("az://clinic/scans")
+    assert "set AZURE_STORAGE_ACCOUNT to" in error_of("az://clinic/scans")
     write_files(tmp_path / "clinic", IMAGES)
     options = {}
 

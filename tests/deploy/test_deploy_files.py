@@ -42,7 +42,7 @@ def test_its_linter_finds_nothing(tool, arguments):
 
 def test_scripts_are_executable_and_tell_their_usage():
     for path in SCRIPTS:
-        assert path.suffix == ".sh" or (
+        assert path.suffix in (".sh", ".md") or (
             path.stat().st_mode & 0o111 and f"scripts/{path.name}" in path.read_text()
         )
 

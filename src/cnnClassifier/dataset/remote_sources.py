@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 HUBS = ("kaggle:", "hf:")
 STORES = ("s3://", "gs://", "az://")
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS; gs://anonymous@… for a public bucket",
+    "az": "AZURE_STORAGE_ACCOUNT, and AZURE_STORAGE_KEY or `az login`",
+}
 _CHUNK_BYTES = 1 << 20
 _CONNECTIONS = 8
 _MAX_REASON_LENGTH = 300
-_STORE_HINT = (
-    "check the address and the credentials (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a "
-    "profile; Google Cloud: GOOGLE_APPLICATION_CREDENTIALS; Azure: AZURE_STORAGE_ACCOUNT and "
-    "AZURE_STORAGE_KEY)"
-)
+_GCS_RETRY_S = 20  # the client's default is 15 minutes, without a message
 
 
 def is_hub(url: str) -> bool:
@@ -93,11 +94,12 @@ def _download_from_store(url: str, target: Path) -> None:
     from pyarrow import fs
 
     name = redact_url(url)
-    with _one_line_errors(name, _STORE_HINT):
+    hint = f"check the address and the credentials ({_CREDENTIALS[url[:2].lower()]})"
+    with _one_line_errors(name, hint):
         store, path = _open_store(url)
         info = store.get_file_info(path)
         if info.type == fs.FileType.NotFound:
-            raise SourceError(f"{name}: no such file or folder; {_STORE_HINT}")
+            raise SourceError(f"{name}: no such file or folder; {hint}")
         if info.type == fs.FileType.File:
             _copy(store, info, target)
             return
@@ -118,11 +120,16 @@ def _open_store(url: str) -> "tuple[FileSystem, str]":
     from pyarrow import fs
 
     scheme, _, path = url.partition("://")
+    if scheme.lower() == "gs" and "retry_limit_seconds=" not in url:
+        separator = "&" if "?" in url else "?"
+        url += f"{separator}retry_limit_seconds={_GCS_RETRY_S}"
     if scheme.lower() != "az":
         return fs.FileSystem.from_uri(url)
     account = os.environ.get("AZURE_STORAGE_ACCOUNT")
     if not account:
-        raise SourceError(f"{redact_url(url)}: AZURE_STORAGE_ACCOUNT is not set; {_STORE_HINT}")
+        raise SourceError(
+            f"{redact_url(url)}: set AZURE_STORAGE_ACCOUNT to the name of the storage account"
+        )
     store = fs.AzureFileSystem(
         account,
         account_key=os.environ.get("AZURE_STORAGE_KEY"),
