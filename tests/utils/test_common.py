@@ -95,6 +95,8 @@ def test_json_and_csv_round_trip(tmp_path):
 
     (tmp_path / "a.csv").write_bytes(b"x,y\n1,0.5\n2,1e-09\n")
     assert read_numeric_csv(tmp_path / "a.csv") == {"x": [1, 2], "y": [0.5, 1e-9]}
+    (tmp_path / "a.csv").write_text("x,y\n", encoding="utf-8")  # the history of linear heads
+    assert read_numeric_csv(tmp_path / "a.csv") == {"x": [], "y": []}
 
 
 def test_sizes_and_hashes_of_files(tmp_path):

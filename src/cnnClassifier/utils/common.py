@@ -116,7 +116,7 @@ def read_numeric_csv(path: Path) -> dict[str, list[float]]:
     """Read a CSV file of numbers.
 
     Returns:
-        The values of each column, by its header.
+        The values of each column, by its header; none where the file has a header alone.
 
     Raises:
         OSError: the file can't be read.
@@ -124,7 +124,7 @@ def read_numeric_csv(path: Path) -> dict[str, list[float]]:
     """
     with Path(path).open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    columns = zip(*rows, strict=True)
+    columns = zip(*rows, strict=True) if rows else [()] * len(header)
     return {name: list(map(float, column)) for name, column in zip(header, columns, strict=True)}
 
 
