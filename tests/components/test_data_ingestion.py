@@ -108,6 +108,7 @@ def test_dicom_files_without_a_suffix_get_one(tmp_path, ingest, data_dir, kind):
         "well/study2/IM000001.dcm": dicom,
     }
     write_files(tmp_path / "scans", files)
+    (tmp_path / "scans/ill/gone").symlink_to("nowhere")
     with serving(Site(zip_of({"scans/": b""} | files))) as site:
         ingest(tmp_path / "scans" if kind == "folder" else site.url)
     series = "ill/study1/series2"

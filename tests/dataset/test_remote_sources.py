@@ -203,6 +203,7 @@ def s3():
         **IMAGES,
         "scans/normal/": b"",
         "scans/notes.txt": b"x",
+        "scans/labels.csv": b"path,label",
         "texts/a.txt": b"x",
         "scans.zip": zip_of(IMAGES),
     }
@@ -215,6 +216,7 @@ def s3():
 def test_a_folder_and_an_archive_in_s3(s3, fetch, error_of, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
     in_folder = {name.removeprefix("scans/"): content for name, content in IMAGES.items()}
+    in_folder["labels.csv"] = b"path,label"
     assert fetch("s3://clinic/scans") == in_folder
     assert fetch("s3://clinic/scans.zip") == IMAGES
     assert "no such file or folder" in error_of("s3://clinic/absent")

@@ -1,7 +1,7 @@
 """Read a CSV or Parquet file that lists images with their labels and groups."""
 
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ _REQUIRED = ("path", "label")
 _SUFFIXES = (".csv", ".parquet")
 
 
-def is_table(path: Path) -> bool:
+def is_table(path: PurePath) -> bool:
     """Tell by its name whether a file is a table of images."""
     return path.suffix.lower() in _SUFFIXES
 

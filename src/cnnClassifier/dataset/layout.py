@@ -292,6 +292,8 @@ def _has_suffix(path: PurePath) -> bool:
 
 
 def _is_dicom_file(path: Path) -> bool:
+    if not path.is_file():  # a broken link, a pipe
+        return False
     with path.open("rb") as file:
         return is_dicom(file.read(_MAGIC_BYTES))
 

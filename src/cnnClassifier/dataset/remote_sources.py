@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import joblib
 
 from cnnClassifier.dataset.extraction import safe_path
+from cnnClassifier.dataset.image_table import is_table
 from cnnClassifier.dataset.layout import is_image
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
@@ -90,7 +91,7 @@ def _download_from_hugging_face(name: str, target: Path) -> None:
 
 
 def _download_from_store(url: str, target: Path) -> None:
-    """Download a file, or the images below a folder, several at a time."""
+    """Download a file, or the images and tables below a folder, several at a time."""
     from pyarrow import fs
 
     name = redact_url(url)
@@ -106,7 +107,8 @@ def _download_from_store(url: str, target: Path) -> None:
         jobs = []
         for file in store.get_file_info(fs.FileSelector(path, recursive=True)):
             relative = safe_path(file.path[len(path) :].lstrip("/"), name)
-            if file.type == fs.FileType.File and is_image(relative):
+            is_needed = is_image(relative) or is_table(relative)
+            if file.type == fs.FileType.File and is_needed:
                 jobs.append(joblib.delayed(_copy)(store, file, target / relative))
         if not jobs:
             raise SourceError(f"{name}: contains no image; check the folder")
