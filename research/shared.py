@@ -96,7 +96,7 @@ def with_interval(
     predictions: LabeledPredictions, metric: str = "roc_auc"
 ) -> tuple[float, float, float]:
     """Return a metric and its 95% interval, from a bootstrap over groups."""
-    samples = bootstrap_metrics(predictions, samples=200, seed=0)
+    samples = bootstrap_metrics(predictions, samples=100, seed=0)
     value = compute_metrics(predictions)[metric]
     low, high = percentile_intervals(samples[[metric]]).get(metric, (np.nan, np.nan))
     return value, low, high

@@ -7,9 +7,10 @@ import sys
 import pytest
 import yaml
 
-from tests.project import ROOT, write_project
+from tests.project import ROOT
 from tests.test_docs import HOW_TOS, edits_of
 from tests.test_pipeline import copy_repository
+from tests.test_pipeline import edit as set_value
 
 # Those that an edit could break.
 TESTS = (
@@ -81,7 +82,7 @@ def test_a_project_with_the_edits_of_a_how_to_passes_its_tests(name, tmp_path):
     selected = [f"tests/{name}" for name in TESTS]
     run("-m", "pytest", "-m", "not slow and not full", *selected)
     if name == "how-to/stage.md":
-        write_project(tmp_path, config={"data_ingestion.source_URL": "patterns:classes=elm|oak"})
+        set_value(tmp_path / "config/config.yaml", source_URL='"patterns:classes=elm|oak"')
         for stage in ("data_ingestion", "data_validation", "mean_images"):
             run("main.py", "--only", stage)
         images = sorted(path.name for path in (tmp_path / "artifacts/mean_images").iterdir())
