@@ -353,18 +353,18 @@ def format_code(target: Path) -> None:
         for path in (ROOT / ".venv" / folder).glob("ruff*"):
             ruff = str(path)
     with tempfile.TemporaryDirectory() as temp_dir:
-        command = [ruff] if ruff else [sys.executable, str(install_ruff(temp_dir))]
-        run(target, *command, "check", "--quiet", "--fix", "--exit-zero", ".")
-        run(target, *command, "format", "--quiet", ".")
+        ruff = ruff or install_ruff(temp_dir)
+        run(target, ruff, "check", "--quiet", "--fix", "--exit-zero", ".")
+        run(target, ruff, "format", "--quiet", ".")
 
 
-def install_ruff(folder: str) -> Path:
+def install_ruff(folder: str) -> str:
     """Install the pinned ruff into a folder; return its program's path."""
     pinned = re.search(r"^ruff==[\d.]+", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
     assert pinned is not None
     options = ("--quiet", "--disable-pip-version-check", "--target", folder)
     run(ROOT, sys.executable, "-m", "pip", "install", *options, pinned[0])
-    return Path(folder, "ruff", "__main__.py")
+    return str(next(path for path in Path(folder, "bin").iterdir() if path.stem == "ruff"))
 
 
 def commit(folder: Path, message: str) -> None:
