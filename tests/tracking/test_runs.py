@@ -195,6 +195,7 @@ def test_the_next_command_marks_a_killed_run(local):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_two_processes_create_the_database_at_once(project):
     processes = [script(), script()]
     for process in processes:

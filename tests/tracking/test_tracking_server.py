@@ -215,6 +215,7 @@ def test_sync_completes_the_same_run_once(server, log_in, tiny_bundle, terminal,
         sync(config.model_copy(update={"uri": "sqlite:///mlflow.db"}), print)
 
 
+@pytest.mark.full
 def test_mlflow_serves_it(project, server, log_in, tiny_bundle, picture, monkeypatch):
     config = log_in(server, "served")
     with start_run(config, "tiny", {}) as run:
