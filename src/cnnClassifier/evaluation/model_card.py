@@ -14,7 +14,7 @@ import pandas as pd
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import EvaluationConfig
 from cnnClassifier.entity.disclaimers import SYNTHETIC
-from cnnClassifier.evaluation.plots import ROC_PER_CLASS_FILE, GalleryImage
+from cnnClassifier.evaluation.plots import GalleryImage, read_class_curves
 from cnnClassifier.evaluation.scores import (
     SPLIT_TEXTS,
     TOO_FEW_GROUPS,
@@ -76,8 +76,7 @@ def write_card(
 
 def _class_curves(folder: Path) -> dict[str, str]:
     """Return the ROC curve of each class against the rest as polyline points."""
-    table = pd.read_csv(folder / ROC_PER_CLASS_FILE, dtype={"class": str}, keep_default_na=False)
     curves = {}
-    for name, curve in table.groupby("class", sort=False):
-        curves[str(name)] = polyline_points(curve["fpr"].to_numpy(), curve["tpr"].to_numpy())
+    for name, curve in read_class_curves(folder).items():
+        curves[name] = polyline_points(curve["fpr"].to_numpy(), curve["tpr"].to_numpy())
     return curves

@@ -129,6 +129,13 @@ def write_tables(
         table.to_csv(folder / name, index=False, lineterminator="\n")
 
 
+def read_class_curves(folder: Path) -> dict[str, pd.DataFrame]:
+    """Return the ROC curve (fpr, tpr) of each class that `write_tables` wrote, by class."""
+    # A class may be named NA.
+    table = pd.read_csv(folder / ROC_PER_CLASS_FILE, dtype={"class": str}, keep_default_na=False)
+    return {str(name): curve for name, curve in table.groupby("class", sort=False)}
+
+
 def write_plots(
     folder: Path,
     history_path: Path,
@@ -171,22 +178,17 @@ def _plot_curves(folder: Path, scores: dict[str, Any], size: str, note: str) -> 
     """Draw the ROC of each class against the rest (of two, the positive one), and the PR curve."""
     roc, pr = pd.read_csv(folder / "roc.csv"), pd.read_csv(folder / "pr.csv")
     matrix = np.array(scores["confusion_matrix"])
-    positive, name, area, prevalence = (
-        scores["positive_class"],
-        "micro-average",
-        "",
-        1 / len(matrix),
-    )
-    for row in [scores, *scores["per_class"]]:  # a class against the rest overrides the mean
-        if positive and row.get("class", positive) == positive:
-            name, area = positive, f" AUC {row['pr_auc']:.3f}"
-            prevalence = matrix[scores["classes"].index(positive)].sum() / matrix.sum()
+    positive, prevalence, area = scores["positive_class"], 1 / len(matrix), ""
+    if positive:
+        index = scores["classes"].index(positive)
+        prevalence = matrix[index].sum() / matrix.sum()
+        of_positive = scores["per_class"][index] if scores["per_class"] else scores
+        area = f" AUC {of_positive['pr_auc']:.3f}"
     title = f"ROC: {'macro ' if scores['per_class'] else ''}AUC {scores['roc_auc']:.3f}; {size}"
     with _axes(folder / "roc.png", title, note) as axes:
         axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle=":")
         if scores["per_class"]:
-            of_classes = pd.read_csv(folder / ROC_PER_CLASS_FILE, dtype={"class": str})
-            for label, curve in of_classes.groupby("class", sort=False):
+            for label, curve in read_class_curves(folder).items():
                 axes.plot(curve["fpr"], curve["tpr"], linewidth=1.2, label=label)
             axes.legend(frameon=False, fontsize="small", ncols=1 + len(matrix) // 12)
             axes.set(xlabel="1 − specificity", ylabel="sensitivity (class against rest)")
@@ -194,7 +196,8 @@ def _plot_curves(folder: Path, scores: dict[str, Any], size: str, note: str) -> 
             axes.plot(roc["fpr"], roc["tpr"], color=_PRIMARY)
             axes.set(xlabel="1 − specificity", ylabel=f"sensitivity ({positive})")
         axes.set(**_UNIT_SQUARE)
-    with _axes(folder / "pr.png", f"Precision-recall ({name}):{area}; {size}", note) as axes:
+    title = f"Precision-recall ({positive or 'micro-average'}):{area}; {size}"
+    with _axes(folder / "pr.png", title, note) as axes:
         axes.axhline(prevalence, color=_LINE, linewidth=1, linestyle=":")
         axes.step(pr["recall"], pr["precision"], where="pre", color=_PRIMARY)
         axes.set(xlabel="recall", ylabel="precision", **_UNIT_SQUARE)
