@@ -21,7 +21,7 @@ from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.scores import METRIC_LABELS, read_scores
 from cnnClassifier.tracking.runs import Run
 from cnnClassifier.utils.common import save_json, sha256_of
-from cnnClassifier.utils.errors import BundleError, GateError, ManifestError
+from cnnClassifier.utils.errors import BundleError, GateError, ManifestError, UserError
 from tests.labeled_predictions import cross_validation, labeled, random_predictions
 from tests.pictures import save
 
@@ -262,6 +262,20 @@ def test_without_a_gallery_no_image_of_the_data_is_written(prepared):
     Evaluation(config).run()
     assert files_in(config.root_dir) == FILES - {"errors.png"}
     assert "<img" not in (config.root_dir / "MODEL_CARD.html").read_text(encoding="utf-8")
+
+
+def test_images_of_other_kinds_come_from_a_folder(prepared, run, tmp_path, picture):
+    config = prepared(2).model_copy(update={"ood_samples": str(tmp_path / "others")})
+    with pytest.raises(UserError, match=r"others: no image; set evaluation\.ood_samples"):
+        Evaluation(config).run()
+    (tmp_path / "others/maps").mkdir(parents=True)
+    for level in (0, 255):
+        (tmp_path / f"others/maps/{level}.png").write_bytes(picture(level))
+    scores = Evaluation(config).run()["out_of_distribution"]
+    assert [(row["kind"], row["n"]) for row in scores["by_kind"]] == [("maps", 2)]
+    (tmp_path / "others/broken.png").write_bytes(b"text")
+    with pytest.raises(UserError, match=r"broken\.png: .*; remove it from evaluation.ood_samples"):
+        Evaluation(config).run()
 
 
 def drop_first_entry(config):

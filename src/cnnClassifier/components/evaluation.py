@@ -53,7 +53,7 @@ from cnnClassifier.utils.common import (
     save_json,
     sha256_of,
 )
-from cnnClassifier.utils.errors import BundleError, GateError, ManifestError, UserError
+from cnnClassifier.utils.errors import BundleError, GateError, ImageError, ManifestError, UserError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_credentials
@@ -119,9 +119,8 @@ class Evaluation:
                     save_json(folder / INT8_AGREEMENT_FILE, scores["int8"])
                 images = images.join(distances.drop(columns=["kind", "name"]))
                 write_tables(folder, predictions, bundle.classes, images, distances)
-                note = (
-                    f"{SYNTHETIC if bundle.synthetic else ''}\n{config.project.disclaimer}".strip()
-                )
+                notices = [SYNTHETIC if bundle.synthetic else "", config.project.disclaimer]
+                note = "\n".join(notices).strip()
                 write_plots(folder, config.bundle_dir / HISTORY_FILE, scores, gallery, note)
                 write_card(folder, bundle, scores, report, config, gallery)
             run.log_datasets(manifest, bundle.data_source, SPLITS)
@@ -147,7 +146,10 @@ class Evaluation:
             )
         samples = []
         for path in paths[:_MAX_OOD_SAMPLES]:
-            pixels = decode(path.read_bytes(), config.max_pixels).pixels
+            try:
+                pixels = decode(path.read_bytes(), config.max_pixels).pixels
+            except ImageError as error:
+                raise UserError(f"{path}: {error}; remove it from evaluation.ood_samples") from None
             name = path.relative_to(folder).as_posix()
             samples.append(OODSample(path.parent.name, name, pixels))
         return samples
