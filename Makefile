@@ -4,6 +4,9 @@ VENV := .venv
 # Of `make docs`, which needs none of the other packages.
 DOCS_VENV := build/docs-venv
 BASE ?= origin/main
+# Of the tests at a time, each with up to 2.5 GB of memory; a file stays in one process.
+PROCESSES ?= 2
+PYTEST = python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 EVALUATION := artifacts/evaluation
 PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 SHELL_SCRIPTS = $(shell grep -l 'env bash' scripts/*)
@@ -39,13 +42,13 @@ serve: $(VENV)/pipeline.stamp    ## The page, at http://localhost:8080
 	python app.py
 
 test: $(VENV)/dev.stamp          ## The fast and the slow tests, the fast ones first
-	python -m pytest -m "not full"
+	$(PYTEST) -m "not full"
 
 test-fast: $(VENV)/dev.stamp     ## The fast tests alone
-	python -m pytest -m "not slow and not full"
+	$(PYTEST) -m "not slow and not full"
 
 test-full: $(VENV)/dev.stamp     ## All tests, with those that take many minutes
-	python -m pytest
+	$(PYTEST)
 
 lint: $(VENV)/dev.stamp          ## Style, types, workflow, Dockerfile, scripts, CloudFormation
 	ruff check .

@@ -26,8 +26,13 @@ HEADS = {
 
 
 def pytest_collection_modifyitems(items):
-    """Run the fast tests first."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Run the fast tests first, then the longest file, so that no process is left with it."""
+
+    def order(item):
+        is_slow = item.get_closest_marker("slow") is not None
+        return is_slow, item.path.name != "test_pipeline.py"
+
+    items.sort(key=order)
 
 
 @pytest.fixture

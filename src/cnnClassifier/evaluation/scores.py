@@ -136,11 +136,16 @@ def metric_labels(scores: dict[str, Any]) -> dict[str, str]:
 
 
 def render_text(template: str, **content: Any) -> str:
-    """Render a template of this package as text of 79 columns; table rows continue indented."""
+    """Render a template of this package as text of 79 columns; table rows continue indented.
+
+    A path stays in one piece, so that it can be copied.
+    """
+    wrapper = textwrap.TextWrapper(79, break_on_hyphens=False, break_long_words=False)
     lines = []
     for line in render_template_file("cnnClassifier.evaluation", template, **content).splitlines():
-        line, indent = line.rstrip(), "    " if line.startswith(" ") else ""
-        lines += textwrap.wrap(line, 79, subsequent_indent=indent) if len(line) > 79 else [line]
+        line = line.rstrip()
+        wrapper.subsequent_indent = "    " if line.startswith(" ") else ""
+        lines += wrapper.wrap(line) if len(line) > 79 else [line]
     return "\n".join(lines)
 
 
