@@ -50,7 +50,7 @@ test-fast: $(VENV)/dev.stamp     ## The fast tests alone
 test-full: $(VENV)/dev.stamp     ## All tests, with those that take many minutes
 	$(PYTEST)
 
-lint: $(VENV)/dev.stamp          ## Style, types, workflow, Dockerfile, scripts, CloudFormation
+lint: $(VENV)/dev.stamp          ## Style, types, workflow, Dockerfile, scripts, CloudFormation, Kubernetes
 	ruff check .
 	ruff format --check .
 	mypy
@@ -58,6 +58,7 @@ lint: $(VENV)/dev.stamp          ## Style, types, workflow, Dockerfile, scripts,
 	hadolint Dockerfile
 	shellcheck -x scripts/lib.sh $(SHELL_SCRIPTS)
 	cfn-lint infra/aws.yaml
+	kubernetes-validate --quiet --strict -k 1.33 $(filter-out %/kustomization.yaml,$(wildcard deploy/kubernetes/*.yaml))
 
 small: $(VENV)/pipeline.stamp    ## Run all stages on small synthetic images of your classes, in build/small
 	scripts/small-pipeline build/small

@@ -16,6 +16,11 @@ SCRIPTS = sorted(
     path for path in (ROOT / "scripts").iterdir() if path.is_file() and path.suffix != ".md"
 )
 BASH = [str(path) for path in SCRIPTS if "env bash" in path.read_text() or path.suffix == ".sh"]
+MANIFESTS = [
+    str(path)
+    for path in sorted((ROOT / "deploy/kubernetes").iterdir())
+    if path.name != "kustomization.yaml"
+]
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/main.yaml").read_text(encoding="utf-8"))
 STEPS = [(name, step) for name, job in WORKFLOW["jobs"].items() for step in job["steps"]]
 
@@ -26,6 +31,7 @@ STEPS = [(name, step) for name, job in WORKFLOW["jobs"].items() for step in job[
         ("actionlint", []),
         ("hadolint", ["Dockerfile"]),
         ("cfn-lint", ["infra/aws.yaml"]),
+        ("kubernetes-validate", ["--quiet", "--strict", "-k", "1.33", *MANIFESTS]),
         ("shellcheck", ["-x", *BASH]),
     ],
 )
@@ -206,7 +212,14 @@ def test_the_compose_file_runs_the_app_alone_and_with_a_tracking_server_on_deman
     content = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
     services = content["services"]
     profiles = {name: service.get("profiles") for name, service in services.items()}
-    assert profiles == {"app": None, "mlflow": ["tracking"], "pipeline": ["training"]}
+    assert profiles == {
+        "app": None,
+        "replica": ["replicas"],
+        "nginx": ["replicas"],
+        "mlflow": ["tracking"],
+        "pipeline": ["training"],
+    }
+    assert services["replica"]["ports"] == []  # nginx has the app's port
     app, mlflow = services["app"], services["mlflow"]
     assert app["read_only"] is True
     assert app["ports"] == ["8080:8080"]
@@ -217,6 +230,45 @@ def test_the_compose_file_runs_the_app_alone_and_with_a_tracking_server_on_deman
         mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])
     }
     assert {name for name in named if not name.startswith(".")} == set(content["volumes"])
+
+
+# ---- Kubernetes
+
+
+def test_the_manifests_agree_with_image_and_server():
+    manifests = {}
+    for path in MANIFESTS:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        manifests[content["kind"]] = content
+    listed = yaml.safe_load((ROOT / "deploy/kubernetes/kustomization.yaml").read_text())
+    assert sorted(listed["resources"]) == [Path(path).name for path in MANIFESTS]
+    template = manifests["Deployment"]["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    for kind, path in {
+        "Deployment": ("selector", "matchLabels"),
+        "Service": ("selector",),
+        "PodDisruptionBudget": ("selector", "matchLabels"),
+        "NetworkPolicy": ("podSelector", "matchLabels"),
+    }.items():
+        selector = manifests[kind]["spec"]
+        for key in path:
+            selector = selector[key]
+        assert selector == labels, kind
+    (container,) = template["spec"]["containers"]
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (port,) = container["ports"]
+    assert f"EXPOSE {port['containerPort']}\n" in dockerfile
+    assert f"USER {template['spec']['securityContext']['runAsUser']}:" in dockerfile
+    probes = {container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness")}
+    assert probes == {"/readyz"}
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    (pods,) = [
+        metric["pods"]["metric"]["name"]
+        for metric in manifests["HorizontalPodAutoscaler"]["spec"]["metrics"]
+        if metric["type"] == "Pods"
+    ]
+    assert f'"{pods}"' in (ROOT / "src/cnnClassifier/serving/monitoring.py").read_text()
 
 
 # ---- pins
