@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.project import ROOT
+from tests.project import ROOT, write_project
 from tests.serving.client import post
 from tests.waiting import PATIENCE_S, reserved_port, until, wait_for
 
@@ -49,9 +49,10 @@ def nginx(tmp_path, ports, max_fails=1):
 
 
 @pytest.fixture
-def start_replica(app_command, make_workdir, tiny_bundle):
+def start_replica(app_command, tmp_path, tiny_bundle):
     """Run app.py on a given port until it is ready."""
-    workdir = make_workdir(tiny_bundle)
+    changes = {"training.bundle_dir": str(tiny_bundle), "serving.rate_limit": None}
+    workdir = write_project(tmp_path / "workdir", changes)
     with ExitStack() as stack:
 
         def start(port):
