@@ -62,7 +62,7 @@ def serving(folder):
 
 def draw_slices(count):
     """Return slices of new patients without a lesion, in another window, as PNG."""
-    ct_phantom = pytest.importorskip("ct_phantom")
+    import ct_phantom
     from ct_phantom.scanner import scan_slice
 
     options = ct_phantom.parse_phantom("phantom:size=128,seed=77")
@@ -83,6 +83,7 @@ def entries_of(folder):
 
 
 def test_flagged_images_are_trained_on_and_the_server_takes_the_new_model(tmp_path):
+    pytest.importorskip("ct_phantom")
     folder = copy_repository(tmp_path)
     write_project(
         folder,

@@ -108,6 +108,12 @@ def plant(data_dir):
     save(data_dir, planted)
 
 
+def add_feedback(data_dir, images):
+    """Add images as data_ingestion adds those that users corrected."""
+    save(data_dir, images)
+    (data_dir / "feedback.csv").write_text("\n".join(["path", *images]), encoding="utf-8")
+
+
 def test_errors_and_duplicates_are_found_and_counted(data_dir, validate):
     plant(data_dir)
     files, report, page = validate(group_pattern=r"^(?P<group>patient\d+)_")
@@ -349,6 +355,20 @@ def test_a_given_split_without_validation_takes_it_from_train(split_data_dir, va
     assert report["given_split"]["validation_taken_from_train"]
 
 
+def test_feedback_keeps_a_given_split(split_data_dir, validate):
+    _, before, _ = validate(split="as_given")
+    images = {
+        "Train/ill/feedback-new.png": picture(300),
+        "Train/well/feedback-tested.png": picture(10).resize((84, 70)),
+    }
+    add_feedback(split_data_dir, images)
+    files, report, _ = validate(split="as_given")
+    reason = "leakage: same image as test/ill/10.png, which is in test"
+    assert reasons_of(files) == {"Train/well/feedback-tested.png": reason}
+    assert files["Train/ill/feedback-new.png"].split == "train"
+    assert report["given_split"] == before["given_split"]
+
+
 def test_dicom_files_are_grouped_by_patient_without_revealing_it(validate, tmp_path, caplog):
     caplog.set_level("DEBUG")
     good = {
@@ -414,12 +434,6 @@ def test_a_warning_names_at_most_ten_classes(validate, tmp_path):
     _, report, _ = validate()
     texts = " ".join(finding["text"] for finding in report["findings"])
     assert "c08 has 1 in test, c09 has 1 in test, 2 more. Scores depend" in texts
-
-
-def add_feedback(data_dir, images):
-    """Add images as data_ingestion adds those that users corrected."""
-    save(data_dir, images)
-    (data_dir / "feedback.csv").write_text("\n".join(["path", *images]), encoding="utf-8")
 
 
 @pytest.mark.parametrize("shares", [(0.75, 0.25), (0.5, 0.25, 0.25)])

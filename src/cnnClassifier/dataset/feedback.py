@@ -91,7 +91,7 @@ def place_feedback(
     table[_TEXTS] = table[_TEXTS].fillna("")
     valid = table[table["error"] == ""]
     known = valid[~valid["feedback"]]
-    patients = valid["patient"][valid["patient"].isin(feedback["patient"].replace("", None))]
+    patients = valid["patient"][valid["patient"].isin(set(feedback["patient"]) - {""})]
     same_image = [
         _find_pairs(valid, keypoints, min_correlation),
         _link_to_first(valid["sha256"]),
