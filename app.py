@@ -47,6 +47,7 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--model-sha256", metavar="HEX", help="expected sha256 of the zip")
     add("--new-token", metavar="NAME", help="print a new token and its API_TOKENS entry, and exit")
     add("--may-train", action="store_true", help="with --new-token: it may start trainings")
+    add("--may-give-feedback", action="store_true", help="with --new-token: it may give feedback")
     return parser.parse_args(arguments)
 
 
@@ -59,7 +60,7 @@ def _port(text: str) -> int:
 def _print_new_token(args: argparse.Namespace) -> None:
     from cnnClassifier.serving.auth import create_token
 
-    token, entry = create_token(args.new_token, args.may_train)
+    token, entry = create_token(args.new_token, args.may_train, args.may_give_feedback)
     print(f"Token for the user; it is shown only once:\n  {token}")
     print(f"Add this entry to API_TOKENS and restart the server:\n  {entry}")
 

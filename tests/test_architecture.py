@@ -223,6 +223,8 @@ def test_stages_exchange_the_files_that_the_configuration_names():
             ("prepare_base_model", "updated_base_model_path"),
         )
     )
+    feedback = config["data_ingestion"]["feedback_dir"]
+    assert (ROOT / feedback).is_dir()  # DVC fails where a dependency is missing
     data, bundle = config["data_ingestion"]["data_dir"], config["training"]["bundle_dir"]
     validation = str(Path(manifest).parent)
     assert validation == str(Path(report).parent)
@@ -231,7 +233,7 @@ def test_stages_exchange_the_files_that_the_configuration_names():
         inputs = [path for path in stage["deps"] if not path.startswith("src/")]
         actual[name] = (inputs, [next(iter(out)) for out in stage["outs"]])
     assert actual == {  # dependencies and outputs
-        "data_ingestion": ([], [data]),
+        "data_ingestion": ([feedback], [data]),
         "data_validation": ([data], [validation]),
         "prepare_base_model": ([manifest], [base, updated]),
         "training": ([data, manifest, updated], [bundle]),

@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from cnnClassifier import cli
+from cnnClassifier.entity.feedback import FeedbackFolder
 from cnnClassifier.utils.log import logger
+from tests.entity.test_feedback_folder import record_of
 from tests.evaluation.test_comparison import evaluated, write
 from tests.project import ROOT, write_project
 from tests.waiting import PATIENCE_S
@@ -72,6 +74,7 @@ def test_a_run_may_start_at_a_stage(calls, words):
         (["compare", "a", "b", "c"], "unrecognized arguments: c"),
         (["promote", "a", "b"], "unrecognized arguments: b"),
         (["search", "--n-trials", "many"], "invalid int value: 'many'"),
+        (["feedback", "--accept", "all", "--reject", "all"], "not allowed with argument"),
         (["holiday"], "invalid choice: 'holiday'"),
     ],
 )
@@ -104,6 +107,7 @@ def test_a_wrong_command_line_is_refused(capsys, words, message):
         (["scores"], "scores: artifacts/evaluation/scores.json is missing; run `dvc repro`"),
         (["search", "--timeout", "-1"], "search: --timeout: expected a number above 0"),
         (["promote", "--force"], "promote: --force needs --reason TEXT"),
+        (["feedback"], "feedback: serving.feedback_dir is null in config.yaml: set it to a folder"),
         (
             ["--only", "data_validation"],
             "data_validation: artifacts/data_ingestion/data: contains no image",
@@ -144,6 +148,18 @@ def test_compare_prints_two_evaluations_and_writes_a_page(tmp_path, capsys):
     assert cli.main(["compare", "nothing"]) == 1
     assert "no folder, git revision" in capsys.readouterr().err
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_feedback_is_listed_and_decided_on(tmp_path, capsys):
+    write_project(tmp_path, {"serving.feedback_dir": "received"})
+    for image in (b"first", b"second"):
+        FeedbackFolder(tmp_path / "received").add(record_of(image), image, 10**6)
+    assert cli.main(["feedback", "--accept", record_of(b"first").id]) == 0
+    assert "1 accepted: the next `dvc repro` trains on them" in capsys.readouterr().err
+    assert cli.main(["feedback"]) == 0
+    assert capsys.readouterr().out.startswith("1 pending, 1 accepted, 0 rejected\n")
+    assert cli.main(["feedback", "--reject", "all"]) == 0
+    assert [path.read_bytes() for path in tmp_path.glob("feedback/normal/*")] == [b"first"]
 
 
 def python(*words, cwd):

@@ -126,6 +126,17 @@ def _build_parser() -> argparse.ArgumentParser:
     connect = add("connect", "set the tracking server in config.yaml; DagsHub as DVC's storage too")
     connect.add_argument("SERVICE", choices=("dagshub", "mlflow"), help="dagshub or mlflow")
     connect.add_argument("ADDRESS", help="USER/REPO on DagsHub, or the URL of an MLflow server")
+    feedback = add(
+        "feedback", "list what users flagged as wrong; accept it for training or reject it"
+    )
+    decision = feedback.add_mutually_exclusive_group()
+    decision.add_argument(
+        "--accept",
+        nargs="+",
+        metavar="ID",
+        help="train on these images, or on all; ID:CLASS chooses one of several corrections",
+    )
+    decision.add_argument("--reject", nargs="+", metavar="ID", help="delete these images, or all")
     add("sync", "send runs to the tracking server that it hasn't received")
     return parser
 
@@ -222,6 +233,19 @@ def _change_production(manager: Any, options: argparse.Namespace) -> None:
     logger.info("in production: %s, version %s (%s)", config.registered_model, version, serve)
 
 
+def _feedback(manager: Any, options: argparse.Namespace) -> None:
+    from cnnClassifier.components.feedback import Feedback
+
+    feedback = Feedback(manager.feedback())
+    if options.accept:
+        count = len(feedback.accept(options.accept))
+        logger.info("%d accepted: the next `dvc repro` trains on them", count)
+    elif options.reject:
+        logger.info("%d rejected", len(feedback.reject(options.reject)))
+    else:
+        print(feedback.summary())
+
+
 def _sync(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.tracking.sync import sync
 
@@ -243,6 +267,7 @@ _COMMANDS = {
     "connect": _connect,
     "scores": _scores,
     "compare": _compare,
+    "feedback": _feedback,
     "search": _search,
     "promote": _change_production,
     "rollback": _change_production,

@@ -10,6 +10,7 @@ import pytest
 
 import cnnClassifier
 from cnnClassifier.components.data_ingestion import DataIngestion
+from cnnClassifier.dataset.feedback import read_feedback
 from cnnClassifier.dataset.layout import read_groups
 from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.utils.errors import UserError
@@ -95,6 +96,21 @@ def test_a_table_gives_classes_and_groups(tmp_path, ingest, data_dir):
     assert files == {new: INGESTED[old] for old, new in zip(images, targets, strict=True)}
     assert read_groups(data_dir) == {"Well/normal/a.png": "p1", "ill/adenocarcinoma/c.jpg": "p2"}
     assert set(read_files(tmp_path / "mine")) == {*INGESTED, "labels.csv"}
+
+
+def test_images_of_users_are_added_while_they_are_there(tmp_path, ingest, data_dir, caplog):
+    caplog.set_level(logging.INFO, logger="cnnClassifier")
+    write_files(tmp_path / "scans", IMAGES)
+    ingest(tmp_path / "scans", feedback_dir=tmp_path / "feedback")
+    assert read_files(data_dir) == INGESTED
+    write_files(tmp_path / "feedback", {"normal/f.png": b"f", ".gitignore": b"*"})
+    ingest(tmp_path / "scans", feedback_dir=tmp_path / "feedback")
+    files = read_files(data_dir)
+    assert read_feedback(data_dir) == {"normal/feedback-f.png"}
+    assert files.pop("feedback.csv") == b"path\nnormal/feedback-f.png\n"
+    assert files == INGESTED | {"normal/feedback-f.png": b"f"}
+    assert caplog.messages[-1].startswith("feedback of users: 1 images from ")
+    assert (tmp_path / "feedback/normal/f.png").exists()
 
 
 @pytest.mark.parametrize("kind", ["folder", "http"])

@@ -108,6 +108,12 @@ def plant(data_dir):
     save(data_dir, planted)
 
 
+def add_feedback(data_dir, images):
+    """Add images as data_ingestion adds those that users corrected."""
+    save(data_dir, images)
+    (data_dir / "feedback.csv").write_text("\n".join(["path", *images]), encoding="utf-8")
+
+
 def test_errors_and_duplicates_are_found_and_counted(data_dir, validate):
     plant(data_dir)
     files, report, page = validate(group_pattern=r"^(?P<group>patient\d+)_")
@@ -138,7 +144,7 @@ def test_errors_and_duplicates_are_found_and_counted(data_dir, validate):
     expected = {
         "files": 42,
         "used": 36,
-        "left_out": {"exact_duplicate": 1, "conflict": 0, "leakage": 0, "error": 5},
+        "left_out": {"exact_duplicate": 1, "conflict": 0, "leakage": 0, "corrected": 0, "error": 5},
         "near_duplicates": {"sets": 2, "files": 5},
         "images": {"ill": 22, "well": 14},
         "groups": {"ill": 19, "well": 13},
@@ -349,6 +355,20 @@ def test_a_given_split_without_validation_takes_it_from_train(split_data_dir, va
     assert report["given_split"]["validation_taken_from_train"]
 
 
+def test_feedback_keeps_a_given_split(split_data_dir, validate):
+    _, before, _ = validate(split="as_given")
+    images = {
+        "Train/ill/feedback-new.png": picture(300),
+        "Train/well/feedback-tested.png": picture(10).resize((84, 70)),
+    }
+    add_feedback(split_data_dir, images)
+    files, report, _ = validate(split="as_given")
+    reason = "leakage: same image as test/ill/10.png, which is in test"
+    assert reasons_of(files) == {"Train/well/feedback-tested.png": reason}
+    assert files["Train/ill/feedback-new.png"].split == "train"
+    assert report["given_split"] == before["given_split"]
+
+
 def test_dicom_files_are_grouped_by_patient_without_revealing_it(validate, tmp_path, caplog):
     caplog.set_level("DEBUG")
     good = {
@@ -414,3 +434,60 @@ def test_a_warning_names_at_most_ten_classes(validate, tmp_path):
     _, report, _ = validate()
     texts = " ".join(finding["text"] for finding in report["findings"])
     assert "c08 has 1 in test, c09 has 1 in test, 2 more. Scores depend" in texts
+
+
+@pytest.mark.parametrize("shares", [(0.75, 0.25), (0.5, 0.25, 0.25)])
+def test_feedback_is_trained_on_and_changes_no_split(data_dir, validate, shares):
+    before, _, _ = validate(shares=shares)
+    in_split = {split: [] for split in ("train", "validation", "test")}
+    for path, entry in before.items():
+        in_split[entry.split].append((path, int(path.split("/")[1][:2])))
+    wrong, n = next(item for item in in_split["train"] if item[0].startswith("ill"))
+    near, m = next(item for item in in_split["train"] if item[0].startswith("well"))
+    tested, k = next(item for item in in_split["test"] if item[0].startswith("ill"))
+    other = next(path for path, _ in in_split["train"] if path.startswith("ill") and path != wrong)
+    images = {
+        "ill/feedback-new.png": picture(300),
+        "well/feedback-new.png": picture(301),
+        "well/feedback-new small.png": picture(301).resize((60, 50)),
+        "well/feedback-wrong.png": picture(n),
+        "well/feedback-near.png": encoded(picture(100 + m), "JPEG", quality=80),
+        "ill/feedback-right.png": (data_dir / other).read_bytes(),
+        "well/feedback-tested.png": picture(k),
+        "well/feedback-tested near.png": picture(k).resize((84, 70)),
+        "ill/feedback-both.png": picture(303),
+        "well/feedback-both.png": picture(303),
+        "well/feedback-broken.png": b"this is not an image",
+    }
+    add_feedback(data_dir, images)
+    files, report, page = validate(shares=shares)
+    corrected = "corrected: same image as well/feedback-wrong.png, whose class is right"
+    assert reasons_of(files) == {
+        wrong: corrected,
+        "ill/feedback-right.png": f"exact_duplicate: same bytes as {other}",
+        "well/feedback-tested.png": f"leakage: same image as {tested}, which is in test",
+        "well/feedback-tested near.png": f"leakage: same image as {tested}, which is in test",
+        "ill/feedback-both.png": "conflict: same image as well/feedback-both.png",
+        "well/feedback-both.png": "conflict: same image as ill/feedback-both.png",
+        "well/feedback-broken.png": files["well/feedback-broken.png"].reason,
+    }
+    assert files["well/feedback-broken.png"].reason.startswith("not_an_image")
+    kept = before.keys() - {wrong}
+    assert {path: files[path] for path in kept} == {path: before[path] for path in kept}
+    assert files[wrong].duplicate_of == "well/feedback-wrong.png"
+    used = {path: files[path] for path in images if files[path].split}
+    assert {entry.split for entry in used.values()} == {"train"}
+    groups = {path.partition("-")[2]: entry.group for path, entry in used.items()}
+    assert groups.pop("wrong.png") == wrong
+    assert groups.pop("near.png") == near
+    assert groups == {
+        "new.png": "well/feedback-new small.png",
+        "new small.png": "well/feedback-new small.png",
+    }
+    assert files["ill/feedback-new.png"].group == "ill/feedback-new.png"
+    expected = {"files": 11, "used": 5, "images": {"ill": 1, "well": 4}, "in_test": 2}
+    assert report["feedback"] == expected | {"corrected": 1}
+    assert report["left_out"]["corrected"] == 1
+    text = "Feedback of users: 5 of 11 images are trained on (ill 1, well 4). Left out because they"
+    assert text in page
+    assert not any("misses its target" in warning for warning in report["warnings"])

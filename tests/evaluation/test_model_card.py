@@ -46,6 +46,7 @@ REPORT = {
 }
 FULL_REPORT = REPORT | {
     "near_duplicates": {"sets": 3, "files": 7},
+    "feedback": {"used": 5, "corrected": 2},
     "warnings": ["Gray alone separates the classes <b>."],
     "shortcuts": {"file_size": {"auc": 0.512, "low": 0.4, "high": 0.6}},
 }
@@ -135,6 +136,7 @@ def test_both_cards_are_complete(tmp_path, count):
             "75 files were found and 69 are used",
             "copies 4, other 2",
             "7 images are near-duplicates",
+            "5 of the training images are feedback of users",
             "file size",
             "0.400 to 0.600",
             "sensitivity>=0.95",

@@ -1,4 +1,5 @@
 import base64
+import io
 import re
 
 import pytest
@@ -18,8 +19,8 @@ MAX_EXAMPLES = 50  # of each operation and kind
 
 
 @pytest.fixture(scope="module")
-def config(tiny_bundle):
-    return make_config(tiny_bundle)
+def config(tiny_bundle, tmp_path_factory):
+    return make_config(tiny_bundle, feedback_dir=tmp_path_factory.mktemp("feedback"))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,9 @@ def test_responses_match_their_schemas(app, document, picture):
         "Live": client.get("/livez"),
         "Examples": client.get("/examples"),
         "Error": client.get("/nothing"),
+        "Feedback": client.post(
+            "/feedback", data={"file": (io.BytesIO(picture()), "a.png"), "label": "normal"}
+        ),
     }
     example = client.post("/predict", json=body["examples"]["one"]["value"])
     assert example.status_code == 200

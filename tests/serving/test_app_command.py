@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnClassifier.serving.auth import hash_token, parse_tokens
+from cnnClassifier.serving.auth import Token, hash_token, parse_tokens
 from tests.serving.client import post
 from tests.waiting import PATIENCE_S, until
 
@@ -67,10 +67,10 @@ def test_an_error_at_the_start_is_one_line(
 
 
 def test_a_new_token_is_printed_with_its_entry(run_app, tmp_path):
-    done = run_app("--new-token", "ci", "--may-train")
+    done = run_app("--new-token", "ci", "--may-train", "--may-give-feedback")
     _, token, _, entry = (line.strip() for line in done.stdout.splitlines())
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
-    assert parse_tokens(entry)[hash_token(token)].may_train
+    assert parse_tokens(entry)[hash_token(token)] == Token("ci", True, True)
     done = run_app("--new-token", "no name")
     assert (done.returncode, done.stdout) == (1, "")
     assert "token name 'no name'" in done.stderr

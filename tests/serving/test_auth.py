@@ -28,14 +28,14 @@ def bearer(token):
     return {"Authorization": f"Bearer {token}"}
 
 
-@pytest.mark.parametrize("suffix", ["", ":train", ",", " \n"])
+@pytest.mark.parametrize("suffix", ["", ":train", ":feedback", ":train:feedback", ",", " \n"])
 def test_entries_are_parsed_in_any_order(suffix):
     token, entry = create_token("train.bot-1", may_train=False)
     assert entry == f"train.bot-1:{hashlib.sha256(token.encode()).hexdigest()}"
     for text in (f"{entry}{suffix}, {TRAINER_ENTRY}", f"{TRAINER_ENTRY}\n{entry}{suffix}"):
         tokens = parse_tokens(text)
         assert tokens == {
-            hash_token(token): Token("train.bot-1", may_train="train" in suffix),
+            hash_token(token): Token("train.bot-1", ":train" in suffix, ":feedback" in suffix),
             hash_token(TRAINER): Token("trainer", may_train=True),
         }
     assert parse_tokens(" ,\n") == {}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cnnClassifier.dataset.feedback import find_feedback, write_feedback
 from cnnClassifier.dataset.image_table import read_image_table
 from cnnClassifier.dataset.layout import (
     arrange_images,
@@ -30,7 +31,7 @@ class DataIngestion:
 
         Returns:
             The data folder: `<class>/<file>`, or `<split>/<class>/<file>` if the source has splits;
-            and `groups.csv` if it gives groups.
+            `groups.csv` if it gives groups, and `feedback.csv` if images of users were added.
 
         Raises:
             UserError: a one-line message; the last good data folder is kept.
@@ -49,5 +50,11 @@ class DataIngestion:
                 images = arrange_images(found, config.class_patterns, config.class_count, source)
                 write_images(images, folder, temp_path, move=folder == temp_dir)
                 write_groups(images, temp_path)
+                feedback = find_feedback(config.feedback_dir, images, config.data_dir)
+                if config.feedback_dir and feedback:
+                    write_images(feedback, config.feedback_dir, temp_path, move=False)
+                write_feedback(feedback, temp_path)
         logger.info("data_ingestion: %s from %s", summarize(images), source)
+        if feedback:
+            logger.info("feedback of users: %d images from %s", len(feedback), config.feedback_dir)
         return config.data_dir

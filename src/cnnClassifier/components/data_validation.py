@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from cnnClassifier.dataset.feedback import place_feedback, read_feedback
 from cnnClassifier.dataset.file_table import read_file_table
 from cnnClassifier.dataset.layout import image_files, read_groups
 from cnnClassifier.dataset.report import build_report, render_page
@@ -53,8 +55,20 @@ class DataValidation:
             backend=config.joblib_backend,
             dicom_options=DicomOptions.parse(config.dicom_window),
         )
+        is_feedback = table["path"].isin(read_feedback(config.data_dir))
+        table["feedback"] = is_feedback
+        source = self._split(table[~is_feedback], keypoints[~is_feedback])
+        correlation = config.near_duplicate_correlation
+        table = place_feedback(source, table[is_feedback], keypoints, correlation)
+        is_used = table["split"] != ""
+        shortcuts = measure_shortcuts(table[is_used], thumbnails[is_used], config.seed)
+        return self._write(table, build_report(table, shortcuts, config))
+
+    def _split(self, table: pd.DataFrame, keypoints: np.ndarray) -> pd.DataFrame:
+        """Find duplicates and groups of the source's files, and split them."""
+        config = self.config
         fractions = name_fractions(config.shares)
-        table["given_split"] = ""
+        table = table.assign(given_split="")
         if config.split == "as_given":
             table["given_split"] = read_given_splits(table["path"], fractions)
         table = mark_exact_duplicates(table)
@@ -66,10 +80,7 @@ class DataValidation:
         table["given_group"] = [groups.get(path, "") for path in table["path"]]
         table = assign_groups(table, config.group_pattern)
         table = add_reasons(table)
-        table = assign_splits(table, fractions, config.seed)
-        is_used = table["split"] != ""
-        shortcuts = measure_shortcuts(table[is_used], thumbnails[is_used], config.seed)
-        return self._write(table, build_report(table, shortcuts, config))
+        return assign_splits(table, fractions, config.seed)
 
     def _write(self, table: pd.DataFrame, report: dict[str, Any]) -> Manifest:
         """Write three files beside their targets, then rename them; the manifest comes last."""

@@ -19,6 +19,7 @@ from cnnClassifier.entity.config_entity import (
     DataIngestionConfig,
     DataValidationConfig,
     EvaluationConfig,
+    FeedbackConfig,
     LoggingConfig,
     PrepareBaseModelConfig,
     SearchConfig,
@@ -45,6 +46,7 @@ USERS: tuple[tuple[str, type[Settings]], ...] = (
     ("evaluation", EvaluationConfig),
     ("search", SearchPathsConfig),
     ("app.py", ServingConfig),
+    ("feedback", FeedbackConfig),
 )
 # Keys of earlier versions, and what to do about them.
 RENAMED_KEYS = {
@@ -145,6 +147,10 @@ class ConfigurationManager:
     def serving(self) -> ServingConfig:
         """Return the settings of the web server; HOST and PORT override the file."""
         return self._create(ServingConfig)
+
+    def feedback(self) -> FeedbackConfig:
+        """Return the settings of the command feedback."""
+        return self._create(FeedbackConfig)
 
     def search(self) -> SearchConfig:
         """Return the settings of the command search; SEARCH_STORAGE overrides the file.

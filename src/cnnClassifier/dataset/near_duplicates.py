@@ -93,7 +93,7 @@ def extract_keypoints(gray: np.ndarray) -> Keypoints:
 
 
 def find_near_duplicates(
-    keypoints: Sequence[Keypoints], min_correlation: float
+    keypoints: Sequence[Keypoints], min_correlation: float, queries: Sequence[int] | None = None
 ) -> list[tuple[int, int]]:
     """Find the images that are copies of each other.
 
@@ -104,6 +104,7 @@ def find_near_duplicates(
     Args:
         keypoints: of each image.
         min_correlation: of the details of two registered images, from 0 to 1.
+        queries: indices of the images whose copies are searched; None: of all.
 
     Returns:
         Pairs of indices, the lower one first, sorted. They connect all near-duplicates that were
@@ -117,10 +118,13 @@ def find_near_duplicates(
     inverted_file = _InvertedFile(images)
     linked = DisjointSet(range(len(images)))
     links = []
-    active = queries = list(range(len(images)))
-    while queries:
+    active = list(range(len(images)))
+    searched = active
+    if queries is not None:
+        searched = list(np.flatnonzero(np.isin(order, queries)))
+    while searched:
         changed = set()
-        pairs = inverted_file.candidates(active, queries)
+        pairs = inverted_file.candidates(active, searched)
         for first, second in progress(pairs, desc="registering images", unit="pair"):
             if linked.connected(first, second):
                 continue
@@ -128,12 +132,12 @@ def find_near_duplicates(
                 linked.merge(first, second)
                 changed.add(first)
                 links.append(sorted((order[first], order[second])))
-        active, queries = [], []
+        active, searched = [], []
         for subset in linked.subsets():
             representative = max(subset, key=lambda index: (len(images[index].codes), index))
             active.append(representative)
             if not changed.isdisjoint(subset):
-                queries.append(representative)
+                searched.append(representative)
     return sorted((first, second) for first, second in links)
 
 

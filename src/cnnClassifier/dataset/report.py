@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from cnnClassifier.dataset.feedback import CORRECTED
 from cnnClassifier.dataset.file_table import UNUSUAL_PROPERTIES
 from cnnClassifier.dataset.shortcuts import MAX_IMAGES, SHORTCUTS
 from cnnClassifier.dataset.split import CONFLICT, EXACT_DUPLICATE, LEAKAGE, name_fractions
@@ -53,7 +54,9 @@ def build_report(
     by_class = used.groupby("label")
     codes = table["reason"].str.split(":").str[0]
     errors = table[table["error"] != ""]
-    left_out = {code: int((codes == code).sum()) for code in (EXACT_DUPLICATE, CONFLICT, LEAKAGE)}
+    left_out = {}
+    for code in (EXACT_DUPLICATE, CONFLICT, LEAKAGE, CORRECTED):
+        left_out[code] = int((codes == code).sum())
     properties = table["properties"].str.get_dummies(" ").sum()
     report: dict[str, Any] = {
         "synthetic": is_synthetic(config.source_URL),
@@ -74,11 +77,13 @@ def build_report(
         "sizes": _describe_sizes(used),
         "splits": _describe_splits(used, config),
         "given_split": _describe_given_split(table, config) if is_given else None,
+        "feedback": _describe_feedback(table),
         "shortcuts": shortcuts,
         "shortcut_warning_auc": config.shortcut_warning_auc,
     }
     findings = [
         *_content_findings(report),
+        *_feedback_findings(report),
         *_group_findings(table, report, config),
         *_split_findings(report, config),
         *_shortcut_findings(report),
@@ -143,7 +148,9 @@ def _describe_sizes(used: pd.DataFrame) -> dict[str, Any]:
 def _describe_splits(used: pd.DataFrame, config: DataValidationConfig) -> dict[str, dict[str, Any]]:
     images = pd.crosstab(used["label"], used["split"])
     groups = used.groupby(["label", "split"])["group"].nunique().unstack()
-    fractions = images.div(images.sum(axis=1), axis=0).round(4)
+    # Feedback is never in test: it would seem to move the split away from its target.
+    source = used[~used["feedback"]]
+    fractions = pd.crosstab(source["label"], source["split"], normalize="index").round(4)
     result = {}
     for split, target in name_fractions(config.shares).items():
         result[split] = {
@@ -154,6 +161,22 @@ def _describe_splits(used: pd.DataFrame, config: DataValidationConfig) -> dict[s
             "class_fractions": fractions[split].to_dict(),
         }
     return result
+
+
+def _describe_feedback(table: pd.DataFrame) -> dict[str, Any] | None:
+    """Count the images that users corrected; None if there are none."""
+    files = table[table["feedback"]]
+    if files.empty:
+        return None
+    used = files[files["split"] != ""]
+    in_test = files["reason"].str.startswith(f"{LEAKAGE}:")
+    return {
+        "files": len(files),
+        "used": len(used),
+        "images": used["label"].value_counts().sort_index().to_dict(),
+        "in_test": int(in_test.sum()),
+        "corrected": int(table["reason"].str.startswith(f"{CORRECTED}:").sum()),
+    }
 
 
 def _describe_given_split(table: pd.DataFrame, config: DataValidationConfig) -> dict[str, Any]:
@@ -223,6 +246,21 @@ def _content_findings(report: dict[str, Any]) -> Iterator[dict[str, str]]:
             "CLASS_WEIGHTS: balanced in params.yaml compensates for this in training; compare "
             "models by balanced accuracy and AUC.",
         )
+
+
+def _feedback_findings(report: dict[str, Any]) -> Iterator[dict[str, str]]:
+    feedback = report["feedback"]
+    if feedback is None:
+        return
+    counts = ", ".join(f"{label} {count}" for label, count in feedback["images"].items())
+    yield _finding(
+        "note",
+        f"Feedback of users: {feedback['used']} of {_count(feedback['files'], 'image')} "
+        f"{'is' if feedback['used'] == 1 else 'are'} trained on{f' ({counts})' if counts else ''}. "
+        f"Left out because they or their group are in test: {feedback['in_test']}. Images of the "
+        f"source whose class feedback corrects: {feedback['corrected']}.",
+        "The reasons are in manifest.csv. The test split is the same as without feedback.",
+    )
 
 
 def _group_findings(

@@ -70,7 +70,7 @@ def link_duplicates(
     originals = pd.Index(table["path"]).get_indexer(table["duplicate_of"].iloc[duplicates])
     first = np.concatenate([rows[pairs[:, 0]], duplicates])
     second = np.concatenate([rows[pairs[:, 1]], originals])
-    return table.assign(duplicate_set=_components(first, second, len(table)))
+    return table.assign(duplicate_set=connect(first, second, len(table)))
 
 
 def mark_conflicts(table: pd.DataFrame) -> pd.DataFrame:
@@ -115,7 +115,7 @@ def assign_groups(table: pd.DataFrame, pattern: str | None) -> pd.DataFrame:
     name_codes, unique_names = pd.factorize(names)
     set_codes, unique_sets = pd.factorize(table["duplicate_set"])
     count = len(unique_names) + len(unique_sets)
-    components = _components(name_codes, len(unique_names) + set_codes, count)
+    components = connect(name_codes, len(unique_names) + set_codes, count)
     groups = pd.Series(names, table.index).groupby(components[name_codes]).transform("min")
     return table.assign(group=groups.where(table["error"] == "", ""), group_source=sources)
 
@@ -333,7 +333,7 @@ def _keep_given_splits(
     return used.assign(split=split.reindex(used.index, fill_value=""), reason=reason)
 
 
-def _components(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
+def connect(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
     """Return the number of the connected component of each of `count` nodes."""
     graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
     return connected_components(graph, directed=False)[1]

@@ -205,6 +205,20 @@ BundleDir = Annotated[
         description="The trained bundle: all that evaluation and serving need",
     ),
 ]
+FeedbackDir = Annotated[
+    ClonePath | None,
+    Field(
+        validation_alias="data_ingestion.feedback_dir",
+        description="Images that users corrected and `main.py feedback --accept` accepted: one "
+        "folder for each class. They are added to those of the source, never to the test split. "
+        "null: none",
+    ),
+]
+_received_dir = Field(
+    validation_alias="serving.feedback_dir",
+    description="Folder for the images that users flag as wrong, with the class that they give, "
+    "until `main.py feedback` reviews them. null: POST /feedback is off",
+)
 BootstrapSamples = Annotated[
     int,
     Field(
@@ -393,6 +407,7 @@ class DataIngestionConfig(Settings):
         le=20,
         description="Retries of a failed download",
     )
+    feedback_dir: FeedbackDir = None
 
 
 class DataValidationConfig(ImagesConfig):
@@ -795,6 +810,14 @@ class ServingConfig(Settings):
         description="Whether to use the quantized model where the evaluation accepted it",
     )
     report_path: Annotated[PathText | None, _report_path] = None
+    feedback_dir: Annotated[PathText | None, _received_dir] = None
+    max_feedback_bytes: int = Field(
+        default=10**9,
+        validation_alias="serving.max_feedback_bytes",
+        ge=1,
+        le=10**15,
+        description="Maximum size of that folder; beyond it POST /feedback gets status 507",
+    )
     show_reports: bool = Field(
         default=False,
         validation_alias="serving.show_reports",
@@ -813,6 +836,13 @@ class ServingConfig(Settings):
         le=86400,
         description="Interval between checks of the model registry, in seconds",
     )
+
+
+class FeedbackConfig(Settings):
+    """Settings of the command feedback."""
+
+    received_dir: Annotated[PathText | None, _received_dir]
+    accepted_dir: FeedbackDir
 
 
 # ---- Search

@@ -42,6 +42,7 @@ class Prediction:
         distance: from the training images.
         ood_threshold: above this distance the image is out of distribution.
         activation_map: of the predicted class, float32 (h, w), 0 to 1.
+        format: of the file's content, such as `PNG`.
         dicom: window and frame of a DICOM file; None for other files.
         pixels: the decoded image, uint8 (height, width, 3).
     """
@@ -55,5 +56,6 @@ class Prediction:
     distance: float
     ood_threshold: float
     activation_map: np.ndarray
+    format: str
     dicom: DicomInfo | None
     pixels: np.ndarray

@@ -9,7 +9,7 @@ from flask_cors import CORS
 
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.disclaimers import SYNTHETIC
-from cnnClassifier.serving import pages, routes, training_jobs
+from cnnClassifier.serving import feedback, pages, routes, training_jobs
 from cnnClassifier.serving.auth import Auth, Tokens
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter
 from cnnClassifier.serving.errors import handle_error
@@ -56,6 +56,7 @@ def create_app(
     app.register_error_handler(Exception, handle_error)
     Auth(app, config, tokens or {})
     app.register_blueprint(routes.make_blueprint(manager, config, limiter, metrics))
+    app.register_blueprint(feedback.make_blueprint(manager, config, limiter))
     app.register_blueprint(pages.make_blueprint(manager, config, requires_token=bool(tokens)))
     jobs = jobs or training_jobs.TrainingJobs(Path.cwd(), Path("logs/jobs"))
     app.register_blueprint(training_jobs.make_blueprint(jobs))

@@ -38,18 +38,27 @@ class Token:
     Attributes:
         name: appears in the log.
         may_train: whether it permits trainings as well as predictions.
+        may_give_feedback: whether it permits feedback as well as predictions.
     """
 
     name: str
-    may_train: bool
+    may_train: bool = False
+    may_give_feedback: bool = False
 
 
 # By sha256: the tokens themselves aren't stored.
 Tokens = Mapping[str, Token]
 
 
-def create_token(name: str, may_train: bool) -> tuple[str, str]:
+def create_token(
+    name: str, may_train: bool = False, may_give_feedback: bool = False
+) -> tuple[str, str]:
     """Return a random token and its entry for `API_TOKENS`.
+
+    Args:
+        name: of the token.
+        may_train: see `Token`.
+        may_give_feedback: likewise.
 
     Raises:
         ConfigError: the name isn't valid.
@@ -58,11 +67,14 @@ def create_token(name: str, may_train: bool) -> tuple[str, str]:
         expected = "1 to 40 letters, digits, dots, dashes or underscores"
         raise ConfigError(f"token name {name!r:.60}: expected {expected}")
     token = secrets.token_urlsafe(32)
-    return token, f"{name}:{hash_token(token)}" + (":train" if may_train else "")
+    rights = (":train" if may_train else "") + (":feedback" if may_give_feedback else "")
+    return token, f"{name}:{hash_token(token)}{rights}"
 
 
 def parse_tokens(text: str) -> Tokens:
-    """Read entries `name:sha256` or `name:sha256:train`, separated by commas or white space.
+    """Read entries, separated by commas or white space.
+
+    An entry is `name:sha256`, with the rights that the token has: `:train`, `:feedback`, or both.
 
     Raises:
         ConfigError: an entry isn't valid; the message doesn't show its sha256.
@@ -70,16 +82,16 @@ def parse_tokens(text: str) -> Tokens:
     tokens: dict[str, Token] = {}
     for number, entry in enumerate(re.findall(r"[^\s,]+", text), 1):
         where = f"environment: {TOKENS_VARIABLE}: entry {number}"
-        match = re.fullmatch(f"({_NAME}):([0-9a-fA-F]{{64}})(:train)?", entry)
+        match = re.fullmatch(f"({_NAME}):([0-9a-fA-F]{{64}})((?::train|:feedback)*)", entry)
         if not match:
             raise ConfigError(
-                f"{where}: expected name:sha256 or name:sha256:train; "
-                "make one with `python app.py --new-token NAME`"
+                f"{where}: expected name:sha256, name:sha256:train, name:sha256:feedback or "
+                "name:sha256:train:feedback; make one with `python app.py --new-token NAME`"
             )
-        name, sha256, train = match.groups()
+        name, sha256, rights = match.groups()
         if any(token.name == name for token in tokens.values()):
             raise ConfigError(f"{where}: the name {name} is used twice; give each token its own")
-        tokens[sha256.lower()] = Token(name, may_train=train is not None)
+        tokens[sha256.lower()] = Token(name, ":train" in rights, ":feedback" in rights)
     return tokens
 
 
@@ -228,6 +240,11 @@ def require_train_permission(by_header: bool = False) -> None:
         raise RequestError(403, "bearer_needed", "send the token itself: Authorization: Bearer …")
     if not g.token.may_train:
         raise RequestError(403, "no_right", f"the token {g.token.name} may not train")
+
+
+def may_give_feedback() -> bool:
+    """Return whether the client of this request may give feedback: without tokens, everyone may."""
+    return g.token is None or g.token.may_give_feedback
 
 
 def _raise_rate_limit(limit: RequestLimit) -> Response:

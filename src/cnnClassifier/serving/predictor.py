@@ -61,6 +61,7 @@ class Predictor:
             distance=float(result.distances[0]),
             ood_threshold=bundle.ood_threshold,
             activation_map=result.activation_maps[0],
+            format=decoded.format,
             dicom=decoded.dicom,
             pixels=decoded.pixels,
         )

@@ -3,6 +3,7 @@
 from flask import Blueprint, Response, g, jsonify, render_template, request
 
 from cnnClassifier.entity.config_entity import ServingConfig
+from cnnClassifier.serving.auth import may_give_feedback
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter, make_check
 from cnnClassifier.serving.model_manager import ModelManager
 from cnnClassifier.serving.monitoring import Metrics
@@ -17,7 +18,11 @@ def make_blueprint(
 
     @routes.get("/")
     def index() -> str:
-        return render_template("index.html", max_upload_bytes=config.max_upload_bytes)
+        return render_template(
+            "index.html",
+            max_upload_bytes=config.max_upload_bytes,
+            feedback=config.feedback_dir is not None and may_give_feedback(),
+        )
 
     @routes.get("/livez")
     def livez() -> Response:
