@@ -1,0 +1,32 @@
+// Example images: synthetic ones if the model was trained on such, or those of a configured folder.
+
+import { fetchJson } from "./api.js";
+
+const CAPTIONS = { mass: "With a mass", clear: "Without a mass" };
+const el = (id) => document.getElementById(id);
+
+/** @param {(file: File) => void} add called with the example that a user chooses */
+export async function showExamples(add) {
+  const examples = await fetchJson("examples");
+  const buttons = examples.map(({ name, url, synthetic }) => {
+    const item = document.createElement("li");
+    const button = document.createElement("button");
+    const image = document.createElement("img");
+    const caption = document.createElement("span");
+    Object.assign(image, { src: url, alt: "", width: 160, height: 160 });
+    caption.textContent = (synthetic && CAPTIONS[name.split("-")[0]]) || name;
+    button.type = "button";
+    button.setAttribute("aria-label", `${synthetic ? "Synthetic example" : "Example"} ${name}, ${caption.textContent.toLowerCase()}`);
+    button.append(image, caption);
+    button.addEventListener("click", async () => {
+      const response = await fetch(url);
+      const blob = await response.blob();
+      add(new File([blob], synthetic ? `synthetic-${name}.png` : name, { type: blob.type }));
+    });
+    item.append(button);
+    return item;
+  });
+  el("example-list").replaceChildren(...buttons);
+  el("examples").hidden = buttons.length === 0;
+  el("examples-note").hidden = !examples.some(({ synthetic }) => synthetic);
+}
