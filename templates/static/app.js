@@ -150,7 +150,7 @@ async function checkFile(file) {
 /** Send an image; if the server lacks capacity, wait as long as it requests and try again. */
 async function predictWithRetries(item, signal) {
   for (let attempt = 1; ; attempt++) {
-    item.card.showProgress("Uploading…", 0);
+    item.card.showProgress("Classifying…");
     const onProgress = (fraction) => {
       if (fraction < 1) item.card.showProgress(`Uploading, ${Math.round(100 * fraction)} %`, fraction);
       else item.card.showProgress("Classifying…");

@@ -54,8 +54,8 @@ export class Card {
   }
 
   /**
-   * @param {string} text such as `Uploading…`
-   * @param {?number} fraction that is done; null if unknown
+   * @param {string} text such as `Classifying…`
+   * @param {?number} fraction of the upload that is done, if there is one
    * @param {boolean} isWaiting whether the request hasn't started
    */
   showProgress(text, fraction = null, isWaiting = false) {
@@ -63,9 +63,8 @@ export class Card {
     const label = this.#find(".progress-text");
     if (label.textContent !== text) label.textContent = text;
     const bar = this.#find("progress");
-    if (fraction === null) bar.removeAttribute("value");
-    else bar.value = fraction;
-    bar.hidden = isWaiting;
+    bar.hidden = fraction === null;
+    bar.value = fraction ?? 0;
   }
 
   showError(message, canRetry) {

@@ -30,8 +30,8 @@ _SHORTCUT_ADVICE = {
     "gray": "Export all classes with the same mapping to gray levels, and check whether they come "
     "from one source; don't rely on scores from this data alone.",
     "border": "Crop frames, captions and edges from all classes alike, or mask the background.",
-    "thumbnail": "This AUC needs no details: compare the model's AUC with it, and test on data from "
-    "another source.",
+    "thumbnail": "This AUC needs no details: compare the model's AUC with it, and test on data "
+    "from another source.",
 }
 # Limits that keep the page small.
 _PAGE_SETS, _PAGE_IMAGES, _PAGE_ERRORS = 12, 8, 50
