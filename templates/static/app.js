@@ -182,7 +182,8 @@ function finish(item, error, result = null) {
   Object.assign(item, { error, result, model: status.model, flagged: null, isExported: false });
   Object.assign(item, { isWaiting: false, failures: 0, at: new Date() });
   if (error) {
-    const canRetry = ["cancelled", "unreadable", "invalid_response", "offline"].includes(error.code) || error.status === 429 || error.status >= 500;
+    const mayPass = ["cancelled", "unreadable", "invalid_response", "offline"].includes(error.code);
+    const canRetry = mayPass || error.status === 429 || error.status >= 500;
     item.card.showError(error.message, canRetry);
   } else {
     item.card.showResult();

@@ -96,7 +96,7 @@ export function remove(removed, restart) {
   const undo = () => {
     items = [...before, ...items.filter((item) => !before.includes(item))];
     removed.forEach(attach);
-    removed.filter((item) => !isFinished(item)).forEach(restart);
+    for (const item of removed) if (!isFinished(item)) restart(item);
     update();
     (items.length ? removed[0].card.element.querySelector(".remove") : el("file")).focus();
   };
@@ -203,19 +203,22 @@ function median(values) {
 
 /** Count the predicted classes, if there are few, and what to look at. */
 function summarize(chosen) {
-  const counts = new Map();
-  const add = (name, isTrue) => isTrue && counts.set(name, (counts.get(name) ?? 0) + 1);
-  const classes = new Set(chosen.map((item) => item.result?.image));
-  for (const { result, error } of chosen) {
-    add(result?.image, result && classes.size <= MAX_CLASS_COUNTS);
-  }
-  for (const { result, error } of chosen) {
-    add("uncertain", result?.uncertain);
-    add("unfamiliar", result?.unfamiliar);
-    add("failed", error);
-  }
-  const parts = [...counts].map(([name, count]) => `${count} ${name}`);
-  return chosen.length === 1 ? "1 image" : `${plural(chosen.length, "image")}: ${parts.join(", ")}`;
+  if (chosen.length === 1) return "1 image";
+  const count = (condition, name) => {
+    const number = chosen.filter(condition).length;
+    return number ? [`${number} ${name}`] : [];
+  };
+  const classes = [...new Set(chosen.flatMap(({ result }) => result?.image ?? []))];
+  const predicted = classes.length > MAX_CLASS_COUNTS
+    ? [`${classes.length} classes`]
+    : classes.flatMap((name) => count(({ result }) => result?.image === name, name));
+  const notes = [
+    ...count(({ result }) => result?.uncertain, "uncertain"),
+    ...count(({ result }) => result?.unfamiliar, "unfamiliar"),
+    ...count(({ error }) => error, "failed"),
+  ];
+  const parts = [predicted, notes].filter((part) => part.length).map((part) => part.join(", "));
+  return `${plural(chosen.length, "image")}: ${parts.join("; ")}`;
 }
 
 function describe({ name, result, error }) {

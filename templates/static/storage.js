@@ -4,9 +4,10 @@ const KEY = "results";
 
 /** @param {object[]} items with a result */
 export function saveResults(items) {
-  const kept = items.map(({ name, isExample, isExported, milliseconds, at, model, result, flagged }) => {
-    const { map, preview, ...values } = result;
-    return { name, isExample, isExported, milliseconds, at, model, result: values, flagged };
+  const kept = items.map(({ name, isExample, isExported, at, flagged, model, result }) => {
+    const { map, ...values } = result;
+    const { labels, positive_class } = model;
+    return { name, isExample, isExported, at, flagged, result: values, model: { labels, positive_class } };
   });
   try {
     if (kept.length) sessionStorage.setItem(KEY, JSON.stringify(kept));
