@@ -227,7 +227,7 @@ function describe({ name, result, error }) {
     result.unfamiliar ? " Unfamiliar image: don’t rely on this result." : "",
     result.uncertain ? " Uncertain." : "",
   ];
-  return `${name}: ${result.image}, ${percent(result.probability)}.${notes.join("")} ${result.disclaimer}`;
+  return `${name}: ${result.image}, ${percent(result.probability)}.${notes.join("")}`;
 }
 
 function announce(text) {
