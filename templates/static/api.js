@@ -95,15 +95,17 @@ export function predict(file, options, onProgress, signal) {
 }
 
 /**
- * Send an image with its right class.
+ * Send an image with its correct class.
  *
  * @param {Blob} file its name isn't sent
  * @param {string} label name of the class
+ * @param {string=} frame of a DICOM file
  */
-export async function sendFeedback(file, label) {
+export async function sendFeedback(file, label, frame) {
   const form = new FormData();
   form.append("file", file, "image");
   form.append("label", label);
+  if (frame) form.append("frame", frame);
   let response, text;
   try {
     response = await fetch("feedback", { method: "POST", body: form, headers: { Accept: "application/json" } });

@@ -99,7 +99,7 @@ export class Card {
     this.#drawHeatmap();
   }
 
-  /** Show the class that a user has named as the right one. */
+  /** Show the class that a user has named as the correct one. */
   showFlag() {
     const { flagged, model } = this.item;
     this.#find(".flagged").hidden = !flagged;

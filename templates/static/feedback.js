@@ -1,4 +1,4 @@
-// Ask which class is right, and send the image with it to the server.
+// Ask for the correct class, and send the image with it to the server.
 
 import { sendFeedback } from "./api.js";
 import { sentence } from "./format.js";
@@ -9,7 +9,7 @@ let current = null; // the item, and what to do once it is flagged
 export const acceptsFeedback = Boolean(dialog);
 
 /**
- * @param {{name: string, file: Blob, result: object, model: object}} item
+ * @param {{name: string, file: Blob, options: object, result: object, model: object}} item
  * @param {() => void} onFlagged
  */
 export function flag(item, onFlagged) {
@@ -38,7 +38,7 @@ async function send(event) {
   button.disabled = true;
   showError("");
   try {
-    await sendFeedback(item.file, label);
+    await sendFeedback(item.file, label, item.options.frame);
     item.flagged = label;
     onFlagged();
     dialog.close();

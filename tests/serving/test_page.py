@@ -15,14 +15,12 @@ from PIL import Image
 
 from cnnClassifier.components.data_validation import DataValidation
 from cnnClassifier.config.configuration import ConfigurationManager
-from cnnClassifier.serving.app import create_app
 from cnnClassifier.serving.auth import create_token
 from tests.dicoms import NAME, dicom
 from tests.evaluation.test_model_card import cards
 from tests.pictures import picture as random_picture
 from tests.pictures import save
 from tests.project import write_project
-from tests.serving.client import make_config
 from tests.waiting import PATIENCE_S, until
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -261,7 +259,7 @@ def test_images_become_cards_with_the_disclaimer_in_sight(page_with_results, sit
     assert "The probability is near the decision threshold." in near.text_content()
     assert between.text_content().endswith("heads, trained on different images, disagree.")
     assert "unlike the training images. Don’t rely on this result." in white.text_content()
-    assert all_hidden(spot.locator(".unfamiliar, .uncertain, .other-model, [data-action=flag]"))
+    assert all_hidden(spot.locator(".unfamiliar, .uncertain, .other-model, .flagged"))
 
     heatmap, slider = spot.locator(".heatmap"), page.get_by_label("Opacity of the heat maps")
     spot.scroll_into_view_if_needed()
@@ -464,21 +462,14 @@ def test_a_hundred_images_keep_their_order_and_little_memory(site, open_page):
 
 
 @pytest.mark.slow
-def test_a_wrong_result_can_be_flagged(site, open_page, tmp_path, evaluated):
-    app = create_app(make_config(evaluated / "bundle"))
-    app.jinja_env.globals["feedback"] = True
-    html = app.test_client().get("/").text
-    page = open_page(f"{site}/livez", 400)
-    page.route(f"{site}/", lambda route: route.fulfill(body=html, content_type="text/html"))
-    page.goto(site)
-    error = {"error": {"code": "full", "message": "the feedback folder is full"}, "request_id": "x"}
-    responses = [(507, error), (201, {"id": "0" * 64, "stored": True})]
-
-    def respond(route):
-        status, content = responses.pop(0)
-        route.fulfill(status=status, json=content)
-
-    page.route("**/feedback", respond)
+def test_a_wrong_result_can_be_flagged(site, open_page):
+    page = open_page(site, 400)
+    error = {"code": "feedback_full", "message": "the storage for feedback is full"}
+    refusals = [{"status": 507, "json": {"error": error, "request_id": "x"}}]
+    page.route(
+        "**/feedback",
+        lambda route: route.fulfill(**refusals.pop()) if refusals else route.continue_(),
+    )
     page.set_input_files("#file", as_file(IMAGES["spot.png"], "spot.png"))
     found = wait_for_card(page, "spot.png")
     found.get_by_role("button", name="Flag as wrong").click()
@@ -487,7 +478,7 @@ def test_a_wrong_result_can_be_flagged(site, open_page, tmp_path, evaluated):
     dialog.get_by_role("button", name="Cancel").click()
     found.get_by_role("button", name="Flag as wrong").click()
     dialog.get_by_role("button", name="Send").click()
-    dialog.get_by_role("alert").get_by_text("The feedback folder is full.").wait_for()
+    dialog.get_by_role("alert").get_by_text("The storage for feedback is full.").wait_for()
     dialog.get_by_role("button", name="Send").click()
     found.locator(".flagged").get_by_text("Correct class: Normal").wait_for()
     assert page.evaluate("uploads.at(-1)") == {"file": "image", "label": "normal"}
@@ -631,6 +622,7 @@ def test_sign_in_and_out(start_app, evaluated, open_page, picture):
         page.set_input_files("#file", as_file(picture(0)))
         wait_for_card(page, "slice.png")
         assert token not in page.content()
+        assert page.get_by_role("button", name="Flag as wrong").count() == 0  # needs a right
         page.context.clear_cookies()
         page.set_input_files("#file", as_file(picture(0), "late.png"))
         page.wait_for_selector("#notice[data-state=signed_out]")
