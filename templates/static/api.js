@@ -108,7 +108,8 @@ export async function sendFeedback(file, label, frame) {
   if (frame) form.append("frame", frame);
   let response, text;
   try {
-    response = await fetch("feedback", { method: "POST", body: form, headers: { Accept: "application/json" } });
+    const headers = { Accept: "application/json" };
+    response = await fetch("feedback", { method: "POST", body: form, headers });
     text = await response.text();
   } catch {
     throw offline();

@@ -28,12 +28,15 @@ const status = new ModelStatus(async () => {
   if (model) queue.resume();
   else queue.pause();
   results.showModel(model);
-  for (const item of results.items) if (item.isWaiting) item.card.showProgress(waitingText(), null, true);
+  for (const item of results.items) {
+    if (item.isWaiting) item.card.showProgress(waitingText(), null, true);
+  }
   if (!model || model.model === examplesModel) return;
   const labels = Object.values(model.labels);
   if (labels.length <= 4) el("classes").textContent = ` (${labels.join(" or ")})`;
   examplesModel = model.model;
-  await showExamples((file) => add([file], true)).catch(() => (examplesModel = null)); // with the next check
+  // If it fails, the next check tries it again.
+  await showExamples((file) => add([file], true)).catch(() => (examplesModel = null));
 });
 
 function waitingText() {
@@ -47,8 +50,8 @@ function add(files, isExample = false) {
   const accepted = [...files].slice(0, Math.max(0, MAX_ITEMS - count));
   const skipped = files.length - accepted.length;
   if (skipped) {
-    const text = `${plural(skipped, "file")} not added: the page holds at most ${MAX_ITEMS} images. Remove some results first.`;
-    showMessage("skipped", text);
+    const limit = `the page holds at most ${MAX_ITEMS} images. Remove some results first.`;
+    showMessage("skipped", `${plural(skipped, "file")} not added: ${limit}`);
   }
   for (const file of accepted) addOne(file, isExample);
   results.refresh();
@@ -61,7 +64,8 @@ function addChosen() {
 }
 
 function addOne(file, isExample) {
-  const item = { name: file.name || "Pasted image", file, image: file, picture: null, isExample, result: null };
+  const name = file.name || "Pasted image";
+  const item = { name, file, image: file, picture: null, isExample, result: null };
   item.card = createCard(item);
   results.append(item);
   enqueue(item);
@@ -138,12 +142,16 @@ async function classify(item) {
 }
 
 async function checkFile(file) {
-  if (file.size > maxBytes) throw new ApiError("too_large", `The file has ${fileSize(file.size)}; the limit is ${fileSize(maxBytes)}.`);
+  if (file.size > maxBytes) {
+    const message = `The file has ${fileSize(file.size)}; the limit is ${fileSize(maxBytes)}.`;
+    throw new ApiError("too_large", message);
+  }
   if (file.size === 0) throw new ApiError("empty", "The file is empty.");
   try {
     await file.slice(0, 1).arrayBuffer();
   } catch {
-    throw new ApiError("unreadable", "The browser can’t read the file. Is it a folder, or was it moved?");
+    const message = "The browser can’t read the file. Is it a folder, or was it moved?";
+    throw new ApiError("unreadable", message);
   }
 }
 
@@ -161,7 +169,8 @@ async function predictWithRetries(item, signal) {
       if (!error.isTemporary || attempt === MAX_ATTEMPTS) throw error;
       const reason = error.status === 429 ? "Rate limit reached" : "The server is busy";
       for (let seconds = Math.ceil(error.retryAfter || attempt); seconds > 0; seconds--) {
-        item.card.showProgress(`${reason}: next attempt in ${seconds} s (${attempt} of ${MAX_ATTEMPTS - 1}).`);
+        const count = `${attempt} of ${MAX_ATTEMPTS - 1}`;
+        item.card.showProgress(`${reason}: next attempt in ${seconds} s (${count}).`);
         await delay(1000, signal);
       }
     }
@@ -194,8 +203,8 @@ function finish(item, error, result = null) {
 // One result
 
 function describe({ result }) {
-  const notes = `${result.unfamiliar ? " · unfamiliar" : ""}${result.uncertain ? " · uncertain" : ""}`;
-  return `Prediction: ${result.image}, ${percent(result.probability)}${notes}`;
+  const notes = ["unfamiliar", "uncertain"].filter((name) => result[name]);
+  return [`Prediction: ${result.image}, ${percent(result.probability)}`, ...notes].join(" · ");
 }
 
 function enlarge(item) {
@@ -243,7 +252,9 @@ el("file").addEventListener("change", addChosen);
 el("clear").addEventListener("click", () => removeAll(results.items));
 el("copy").addEventListener("click", () => copyText(el("command"), el("copy")));
 document.addEventListener("input", setHeatmaps);
-document.addEventListener("paste", (event) => event.clipboardData?.files.length && add(event.clipboardData.files));
+document.addEventListener("paste", ({ clipboardData }) => {
+  if (clipboardData?.files.length) add(clipboardData.files);
+});
 // The whole window accepts files: a drop beside the box would make the browser leave the page.
 for (const type of ["dragover", "drop", "dragleave"]) {
   document.addEventListener(type, (event) => {
@@ -252,7 +263,9 @@ for (const type of ["dragover", "drop", "dragleave"]) {
     if (type === "drop") add(event.dataTransfer?.files ?? []);
   });
 }
-window.addEventListener("beforeunload", (event) => results.items.some(results.isUnsaved) && event.preventDefault());
+window.addEventListener("beforeunload", (event) => {
+  if (results.items.some(results.isUnsaved)) event.preventDefault();
+});
 watchModelLink();
 results.restore(createCard);
 addChosen(); // files chosen before this script was loaded

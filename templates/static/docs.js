@@ -7,7 +7,8 @@ async function send(event) {
   const form = event.currentTarget;
   const output = form.querySelector(".response");
   const values = new FormData(form);
-  const path = form.dataset.path.slice(1).replace(/{(\w+)}/g, (_, name) => encodeURIComponent(values.get(name)));
+  const valueOf = (_, name) => encodeURIComponent(values.get(name));
+  const path = form.dataset.path.slice(1).replace(/{(\w+)}/g, valueOf);
   const isPost = form.dataset.method === "post";
   output.hidden = false;
   output.textContent = "…";

@@ -1,6 +1,7 @@
 // Example images: synthetic ones if the model was trained on such, or those of a configured folder.
 
 import { fetchJson } from "./api.js";
+import { showMessage } from "./messages.js";
 
 const CAPTIONS = { mass: "With a mass", clear: "Without a mass" };
 const el = (id) => document.getElementById(id);
@@ -16,10 +17,12 @@ export async function showExamples(add) {
     Object.assign(image, { src: url, alt: "", width: 160, height: 160 });
     caption.textContent = (synthetic && CAPTIONS[name.split("-")[0]]) || name;
     button.type = "button";
-    button.setAttribute("aria-label", `${synthetic ? "Synthetic example" : "Example"} ${name}, ${caption.textContent.toLowerCase()}`);
+    const kind = synthetic ? "Synthetic example" : "Example";
+    button.setAttribute("aria-label", `${kind} ${name}, ${caption.textContent.toLowerCase()}`);
     button.append(image, caption);
     button.addEventListener("click", async () => {
-      const response = await fetch(url);
+      const response = await fetch(url).catch(() => null);
+      if (!response?.ok) return showMessage("example", "The example can’t be loaded. Try again.");
       const blob = await response.blob();
       add(new File([blob], synthetic ? `synthetic-${name}.png` : name, { type: blob.type }));
     });

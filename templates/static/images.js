@@ -85,7 +85,9 @@ function addCaption(image, caption) {
   context.drawImage(image, (canvas.width - image.width) / 2, 0);
   context.font = font; // a new size resets it
   context.fillStyle = "#111";
-  lines.forEach((line, index) => context.fillText(line, size, image.height + (1.4 * index + 1.5) * size));
+  lines.forEach((line, index) => {
+    context.fillText(line, size, image.height + (1.4 * index + 1.5) * size);
+  });
   return canvas;
 }
 

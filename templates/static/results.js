@@ -86,7 +86,7 @@ export function showOutcome(item) {
 export function remove(removed, restart) {
   const before = items;
   const index = items.indexOf(removed[0]);
-  const text = removed.length === 1 ? `${removed[0].name} removed.` : `${removed.length} images removed.`;
+  const what = removed.length === 1 ? removed[0].name : `${removed.length} images`;
   items = items.filter((item) => !removed.includes(item));
   for (const { card } of removed) {
     observer.unobserve(card.element);
@@ -101,7 +101,7 @@ export function remove(removed, restart) {
     (items.length ? removed[0].card.element.querySelector(".remove") : el("file")).focus();
   };
   const options = { action: { label: "Undo", run: undo }, onClose: () => discard(removed) };
-  const button = showMessage("removed", text, options);
+  const button = showMessage("removed", `${what} removed.`, options);
   update();
   const next = items[Math.min(index, items.length - 1)];
   (next?.card.element.querySelector(".remove") ?? button).focus();
@@ -148,7 +148,8 @@ export function refresh() {
   el("progress").hidden = !isBusy;
   el("progress").max = items.length;
   el("progress").value = finished;
-  el("count").textContent = isBusy ? `${finished} of ${plural(items.length, "image")}` : summarize(items);
+  const progress = `${finished} of ${plural(items.length, "image")}`;
+  el("count").textContent = isBusy ? progress : summarize(items);
   el("facts").textContent = describeModel();
   el("filters").hidden = items.length < 2;
   const isSynthetic = Boolean(model?.synthetic || items.some((item) => item.result?.synthetic));
@@ -169,7 +170,8 @@ function showView() {
   el("no-match").hidden = items.some(matches);
   for (const id of ["cards", "failures"]) el(id).hidden = view === "table";
   el("table").hidden = view !== "table";
-  el("heatmap-tools").hidden = view === "table" || !items.some((item) => item.picture && item.result?.map?.length);
+  const hasHeatmap = items.some((item) => item.picture && item.result?.map?.length);
+  el("heatmap-tools").hidden = view === "table" || !hasHeatmap;
   if (view === "table") showTable(items);
 }
 
@@ -191,7 +193,9 @@ function describeModel() {
   const times = items.map((item) => item.result?.ms).filter((ms) => ms !== undefined);
   const { backbone, labels, positive_class: positive, threshold } = model ?? {};
   const facts = model ? [`Model ${backbone} · ${model.model}`] : [];
-  if (typeof threshold === "number") facts.push(`Decision threshold for ${labels[positive]}: ${percent(threshold)}`);
+  if (typeof threshold === "number") {
+    facts.push(`Decision threshold for ${labels[positive]}: ${percent(threshold)}`);
+  }
   if (times.length) facts.push(`${duration(median(times))} per image (median)`);
   return facts.join(" · ");
 }
@@ -249,6 +253,8 @@ window.addEventListener("afterprint", () => items.forEach(({ card }) => {
   observer.unobserve(card.element);
   observer.observe(card.element); // reports again whether it is visible
 }));
-for (const radio of document.getElementsByName("view")) radio.addEventListener("change", () => chooseView(radio.value));
+for (const radio of document.getElementsByName("view")) {
+  radio.addEventListener("change", () => chooseView(radio.value));
+}
 for (const id of ["filter-text", "filter-class"]) el(id).addEventListener("input", showView);
 watchTable(showView);

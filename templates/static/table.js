@@ -45,7 +45,8 @@ export function matches(item) {
 export function updateFilters(items) {
   const select = el("filter-class");
   const chosen = select.value;
-  const classes = new Map(items.filter((item) => item.result).map(({ result }) => [`class:${result.class}`, result.image]));
+  const classes = new Map();
+  for (const { result } of items) if (result) classes.set(`class:${result.class}`, result.image);
   const notes = Object.entries(FILTERS).filter(([, [, isShown]]) => items.some(isShown));
   const options = [["", "All results"], ...classes, ...notes.map(([key, [text]]) => [key, text])];
   const current = [...select.options].map((option) => option.value).join();

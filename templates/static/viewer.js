@@ -36,14 +36,17 @@ export function showEnlarged(item, caption, itsActions) {
 function setZoom(value, x = stage.clientWidth / 2, y = stage.clientHeight / 2) {
   const before = sheet.getBoundingClientRect();
   const frame = stage.getBoundingClientRect();
-  const [left, top] = [(frame.left + x - before.left) / before.width, (frame.top + y - before.top) / before.height];
+  const left = (frame.left + x - before.left) / before.width;
+  const top = (frame.top + y - before.top) / before.height;
   zoom = Math.min(MAX_ZOOM, Math.max(1, value));
   const [width, height] = sheet.style.aspectRatio.split("/").map(Number);
   const fit = Math.min(stage.clientWidth, (stage.clientHeight * width) / height);
   sheet.style.width = `${fit * zoom}px`;
   dialog.querySelector("output").textContent = `${Math.round(100 * zoom)} %`;
   const after = sheet.getBoundingClientRect();
-  stage.scrollBy(after.left + left * after.width - frame.left - x, after.top + top * after.height - frame.top - y);
+  const moveX = after.left + left * after.width - frame.left - x;
+  const moveY = after.top + top * after.height - frame.top - y;
+  stage.scrollBy(moveX, moveY);
 }
 
 const keys = {
