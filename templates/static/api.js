@@ -33,8 +33,8 @@ function errorOf(status, text, retryAfter) {
   } catch {
     content = {};
   }
-  if (status === 401) return new ApiError("signed_out", "You are signed out.", status);
   const { code, message } = content.error ?? {};
+  if (status === 401) return new ApiError("signed_out", message ?? "You are signed out.", status);
   if (!code) return new ApiError("invalid_response", `Invalid response from the server (${status}).`, status);
   return new ApiError(code, message, status, Number(retryAfter) || 0);
 }
@@ -92,4 +92,27 @@ export function predict(file, options, onProgress, signal) {
     if (signal.aborted) request.abort();
     request.send(form);
   });
+}
+
+/**
+ * Send an image with its correct class.
+ *
+ * @param {Blob} file its name isn't sent
+ * @param {string} label name of the class
+ * @param {string=} frame of a DICOM file
+ */
+export async function sendFeedback(file, label, frame) {
+  const form = new FormData();
+  form.append("file", file, "image");
+  form.append("label", label);
+  if (frame) form.append("frame", frame);
+  let response, text;
+  try {
+    const headers = { Accept: "application/json" };
+    response = await fetch("feedback", { method: "POST", body: form, headers });
+    text = await response.text();
+  } catch {
+    throw offline();
+  }
+  if (!response.ok) throw errorOf(response.status, text, response.headers.get("Retry-After"));
 }

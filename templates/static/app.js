@@ -2,45 +2,60 @@
 
 import { ApiError, fetchJson, predict } from "./api.js";
 import { Card } from "./card.js";
-import { download, toCsv } from "./csv.js";
-import { fileSize, percent, plural } from "./format.js";
+import { showExamples } from "./examples.js";
+import { flag } from "./feedback.js";
+import { copyText, download, fileSize, percent, plural } from "./format.js";
+import { drawOverlay } from "./images.js";
+import { showMessage } from "./messages.js";
+import { watchModelLink } from "./model.js";
 import { Queue } from "./queue.js";
+import * as results from "./results.js";
+import { showSnippets } from "./snippets.js";
 import { ModelStatus } from "./status.js";
+import { showEnlarged } from "./viewer.js";
 
-const CONCURRENCY = 2;
 const MAX_ITEMS = 100;
 const MAX_ATTEMPTS = 6;
+const MAX_CONNECTIONS = 6; // to one host, in every browser
 const el = (id) => document.getElementById(id);
-const maxBytes = Number(document.body.dataset.maxUploadBytes);
+const settings = document.body.dataset;
+const maxBytes = Number(settings.maxUploadBytes);
 
-let items = []; // newest first
 let examplesModel = null;
-const queue = new Queue(classify, CONCURRENCY);
-const status = new ModelStatus(() => {
-  if (status.model) {
-    queue.resume();
-    const labels = Object.values(status.model.labels);
-    el("synthetic").hidden = !status.model.synthetic;
-    el("disclaimer").hidden = !status.model.synthetic && !el("disclaimer-text").textContent;
-    if (labels.length <= 4) el("subtitle").textContent = `Upload ${document.body.dataset.imageTerm}s. The result shows the class (${labels.join(" or ")}), its probability and a heat map.`;
-    if (status.model.model !== examplesModel) showExamples(status.model.model);
-  } else {
-    queue.pause();
+const queue = new Queue(classify, Math.min(Number(settings.concurrency), MAX_CONNECTIONS));
+const status = new ModelStatus(async () => {
+  const { model } = status;
+  if (model) queue.resume();
+  else queue.pause();
+  results.showModel(model);
+  for (const item of results.items) {
+    if (item.isWaiting) item.card.showProgress(waitingText(), null, true);
   }
-  for (const item of items) if (item.waiting) item.card.showProgress(waitingText(), null, true);
+  if (!model || model.model === examplesModel) return;
+  const labels = Object.values(model.labels);
+  if (labels.length <= 4) el("classes").textContent = ` (${labels.join(" or ")})`;
+  examplesModel = model.model;
+  // If it fails, the next check tries it again.
+  await showExamples((file) => add([file], true)).catch(() => (examplesModel = null));
 });
 
 function waitingText() {
-  return queue.paused ? "Waiting for the model; continues automatically." : "Waiting in the queue.";
+  return queue.isPaused ? "Waiting for the model; continues automatically." : "Waiting in the queue.";
 }
 
-// Adding files
+// Adding and removing
 
-function add(files) {
-  const accepted = [...files].slice(0, MAX_ITEMS - items.length);
+function add(files, isExample = false) {
+  const count = results.items.length;
+  const accepted = [...files].slice(0, Math.max(0, MAX_ITEMS - count));
   const skipped = files.length - accepted.length;
-  if (skipped) announce(`The page shows at most ${MAX_ITEMS} images: ${plural(skipped, "file")} skipped. Clear some results first.`, true);
-  for (const file of accepted) addOne(file);
+  if (skipped) {
+    const limit = `the page holds at most ${MAX_ITEMS} images. Remove some results first.`;
+    showMessage("skipped", `${plural(skipped, "file")} not added: ${limit}`);
+  }
+  for (const file of accepted) addOne(file, isExample);
+  results.refresh();
+  if (count && accepted.length) results.items[count].card.element.scrollIntoView({ block: "nearest" });
 }
 
 function addChosen() {
@@ -48,45 +63,54 @@ function addChosen() {
   el("file").value = "";
 }
 
-function addOne(file) {
-  const item = { file, name: file.name || "Pasted image", url: URL.createObjectURL(file), at: new Date(), waiting: true, result: null, error: null, failures: 0 };
-  item.card = new Card(item, {
-    remove: () => remove(item),
-    cancel: () => cancel(item),
-    retry: () => enqueue(item),
-    update: () => enqueue(item, true),
-  });
-  items.unshift(item);
-  el("cards").prepend(item.card.element);
-  refresh();
+function addOne(file, isExample) {
+  const name = file.name || "Pasted image";
+  const item = { name, file, image: file, picture: null, isExample, result: null };
+  item.card = createCard(item);
+  results.append(item);
   enqueue(item);
 }
 
-function enqueue(item, first = false) {
+function createCard(item) {
+  return new Card(item, {
+    remove: () => removeAll([item]),
+    cancel: () => cancel(item),
+    retry: () => restart(item),
+    update: () => restart(item, true),
+    enlarge: () => enlarge(item),
+    save: () => saveOverlay(item),
+    code: () => showSnippets(item.name, item.options),
+    flag: () => flag(item, () => showFlag(item)),
+    reveal: () => results.reveal(item),
+  });
+}
+
+function enqueue(item, isFirst = false) {
   item.abortController?.abort();
-  item.error = null;
-  item.waiting = true;
+  Object.assign(item, { error: null, isWaiting: true, failures: item.failures ?? 0 });
   item.card.showProgress(waitingText(), null, true);
-  queue.add(item, first);
-  refresh();
+  queue.add(item, isFirst);
+}
+
+function restart(item, isFirst = false) {
+  enqueue(item, isFirst);
+  results.place(item);
+  results.refresh();
+}
+
+function stop(item) {
+  queue.remove(item);
+  item.abortController?.abort();
 }
 
 function cancel(item) {
-  queue.remove(item);
-  item.abortController?.abort();
+  stop(item);
   finish(item, new ApiError("cancelled", "Cancelled."));
 }
 
-function remove(item) {
-  const index = items.indexOf(item);
-  queue.remove(item);
-  item.abortController?.abort();
-  items = items.filter((other) => other !== item);
-  item.card.element.remove();
-  URL.revokeObjectURL(item.url);
-  refresh();
-  const next = items[Math.min(index, items.length - 1)];
-  (next?.card.element.querySelector(".remove") ?? el("file")).focus();
+function removeAll(items) {
+  items.forEach(stop);
+  results.remove(items, enqueue);
 }
 
 // Classification
@@ -94,23 +118,23 @@ function remove(item) {
 async function classify(item) {
   item.abortController = new AbortController();
   const { signal } = item.abortController;
-  item.waiting = false;
+  item.isWaiting = false;
   try {
     await checkFile(item.file);
-    item.hasPreview ??= await item.card.showFile();
-    const options = { map: "true", ...(item.hasPreview ? {} : { preview: "true" }), ...item.card.options };
-    const start = performance.now();
-    const result = await predictWithRetries(item, options, signal);
-    const milliseconds = performance.now() - start;
+    item.needsPreview ??= !(await results.loadPicture(item));
+    item.options = { map: "true", ...(item.needsPreview && { preview: "true" }), ...item.card.options };
+    const result = await predictWithRetries(item, signal);
     if (result.model !== status.model?.model) status.model = await fetchJson("model");
-    if (!signal.aborted) finish(item, null, result, milliseconds);
+    if (result.preview) await results.showPreview(item, result.preview);
+    delete result.preview;
+    if (!signal.aborted) finish(item, null, result);
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof ApiError)) throw error;
     const isUnavailable = error.code === "offline" || error.code === "signed_out" || error.hasNoModel;
     if (isUnavailable && ++item.failures < MAX_ATTEMPTS) {
-      status.invalidate();
       enqueue(item, true);
+      status.invalidate();
     } else {
       finish(item, error);
     }
@@ -118,27 +142,35 @@ async function classify(item) {
 }
 
 async function checkFile(file) {
-  if (file.size > maxBytes) throw new ApiError("too_large", `The file has ${fileSize(file.size)}; the limit is ${fileSize(maxBytes)}.`);
+  if (file.size > maxBytes) {
+    const message = `The file has ${fileSize(file.size)}; the limit is ${fileSize(maxBytes)}.`;
+    throw new ApiError("too_large", message);
+  }
   if (file.size === 0) throw new ApiError("empty", "The file is empty.");
   try {
     await file.slice(0, 1).arrayBuffer();
   } catch {
-    throw new ApiError("unreadable", "The browser can’t read the file. Is it a folder, or was it moved?");
+    const message = "The browser can’t read the file. Is it a folder, or was it moved?";
+    throw new ApiError("unreadable", message);
   }
 }
 
 /** Send an image; if the server lacks capacity, wait as long as it requests and try again. */
-async function predictWithRetries(item, options, signal) {
+async function predictWithRetries(item, signal) {
   for (let attempt = 1; ; attempt++) {
-    item.card.showProgress("Uploading…", 0);
-    const onProgress = (fraction) => item.card.showProgress(fraction < 1 ? `Uploading, ${Math.round(100 * fraction)} %` : "Classifying…", fraction < 1 ? fraction : null);
+    item.card.showProgress("Classifying…");
+    const onProgress = (fraction) => {
+      if (fraction < 1) item.card.showProgress(`Uploading, ${Math.round(100 * fraction)} %`, fraction);
+      else item.card.showProgress("Classifying…");
+    };
     try {
-      return await predict(item.file, options, onProgress, signal);
+      return await predict(item.file, item.options, onProgress, signal);
     } catch (error) {
       if (!error.isTemporary || attempt === MAX_ATTEMPTS) throw error;
       const reason = error.status === 429 ? "Rate limit reached" : "The server is busy";
       for (let seconds = Math.ceil(error.retryAfter || attempt); seconds > 0; seconds--) {
-        item.card.showProgress(`${reason}: next attempt in ${seconds} s (${attempt} of ${MAX_ATTEMPTS - 1}).`);
+        const count = `${attempt} of ${MAX_ATTEMPTS - 1}`;
+        item.card.showProgress(`${reason}: next attempt in ${seconds} s (${count}).`);
         await delay(1000, signal);
       }
     }
@@ -155,100 +187,74 @@ function delay(milliseconds, signal) {
   });
 }
 
-function finish(item, error, result = null, milliseconds = 0) {
-  Object.assign(item, { error, result, waiting: false, failures: 0, at: new Date() });
+function finish(item, error, result = null) {
+  Object.assign(item, { error, result, model: status.model, flagged: null, isExported: false });
+  Object.assign(item, { isWaiting: false, failures: 0, at: new Date() });
   if (error) {
-    const canRetry = ["cancelled", "unreadable", "invalid_response", "offline"].includes(error.code) || error.status === 429 || error.status >= 500;
+    const mayPass = ["cancelled", "unreadable", "invalid_response", "offline"].includes(error.code);
+    const canRetry = mayPass || error.status === 429 || error.status >= 500;
     item.card.showError(error.message, canRetry);
   } else {
-    item.card.showResult(result, status.model, milliseconds);
-    announce(`${item.name}: ${result.image}, ${percent(result.probability)}.${result.unfamiliar ? " Unfamiliar image: don’t rely on this result." : ""}${result.uncertain ? " Uncertain." : ""} ${result.disclaimer}`);
+    item.card.showResult();
   }
-  refresh();
+  results.showOutcome(item);
 }
 
-// The page around the cards
+// One result
 
-function refresh() {
-  const finished = items.filter((item) => item.result || item.error).length;
-  el("results").hidden = items.length === 0;
-  el("hints").hidden = items.length > 0;
-  document.body.classList.toggle("has-results", items.length > 0);
-  el("export").disabled = finished === 0;
-  const total = plural(items.length, "image");
-  el("count").textContent = finished < items.length ? `${finished} of ${total}` : total;
+function describe({ result }) {
+  const notes = ["unfamiliar", "uncertain"].filter((name) => result[name]);
+  return [`Prediction: ${result.image}, ${percent(result.probability)}`, ...notes].join(" · ");
 }
 
-function announce(text, visible = false) {
-  el("announcement").textContent = text;
-  el("announcement").classList.toggle("visually-hidden", !visible);
+function enlarge(item) {
+  const shown = results.items.filter((other) => other.picture && !other.card.element.hidden);
+  const step = (offset) => {
+    const index = shown.indexOf(item) + offset;
+    if (shown[index]) enlarge(shown[index]);
+  };
+  showEnlarged(item, item.result ? describe(item) : "", { step, save: () => saveOverlay(item) });
 }
 
-// Synthetic ones if the model was trained on synthetic images, or those of a configured folder.
-async function showExamples(model) {
-  examplesModel = model;
-  let examples;
-  try {
-    examples = await fetchJson("examples");
-  } catch {
-    examplesModel = null; // tried again with the next status check
-    return;
+async function saveOverlay(item) {
+  const isShown = !document.body.classList.contains("no-heatmaps");
+  const { result } = item;
+  const caption = result ? [describe(item), `Model ${result.model}. ${disclaimerOf(result)}`] : [];
+  const opacity = Number(el("opacity").value) / 100;
+  const blob = await drawOverlay(item.image, isShown ? result?.map : null, opacity, caption);
+  download(blob, `${item.name.replace(/\.\w+$/, "")}-heatmap.png`);
+}
+
+function disclaimerOf(result) {
+  return `${result.disclaimer} ${result.synthetic ? el("synthetic").textContent : ""}`.trim();
+}
+
+function showFlag(item) {
+  item.card.showFlag();
+  results.update();
+}
+
+// The page
+
+function setHeatmaps({ target }) {
+  if (target.matches("[data-heatmaps]")) {
+    document.body.classList.toggle("no-heatmaps", !target.checked);
+    for (const box of document.querySelectorAll("[data-heatmaps]")) box.checked = target.checked;
+    el("opacity").disabled = !target.checked;
+  } else if (target.id === "opacity") {
+    document.documentElement.style.setProperty("--heatmap-opacity", target.value / 100);
+    el("opacity-value").textContent = `${target.value} %`;
   }
-  const captions = { mass: "With a mass", clear: "Without a mass" };
-  const buttons = examples.map(({ name, url, synthetic }) => {
-    const item = document.createElement("li");
-    const button = document.createElement("button");
-    const image = document.createElement("img");
-    const caption = document.createElement("span");
-    Object.assign(image, { src: url, alt: "", width: 160, height: 160 });
-    caption.textContent = (synthetic && captions[name.split("-")[0]]) || name;
-    button.type = "button";
-    button.setAttribute("aria-label", `${synthetic ? "Synthetic example" : "Example"} ${name}, ${caption.textContent.toLowerCase()}`);
-    button.append(image, caption);
-    button.addEventListener("click", () => addExample(synthetic ? `synthetic-${name}.png` : name, url));
-    item.append(button);
-    return item;
-  });
-  el("example-list").replaceChildren(...buttons);
-  el("examples").hidden = buttons.length === 0;
-  el("examples-note").hidden = !examples.some(({ synthetic }) => synthetic);
-}
-
-async function addExample(name, url) {
-  try {
-    const response = await fetch(url);
-    if (!response.ok) throw new ApiError("invalid_response", `The server returned ${response.status}.`);
-    const blob = await response.blob();
-    add([new File([blob], name, { type: blob.type })]);
-  } catch {
-    status.check();
-  }
-}
-
-function exportCsv() {
-  const finished = items.filter((item) => item.result || item.error);
-  const time = new Date().toISOString().slice(0, 19).replaceAll(":", "");
-  download(toCsv(finished, document.body.dataset.disclaimer), `predictions-${time}.csv`);
-}
-
-async function copyCommand() {
-  try {
-    await navigator.clipboard.writeText(el("command").textContent);
-    el("copy").textContent = "Copied";
-  } catch {
-    getSelection().selectAllChildren(el("command"));
-    el("copy").textContent = "Press Ctrl+C";
-  }
-  setTimeout(() => (el("copy").textContent = "Copy"), 2000);
 }
 
 el("limit").textContent = `, up to ${fileSize(maxBytes)} each`;
-el("origin").textContent = location.origin;
 el("file").addEventListener("change", addChosen);
-el("export").addEventListener("click", exportCsv);
-el("clear").addEventListener("click", () => [...items].forEach(remove));
-el("copy").addEventListener("click", copyCommand);
-document.addEventListener("paste", (event) => event.clipboardData?.files.length && add(event.clipboardData.files));
+el("clear").addEventListener("click", () => removeAll(results.items));
+el("copy").addEventListener("click", () => copyText(el("command"), el("copy")));
+document.addEventListener("input", setHeatmaps);
+document.addEventListener("paste", ({ clipboardData }) => {
+  if (clipboardData?.files.length) add(clipboardData.files);
+});
 // The whole window accepts files: a drop beside the box would make the browser leave the page.
 for (const type of ["dragover", "drop", "dragleave"]) {
   document.addEventListener(type, (event) => {
@@ -257,5 +263,10 @@ for (const type of ["dragover", "drop", "dragleave"]) {
     if (type === "drop") add(event.dataTransfer?.files ?? []);
   });
 }
+window.addEventListener("beforeunload", (event) => {
+  if (results.items.some(results.isUnsaved)) event.preventDefault();
+});
+watchModelLink();
+results.restore(createCard);
 addChosen(); // files chosen before this script was loaded
 status.check();

@@ -1,72 +1,70 @@
 // One image and its result.
 
-import { duration, percent, sentence } from "./format.js";
+import { acceptsFeedback } from "./feedback.js";
+import { percent, sentence } from "./format.js";
 import { drawHeatmap } from "./heatmap.js";
 
 const MAX_CLASSES = 8;
 const WINDOW_NAMES = { lung: "lung window", mediastinal: "mediastinal window", bone: "bone window", file: "the file’s own window" };
 
-let opacity = 65; // per cent, the latest value of any heat map slider
-
 export class Card {
-  #model = null;
+  #isVisible = false;
   #find;
+  #actions;
 
   /**
-   * @param {{name: string, file: Blob, url: string}} item
-   * @param {Record<string, () => void>} actions `remove`, `cancel`, `retry` and `update`
+   * @param {object} item `name`, `file` (null after a reload), `picture`, `result`, `model`, `error`
+   * @param {Record<string, () => void>} actions `remove`, `cancel`, `retry`, `update`, `enlarge`,
+   *   `save`, `code`, `flag` and `reveal`
    */
   constructor(item, actions) {
     this.item = item;
+    this.#actions = actions;
     this.element = document.getElementById("card").content.firstElementChild.cloneNode(true);
     this.#find = (selector) => this.element.querySelector(selector);
-    this.#find(".name").textContent = item.name;
+    this.#find(".name").textContent = this.#find(".name").title = item.name;
     this.#find(".remove").setAttribute("aria-label", `Remove ${item.name}`);
+    this.#find(".enlarge").setAttribute("aria-label", `Enlarge ${item.name}`);
     this.element.addEventListener("click", (event) => {
       const button = event.target.closest("[data-action]");
       if (button) actions[button.dataset.action]();
     });
-    this.#find(".heatmap-controls input").addEventListener("input", (event) => this.#setOpacity(Number(event.target.value)));
     if (this.#find(".dicom")) this.#watchDicomControls(actions.update);
   }
 
-  /** Show the file itself; returns whether the browser can. */
-  async showFile() {
-    const image = this.#find(".image");
-    image.src = this.item.url;
-    try {
-      await image.decode();
-    } catch {
-      image.removeAttribute("src");
-      this.#find(".no-preview").hidden = false;
-      return false;
-    }
-    this.#showImage();
-    return true;
+  /** Enlarge the image, or without one show the card. */
+  open() {
+    if (this.item.picture) this.#actions.enlarge();
+    else this.#actions.reveal();
   }
 
-  #showImage() {
-    const image = this.#find(".image");
-    image.alt = this.item.name;
-    const aspect = image.naturalWidth / image.naturalHeight;
-    this.#find(".viewer").style.aspectRatio = Math.min(4 / 3, Math.max(1, aspect));
-    image.hidden = false;
-    this.#find(".no-preview").hidden = true;
+  /** Draw what takes memory only while the card is on the screen. */
+  setVisible(isVisible) {
+    this.#isVisible = isVisible;
+    this.#drawHeatmap();
+  }
+
+  /** Show the item's picture, or that the browser can't decode the file. */
+  showPicture() {
+    const { picture, name } = this.item;
+    this.#find(".enlarge").hidden = !picture;
+    this.#find(".no-preview").hidden = Boolean(picture);
+    if (picture) Object.assign(this.#find(".image"), { src: picture.url, alt: name });
+    this.#drawHeatmap();
   }
 
   /**
-   * @param {string} text such as `Uploading…`
-   * @param {?number} fraction that is done; null if unknown
-   * @param {boolean} waiting whether the request hasn't started
+   * @param {string} text such as `Classifying…`
+   * @param {?number} fraction of the upload that is done, if there is one
+   * @param {boolean} isWaiting whether the request hasn't started
    */
-  showProgress(text, fraction = null, waiting = false) {
-    this.#setState(waiting ? "waiting" : "working");
+  showProgress(text, fraction = null, isWaiting = false) {
+    this.#setState(isWaiting ? "waiting" : "working");
     const label = this.#find(".progress-text");
     if (label.textContent !== text) label.textContent = text;
     const bar = this.#find("progress");
-    if (fraction === null) bar.removeAttribute("value");
-    else bar.value = fraction;
-    bar.hidden = waiting;
+    bar.hidden = fraction === null;
+    bar.value = fraction ?? 0;
   }
 
   showError(message, canRetry) {
@@ -80,75 +78,67 @@ export class Card {
     this.#find(".card-body").setAttribute("aria-busy", String(state === "working"));
     this.#find(".busy").hidden = !["waiting", "working"].includes(state);
     this.#find(".failure").hidden = state !== "failed";
-    this.#find(".viewer").hidden = state === "failed" && this.#find(".image").hidden;
     // While the same file is classified again, its previous result stays visible, dimmed.
     const hasResult = state === "done" || (Boolean(this.item.result) && state !== "failed");
-    for (const part of [".result", ".meta"]) this.#find(part).hidden = !hasResult;
-    this.#find(".heatmap").hidden = !hasResult || !this.item.result?.map;
+    this.#find(".result").hidden = !hasResult;
+    this.#find(".actions").hidden = state !== "done" || !this.item.file;
   }
 
-  /**
-   * @param {object} result of /predict
-   * @param {object} model response of /model
-   * @param {number} milliseconds from the request to the response
-   */
-  async showResult(result, model, milliseconds) {
-    this.#model = model;
+  showResult() {
+    const { result, file } = this.item;
     this.#setState("done");
     this.element.classList.toggle("unreliable", result.unfamiliar);
     this.#find(".label").textContent = result.image;
     this.#find(".unfamiliar").hidden = !result.unfamiliar;
     this.#find(".uncertain").hidden = !result.uncertain;
     this.#find(".uncertain span").textContent = uncertaintyReason(result);
-    this.#showBars(result);
-    this.#find(".time").textContent = `${duration(milliseconds)} (${duration(result.ms)} on the server)`;
-    this.#find(".model").textContent = `${model.backbone} · ${result.model}`;
-    this.#find(".model").title = result.model_sha256;
+    this.#find(".viewer").hidden = !file;
+    this.#showBars();
     this.#showDicom(result.dicom);
-    if (result.preview) {
-      const image = this.#find(".image");
-      image.src = result.preview;
-      await image.decode();
-      this.#showImage();
-    }
-    this.#showHeatmap(result);
+    this.showFlag();
+    this.#drawHeatmap();
   }
 
-  #showBars(result) {
-    const { labels, positive_class: positive } = this.#model;
+  /** Show the class that a user has named as the correct one. */
+  showFlag() {
+    const { flagged, model } = this.item;
+    this.#find(".flagged").hidden = !flagged;
+    this.#find(".flagged span").textContent = flagged ? model.labels[flagged] : "";
+    this.#find("[data-action=flag]").hidden = !acceptsFeedback || Boolean(flagged);
+  }
+
+  /** Name the model of this result if the server has another one now. */
+  showModel(current) {
+    const { result } = this.item;
+    const isOther = Boolean(result && current && result.model !== current.model);
+    this.#find(".other-model").hidden = !isOther;
+    if (isOther) this.#find(".other-model code").textContent = result.model;
+  }
+
+  #showBars() {
+    const { result, model } = this.item;
     const sorted = Object.entries(result.probabilities).sort((a, b) => b[1] - a[1]);
     sorted.unshift(...sorted.splice(sorted.findIndex(([name]) => name === result.class), 1)); // the predicted class first
     const bars = sorted.slice(0, MAX_CLASSES).map(([name, probability]) => {
-      const threshold = name === positive ? (result.threshold ?? null) : null;
-      return createBar(labels[name] ?? name, probability, name === result.class, threshold);
+      const threshold = name === model.positive_class ? (result.threshold ?? null) : null;
+      return createBar(model.labels[name] ?? name, probability, name === result.class, threshold);
     });
     this.#find(".bars").replaceChildren(...bars);
-    const notes = [];
-    if (typeof result.threshold === "number") notes.push(`Decision threshold for ${labels[positive]}: ${percent(result.threshold)}.`);
-    if (sorted.length > MAX_CLASSES) notes.push(`${sorted.length - MAX_CLASSES} less probable classes are hidden.`);
-    this.#find(".threshold-note").textContent = notes.join(" ");
-    this.#find(".threshold-note").hidden = !notes.length;
+    const hiddenCount = sorted.length - bars.length;
+    this.#find(".more-classes").hidden = !hiddenCount;
+    this.#find(".more-classes").textContent = `${hiddenCount} less probable classes are hidden.`;
   }
 
-  #showHeatmap(result) {
-    const image = this.#find(".image");
-    const visible = Boolean(result.map?.length) && !image.hidden;
-    this.#find(".heatmap-controls").hidden = !visible;
-    this.#find(".heatmap").hidden = !visible;
-    if (!visible) return;
-    drawHeatmap(this.#find(".heatmap"), result.map, image.naturalWidth / image.naturalHeight);
-    this.#find(".no-evidence").hidden = result.map.some((row) => row.some((value) => value > 0));
-    this.#find(".heatmap-controls input").value = opacity;
-    this.#setOpacity(opacity);
+  #drawHeatmap() {
+    const { result, picture } = this.item;
+    const canvas = this.#find(".heatmap");
+    canvas.hidden = !(result?.map?.length && picture);
+    this.#find(".no-evidence").hidden = canvas.hidden || result.map.some((row) => row.some((value) => value > 0));
+    if (canvas.hidden || !this.#isVisible) canvas.width = canvas.height = 0;
+    else drawHeatmap(canvas, result.map, picture.width / picture.height);
   }
 
-  #setOpacity(value) {
-    opacity = value;
-    this.#find(".heatmap").style.opacity = value / 100;
-    this.#find(".heatmap-controls output").textContent = `${value} %`;
-  }
-
-  // DICOM: window and slice
+  // DICOM: window and frame
 
   #watchDicomControls(update) {
     const custom = this.#find(".custom");
@@ -185,7 +175,7 @@ export class Card {
 
   #showDicom(dicom) {
     if (!dicom || !this.#find(".dicom")) return;
-    this.#find(".dicom").hidden = false;
+    this.#find(".dicom").hidden = !this.item.file;
     const { window: name, centre, width, frame, frames } = dicom;
     this.#find(".dicom-info").textContent = centre === null
       ? "Color image: it has no window."
@@ -217,6 +207,7 @@ function createBar(label, probability, isPredicted, threshold) {
     const mark = document.createElement("span");
     mark.className = "threshold-mark";
     mark.style.left = `${100 * threshold}%`;
+    mark.title = `Decision threshold: ${percent(threshold)}`;
     track.append(mark);
   }
   item.classList.toggle("predicted", isPredicted);

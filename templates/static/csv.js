@@ -42,11 +42,3 @@ export function toCsv(items, disclaimer) {
   const lines = [Object.keys(columns), ...items.map((item) => Object.values(columns).map((value) => value(item)))];
   return lines.map((line) => `${line.map(cell).join(",")}\r\n`).join("");
 }
-
-export function download(text, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(["\ufeff", text], { type: "text/csv;charset=utf-8" }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}

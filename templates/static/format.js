@@ -1,4 +1,4 @@
-// Format numbers and messages.
+// Format numbers and messages; save and copy texts.
 
 export function percent(fraction) {
   // No model is certain: 100 % and 0 % would claim it.
@@ -22,4 +22,25 @@ export function sentence(text) {
 
 export function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+export function download(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+/** Copy the text of an element; where the browser forbids it, select it. */
+export async function copyText(element, button) {
+  const label = button.textContent;
+  try {
+    await navigator.clipboard.writeText(element.textContent);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(element);
+    button.textContent = "Press Ctrl+C";
+  }
+  setTimeout(() => (button.textContent = label), 2000);
 }

@@ -13,7 +13,7 @@ export class Queue {
     this.#concurrency = concurrency;
   }
 
-  get paused() {
+  get isPaused() {
     return this.#paused;
   }
 

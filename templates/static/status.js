@@ -8,7 +8,7 @@ const NOTICES = {
   no_model: ["No model yet", "Train one first. Run in the project’s folder:"],
   broken_model: ["The model can’t be used", ""],
   offline: ["The server can’t be reached", "Is python app.py still running? This page retries automatically and then continues."],
-  signed_out: ["You are signed out", "Sign in again to continue. The results on this page will be lost: export them first."],
+  signed_out: ["You are signed out", "Sign in again to continue. This tab keeps the results, but not the images."],
 };
 const LABELS = {
   loading: "Loading the model…",
@@ -43,7 +43,7 @@ export class ModelStatus {
     try {
       const ready = await fetchJson("readyz");
       if (this.model?.model !== ready.model) this.model = await fetchJson("model");
-      show(state, "Ready", `· ${this.model.backbone} · ${this.model.model}`);
+      show(state, "Ready");
       notify(state);
     } catch (error) {
       this.model = null;
@@ -57,10 +57,9 @@ export class ModelStatus {
   }
 }
 
-function show(state, text, details = "") {
+function show(state, text) {
   el("status").dataset.state = state;
   setText("status-text", text);
-  setText("status-more", details);
 }
 
 function notify(state, message = "") {

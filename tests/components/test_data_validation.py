@@ -164,13 +164,13 @@ def test_errors_and_duplicates_are_found_and_counted(data_dir, validate):
         (
             (0.5, 0.25, 0.25),
             {"train": 0.5, "validation": 0.25, "test": 0.25},
-            ("good", "All class fractions are within"),
+            ("good", "All class shares are within"),
             "ill has 3 in validation, well has 3 in validation, ill has 3 in test, well has 3",
         ),
         (
             (0.75, 0.25),
             {"train": 0.75, "test": 0.25},
-            ("good", "All class fractions are within"),
+            ("good", "All class shares are within"),
             "ill has 3 in test, well has 3 in test.",
         ),
         (

@@ -31,6 +31,7 @@ def make_workdir(tmp_path_factory):
             "training.bundle_dir": str(bundle_dir),
             "evaluation.root_dir": str(root / "evaluation"),
             "data_validation.report_path": str(root / "data/data_report.json"),
+            "serving.feedback_dir": "feedback",
             "serving.max_upload_bytes": 200_000,
             "serving.request_timeout_s": PATIENCE_S,
         }

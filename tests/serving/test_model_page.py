@@ -7,6 +7,7 @@ from PIL import Image
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import ProjectConfig
+from cnnClassifier.evaluation.scores import TOO_FEW_GROUPS
 from cnnClassifier.serving.app import create_app
 from cnnClassifier.utils.common import load_json, save_json
 from tests.labeled_predictions import class_names, full_scores
@@ -51,7 +52,7 @@ def test_the_page_shows_the_evaluation_and_links_to_the_reports(make_client):
         "local (conv_max) 0.9, linear 0.1; 3 heads each",
         "Linear baseline<small>cross-validated</small>",
         "<td>6 in 4 groups</td>",
-        "A dash: too few groups for an interval.",  # the positive predictions are of one group
+        TOO_FEW_GROUPS,  # the positive predictions are of one group
         'class="correct t7">2<',
         'class="incorrect t3">1<',
         "of held-out images 0.625",
@@ -81,7 +82,7 @@ def test_without_a_test_split_and_with_three_classes_the_page_says_so(
     save_json(tmp_path / "scores.json", scores | {"model_sha256": digest})
     client = make_client(bundle_dir=bundle_dir, evaluation_dir=tmp_path)
     page = " ".join(client.get("/about").text.split())
-    assert "They are of out-of-fold predictions of the training images (there is no" in page
+    assert "Measured on out-of-fold predictions of the training images (there is no" in page
     assert "Test split" not in page
     assert "test images" not in page
     assert page.index("Accuracy") < page.index("Macro ROC AUC") < page.index("Log loss")

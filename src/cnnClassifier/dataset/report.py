@@ -27,12 +27,11 @@ _SHORTCUT_ADVICE = {
     "come from one source.",
     "size": "Crop or pad all classes to one geometry at the source: resizing hides the size, not "
     "the distortion.",
-    "gray": "Export all classes with one window (the same Hounsfield range), and check whether "
-    "they come from one source; don't trust scores on this data alone.",
-    "border": "Crop frames, captions and table edges from all classes alike, or mask what lies "
-    "outside the body.",
-    "thumbnail": "No detail is needed for this AUC: compare the model's AUC with it, and test on "
-    "data from another source.",
+    "gray": "Export all classes with the same mapping to gray levels, and check whether they come "
+    "from one source; don't rely on scores from this data alone.",
+    "border": "Crop frames, captions and edges from all classes alike, or mask the background.",
+    "thumbnail": "This AUC needs no details: compare the model's AUC with it, and test on data "
+    "from another source.",
 }
 # Limits that keep the page small.
 _PAGE_SETS, _PAGE_IMAGES, _PAGE_ERRORS = 12, 8, 50
@@ -236,7 +235,7 @@ def _content_findings(report: dict[str, Any]) -> Iterator[dict[str, str]]:
         yield _finding(
             "note",
             f"Unusual size of {_count(len(outliers), 'image')}: {examples}{more}.",
-            "Check whether they show the same as the others; remove scouts and screenshots.",
+            "Check whether they show the same kind of content; remove overviews and screenshots.",
         )
     if images.max() >= 2 * images.min():
         yield _finding(
@@ -363,7 +362,7 @@ def _fraction_finding(report: dict[str, Any]) -> dict[str, str]:
             "The groups allow no better split: add groups, or change SPLIT in params.yaml.",
         )
     points = max(0.1, 100 * gap)
-    return _finding("good", f"All class fractions are within {points:.1f} points of the target.")
+    return _finding("good", f"All class shares are within {points:.1f} points of the target.")
 
 
 def _shortcut_findings(report: dict[str, Any]) -> Iterator[dict[str, str]]:
@@ -379,7 +378,7 @@ def _shortcut_findings(report: dict[str, Any]) -> Iterator[dict[str, str]]:
             yield _finding(
                 "warning",
                 f"{SHORTCUTS[name][0].upper()}{SHORTCUTS[name][1:]} alone: AUC {score['auc']:.2f} "
-                f"(95 % interval {score['low']:.2f} to {score['high']:.2f}; limit {limit:.2f}). A "
+                f"(95% interval {score['low']:.2f} to {score['high']:.2f}; limit {limit:.2f}). A "
                 "model may learn this instead of the content.",
                 _SHORTCUT_ADVICE[name],
             )

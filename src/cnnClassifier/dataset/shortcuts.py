@@ -8,7 +8,7 @@ SHORTCUTS = {
     "file_properties": "file properties (size, aspect ratio, mode, bytes)",
     "size": "width, height and aspect ratio",
     "gray": "mean and standard deviation of the gray levels",
-    "border": "border pixels (the outer 5 % on each side)",
+    "border": "border pixels (the outer 5% on each side)",
     "thumbnail": "a 32×32 thumbnail",
 }
 MAX_IMAGES = 5000  # that the models are fitted to; more would take minutes and change nothing
@@ -39,7 +39,7 @@ def measure_shortcuts(
         seed: equal seeds give equal values.
 
     Returns:
-        For each key of `SHORTCUTS` its `auc` and 95 % interval, `low` and `high`; nothing where a
+        For each key of `SHORTCUTS` its `auc` and 95% interval, `low` and `high`; nothing where a
         class has fewer than two groups.
     """
     sample = _balanced_sample(table["label"].to_numpy(), seed)

@@ -35,7 +35,7 @@ METRIC_LABELS = {
     "brier": "Brier score",
     "ece": "ECE",
 }
-TOO_FEW_GROUPS = "A dash: too few groups for an interval."
+TOO_FEW_GROUPS = "A dash means that there are too few groups for an interval."
 # The most important metrics, for two classes and for more.
 _MAIN_METRICS = ("loss", "roc_auc", "balanced_accuracy", "sensitivity", "specificity")
 _MAIN_METRICS_MULTICLASS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "loss")

@@ -24,6 +24,7 @@ from cnnClassifier.entity.config_entity import ProjectConfig, ServingConfig
 from cnnClassifier.entity.disclaimers import PHANTOM_SCHEME
 from cnnClassifier.evaluation.scores import (
     SPLIT_TEXTS,
+    TOO_FEW_GROUPS,
     format_limits,
     metric_labels,
     summarize,
@@ -129,6 +130,7 @@ def _describe_model(bundle: ModelBundle, config: ServingConfig) -> dict[str, Any
         "scores": scores,
         "metrics": describe_metrics(scores),
         "limits": format_limits,
+        "too_few_groups": TOO_FEW_GROUPS,
         "history": _history(config.bundle_dir),
         "has_model_card": _find_report("model-card", bundle, config) is not None,
         "has_data_report": _find_report("data-report", bundle, config) is not None,

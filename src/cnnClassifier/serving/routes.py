@@ -21,6 +21,7 @@ def make_blueprint(
         return render_template(
             "index.html",
             max_upload_bytes=config.max_upload_bytes,
+            concurrency=config.max_concurrent_requests,
             feedback=config.feedback_dir is not None and may_give_feedback(),
         )
 
