@@ -334,6 +334,38 @@ def test_a_request_that_does_not_arrive_times_out(start_server, sent):
 
 
 @pytest.mark.slow
+def test_a_body_that_is_asked_for_but_does_not_come_times_out_soon(start_server):
+    server = start_server({"STALL_TIMEOUT_S": 1.0})
+    head = b"POST /predict HTTP/1.1\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n"
+    with server.connect(head) as connection:
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        status, _, content = read_response(connection)
+    assert (status, content["error"]["code"]) == (408, "request_timeout")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["length", "chunks", "expect"])
+def test_a_body_far_beyond_the_limit_is_read_and_refused(server, kind):
+    """The limit is 332,202 bytes; a client that is cut off may see a reset instead."""
+    body = b"x" * 20_000_000
+    fields = {
+        "length": b"Content-Length: %d" % len(body),
+        "chunks": b"Transfer-Encoding: chunked",
+        "expect": b"Expect: 100-continue\r\nContent-Length: %d" % len(body),
+    }
+    if kind == "chunks":
+        body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\n" + fields[kind] + b"\r\n\r\n")
+        if kind != "expect":  # this client waits for the response
+            connection.sendall(body)
+        status, head, content = read_response(connection)
+    assert (status, content["error"]["code"]) == (413, "too_large")
+    assert "Connection: close" in head
+
+
+@pytest.mark.slow
 def test_uploads_beyond_the_memory_limit_are_refused(start_server):
     # The limit is then four of the largest bodies: 32 MB.
     server = start_server({"MAX_BUFFERED_BYTES": 0}, max_queued_requests=40)
@@ -350,12 +382,14 @@ def test_uploads_beyond_the_memory_limit_are_refused(start_server):
 
 
 @pytest.mark.slow
-def test_idle_connections_do_not_block_the_server(start_server):
+@pytest.mark.parametrize("sent", [b"", b"POST /pre"])
+def test_idle_connections_do_not_block_the_server(start_server, sent):
     server = start_server()
-    idle = [server.connect() for _ in range(450)]
+    idle = [server.connect(sent) for _ in range(450)]
     with urllib.request.urlopen(f"{server.url}/livez", timeout=PATIENCE_S) as response:
         assert response.status == 200
-    assert idle[0].recv(1) == b""  # the oldest is closed
+    # The oldest is closed.
+    assert idle[0].recv(100).startswith(b"HTTP/1.0 503 Busy" if sent else b"")
     for connection in idle:
         connection.close()
 
