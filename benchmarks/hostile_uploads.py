@@ -213,9 +213,9 @@ def jpegs() -> Makers:
     }
 
 
-def gif(blocks: bytes, before: bytes = b"") -> bytes:
+def gif(blocks: bytes, before: bytes = b"", side: int = 8) -> bytes:
     """Return a GIF with the blocks of an image, and extensions before it."""
-    size = struct.pack("<HH", 8, 8)
+    size = struct.pack("<HH", side, side)
     screen = b"GIF89a" + size + b"\x80\0\0" + bytes(range(6))
     return screen + before + b"," + bytes(4) + size + b"\0\x08" + blocks + b"\0;"
 
@@ -227,6 +227,7 @@ def gifs() -> Makers:
     return {
         "transparent": lambda: encode(plain("P"), "GIF", transparency=0),
         "noise": lambda: encode(noise("L", 3200), "GIF"),
+        "13,000×13,000, disposed": lambda: gif(b"\1\0", b"!\xf9\4\x08\0\0\0\0", 13_000),
         "blocks": lambda: gif(fill(b"\1\0")),
         "comments": lambda: gif(b"", b"!\xfe" + fill(b"\1a") + b"\0"),
         "extensions": lambda: gif(b"", fill(b"!\xfe\0")),
@@ -315,6 +316,7 @@ def bmps() -> Makers:
         "24 bits": lambda: encode(noise("RGB", 2300), "BMP"),
         "8 bits": lambda: encode(noise("L", 3990), "BMP"),
         "RLE, long runs": lambda: bmp(8, 1, rows),
+        "RLE, color": lambda: rle(side_of("DICOM color"), b"\x81\0", 128, "RGB"),
         "RLE, short runs": lambda: bmp(8, 1, fill(b"\1\0", 2000)),
         "RLE, deltas": lambda: bmp(8, 1, fill(b"\0\2\0\0", 2000)),
         "RLE of 4 bits": lambda: bmp(4, 2, rows),
@@ -325,7 +327,9 @@ def webps() -> Makers:
     """Return makers of WebPs."""
     save = partial(encode, kind="WEBP", method=0)
     black = partial(plain, "RGBA", "WEBP")
-    size = struct.pack("<I", 16_382)[:3]
+    small = [Image.new("RGBA", (8, 8), color) for color in ("red", "blue")]
+    animated = save(small[0], save_all=True, append_images=small[1:])
+    size = struct.pack("<I", 12_999)[:3]
     return {
         "RGBA, lossless": lambda: save(black(), lossless=True),
         "RGBA, lossy": lambda: save(black()),
@@ -334,7 +338,7 @@ def webps() -> Makers:
         "animated": lambda: save(
             black(), save_all=True, append_images=[ImageOps.invert(plain("RGB", "WEBP"))]
         ),
-        "empty": lambda: b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0" + size * 2 + bytes(12),
+        "8×8 on 13,000×13,000": lambda: animated[:24] + size * 2 + animated[30:],
     }
 
 
@@ -366,11 +370,13 @@ def dicom(
     return buffer.getvalue()
 
 
-def rle(side: int, run: bytes, length: int) -> bytes:
+def rle(side: int, run: bytes, length: int, photometric: str = "MONOCHROME2") -> bytes:
     """Return a DICOM file of 16 bits, packed in runs that unpack to `length` bytes."""
     packed = run * -(-side * side // length)
-    starts = [2, 64, 64 + len(packed), *[0] * 13]
-    return dicom(side, struct.pack("<16I", *starts) + packed * 2, RLELossless, bits=16)
+    count = 2 if photometric == "MONOCHROME2" else 6
+    starts = [64 + len(packed) * number for number in range(count)]
+    head = struct.pack("<16I", count, *starts, *[0] * (15 - count))
+    return dicom(side, head + packed * count, RLELossless, bits=16, photometric=photometric)
 
 
 def jpeg2000(image: Image.Image, **options: Any) -> bytes:
@@ -397,9 +403,15 @@ def dicoms() -> Makers:
         "8 bits": lambda: dicom(3980, RNG.bytes(3980**2)),
         "color": lambda: dicom(2300, bytes(2300**2 * 3), **ybr),
         "RLE, long runs": lambda: rle(side, b"\x81\0", 128),
+        "RLE, color": lambda: rle(side_of("DICOM color"), b"\x81\0", 128, "RGB"),
         "RLE, short runs": lambda: rle(1990, b"\0\0", 1),
         "JPEG": lambda: dicom(side, encode(plain("L"), "JPEG"), JPEGBaseline8Bit),
-        "JPEG, color": lambda: dicom(side, encode(plain("RGB"), "JPEG"), JPEGBaseline8Bit, **ybr),
+        "JPEG, color": lambda: dicom(
+            side_of("DICOM color"),
+            encode(plain("RGB", "DICOM color"), "JPEG"),
+            JPEGBaseline8Bit,
+            **ybr,
+        ),
         "JPEG, 48 AC refinements": lambda: dicom(side, progressive(48), JPEGBaseline8Bit),
         "JPEG, 100,000 scans": lambda: dicom(side, progressive(100_000), JPEGBaseline8Bit),
         "JPEG 2000": lambda: jpeg2000(plain("I;16", gray)),

@@ -268,8 +268,9 @@ def test_a_browser_gets_a_page_where_a_program_gets_json(make_client, tiny_bundl
     navigation = {"Accept": "text/html,*/*;q=0.8", "Sec-Fetch-Mode": "navigate"}
     page = client.get("/nothing", headers=navigation)
     assert (page.status_code, page.mimetype) == (404, "text/html")
-    for method, target in (("get", "/about"), ("post", "/")):
-        page = getattr(client, method)("/about", headers=navigation)
+    assert client.get("/about").status_code == 200
+    for method, path, target in (("get", "/about", "/about"), ("post", "/predict", "/")):
+        page = getattr(client, method)(path, headers=navigation)
         assert (page.status_code, page.mimetype) == (429, "text/html")
         assert "Rate limit reached (1 per 1 minute); try again in " in page.text
         assert f'<a href="{target}">Try again</a>' in page.text

@@ -322,25 +322,19 @@ def open_files(pid):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "sent", [b"POST /pre", b"POST /predict HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc"]
-)
-def test_a_request_that_does_not_arrive_times_out(start_server, sent):
-    server = start_server({"RECEIVE_TIMEOUT_S": 1.0})
-    with server.connect(sent) as connection:
-        status, head, content = read_response(connection)
-    assert (status, content["error"]["code"]) == (408, "request_timeout")
-    assert f"X-Request-Id: {content['request_id']}" in head
-
-
-@pytest.mark.slow
-def test_a_body_that_is_asked_for_but_does_not_come_times_out_soon(start_server):
-    server = start_server({"STALL_TIMEOUT_S": 1.0})
-    head = b"POST /predict HTTP/1.1\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n"
-    with server.connect(head) as connection:
-        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        status, _, content = read_response(connection)
-    assert (status, content["error"]["code"]) == (408, "request_timeout")
+@pytest.mark.parametrize("limit", ["RECEIVE_TIMEOUT_S", "STALL_TIMEOUT_S"])
+def test_a_request_that_does_not_arrive_times_out(start_server, limit):
+    server = start_server({limit: 1.0})
+    head = b"POST /predict HTTP/1.1\r\nContent-Length: 10\r\n"
+    continued = b"HTTP/1.1 100 Continue\r\n\r\n"
+    connections = [server.connect(sent) for sent in (b"POST /pre", head + b"\r\nabc")]
+    connections.append(server.connect(head + b"Expect: 100-continue\r\n\r\n"))
+    assert connections[-1].recv(len(continued)) == continued
+    for connection in connections:
+        with connection:
+            status, head, content = read_response(connection)
+        assert (status, content["error"]["code"]) == (408, "request_timeout")
+        assert f"X-Request-Id: {content['request_id']}" in head
 
 
 @pytest.mark.slow
@@ -388,8 +382,8 @@ def test_idle_connections_do_not_block_the_server(start_server, sent):
     idle = [server.connect(sent) for _ in range(450)]
     with urllib.request.urlopen(f"{server.url}/livez", timeout=PATIENCE_S) as response:
         assert response.status == 200
-    # The oldest is closed.
-    assert idle[0].recv(100).startswith(b"HTTP/1.0 503 Busy" if sent else b"")
+    with suppress(ConnectionResetError):
+        assert idle[0].recv(1) == b""  # the oldest is closed
     for connection in idle:
         connection.close()
 

@@ -311,8 +311,8 @@ class ImagesConfig(Settings):
     manifest_path: ManifestPath
     max_pixels: MaxPixels = Field(
         validation_alias="data_validation.max_pixels",
-        description="Larger images are left out; for WebP, JPEG 2000, run-length encoded BMP and "
-        "JPEG in TIFF the limit is lower, as for serving.max_pixels",
+        description="Larger images are left out; for some formats the limit is lower, see "
+        "serving.max_pixels",
     )
 
 
@@ -749,9 +749,9 @@ class ServingConfig(Settings):
     )
     max_pixels: MaxPixels = Field(
         validation_alias="serving.max_pixels",
-        description="Maximum number of pixels of one image. WebP and JPEG in TIFF may have half as "
-        "many, JPEG 2000 and run-length encoded BMP a quarter, JPEG 2000 in color a twelfth; no "
-        "side may have more than 20,000",
+        description="Maximum number of pixels of one image. WebP, JPEG in TIFF and DICOM in color "
+        "may have half as many, JPEG 2000 and run-length encoded BMP a quarter, JPEG 2000 in color "
+        "a twelfth; no side may have more than 20,000",
     )
     cors_origins: Texts = Field(
         default=(),

@@ -24,6 +24,7 @@ _NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG)
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # baseline and extended
 _JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+_STRIP_PIXELS = 1_000_000
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
@@ -154,10 +155,11 @@ def _decode_frame(
     from pydicom.pixels import get_decoder
 
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    syntax, source, index = header.syntax, header.pixels, frame - 1
+    syntax, index = header.syntax, frame - 1
+    source: bytes | memoryview = header.pixels
     options = dict(pixel_format)
     if syntax not in _NATIVE:
-        encoded = get_frame(io.BytesIO(source), index, number_of_frames=frames)
+        encoded = get_frame(io.BytesIO(header.pixels), index, number_of_frames=frames)
         index, frames = 0, 1
         if syntax == _RLE:
             syntax, source = EXPLICIT_LITTLE, _unpack_rle(encoded, pixel_format)
@@ -174,11 +176,13 @@ def _decode_frame(
 
 
 def _convert_to_rgb(pixels: np.ndarray) -> None:
-    """Convert from YBR in place, row by row: pydicom's floats take eight times the memory."""
+    """Convert from YBR in place, in strips: pydicom's floats take eight times the memory."""
     from pydicom.pixels import convert_color_space
 
-    for row in pixels:
-        row[:] = convert_color_space(row[np.newaxis], "YBR_FULL", "RGB")[0]
+    rows = max(1, _STRIP_PIXELS // pixels.shape[1])
+    for top in range(0, len(pixels), rows):
+        strip = pixels[top : top + rows]
+        strip[:] = convert_color_space(strip, "YBR_FULL", "RGB")
 
 
 def _check_jpeg_size(encoded: bytes, rows: int, columns: int) -> None:
@@ -191,7 +195,7 @@ def _check_jpeg_size(encoded: bytes, rows: int, columns: int) -> None:
             )
 
 
-def _unpack_rle(encoded: bytes, pixel_format: dict[str, Any]) -> bytes:
+def _unpack_rle(encoded: bytes, pixel_format: dict[str, Any]) -> memoryview:
     """Unpack an RLE frame (DICOM PS3.5, annex G), color by color; pydicom does it in Python.
 
     Raises:
@@ -202,12 +206,12 @@ def _unpack_rle(encoded: bytes, pixel_format: dict[str, Any]) -> bytes:
     count, *starts = struct.unpack_from("<16I", encoded)
     if count != samples * size:
         raise ImageError("corrupt", "the DICOM file has another number of RLE segments than bytes")
-    planes = []
-    for start, end in pairwise([*starts[:count], len(encoded)]):
+    pixels = np.empty((samples, length, size), np.uint8)
+    for number, (start, end) in enumerate(pairwise([*starts[:count], len(encoded)])):
         plane = Image.frombytes("L", (length, 1), encoded[start:end], "packbits", "L")
-        planes.append(np.asarray(plane)[0])
-    most_significant_first = np.stack(planes).reshape(samples, size, length)
-    return most_significant_first[:, ::-1].transpose(0, 2, 1).tobytes()
+        sample, byte = divmod(number, size)
+        pixels[sample, :, size - 1 - byte] = np.asarray(plane)[0]  # the highest byte comes first
+    return pixels.reshape(-1).data
 
 
 def _lookup_table(

@@ -26,6 +26,7 @@ _MAX_SIDE = 20_000
 # BMP 1 and 2 are run-length encoded, which Pillow decodes in Python.
 PIXEL_COSTS = {
     "WEBP": 2,
+    "DICOM color": 2,
     "JPEG2000": 4,
     "JPEG2000 color": 12,
     "TIFF jpeg": 2,

@@ -113,9 +113,11 @@ def _check_size(images: list[bytes | RequestError], config: ServingConfig) -> No
 
 def _parse_json(body: bytes) -> dict[str, Any]:
     """Return the JSON object, with a single `image` as a list of one in `images`."""
+    if body.count(b",") > _MAX_JSON_VALUES:  # millions would take many times the body's memory
+        message = f"the JSON has more than {_MAX_JSON_VALUES:,} values; {_EXPECTED_JSON}"
+        raise RequestError(400, "bad_json", message)
     try:
-        # Millions of tiny values would take many times the memory of the body.
-        content: Any = json.loads(body) if body.count(b",") <= _MAX_JSON_VALUES else None
+        content: Any = json.loads(body)
     except (ValueError, RecursionError):
         raise RequestError(400, "bad_json", f"the body isn't valid JSON; {_ACCEPTED}") from None
     images = isinstance(content, dict) and content.setdefault("images", [content.get("image")])
@@ -156,7 +158,7 @@ def predict_all(
         ImageError: the only image can't be used.
         RequestError: the only image can't be used; 422: none of several can be used.
     """
-    results = []
+    results: list[dict[str, Any]] = []
     errors: list[ImageError | RequestError] = []
     for image in upload.images:
         if results:

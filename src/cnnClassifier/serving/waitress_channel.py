@@ -34,7 +34,7 @@ MAX_BUFFERED_BYTES = 256_000_000
 MAX_CONNECTIONS = 300
 # While stopping: connections that are already accepted by the system still get their answer.
 ACCEPT_S = 0.2
-# A client that has just received an answer may be sending its next request.
+# A client that has just connected or received an answer may be sending a request.
 IDLE_S = 1.0
 DRAIN_TIMEOUT_S = 7.0
 # The last part of that time: who still waits for a slot then is refused rather than cut off.
@@ -51,6 +51,10 @@ class _BusyError(Error):
 
 class _RequestParser(HTTPRequestParser):
     """Refuse ambiguous lengths and large bodies, and ask for no body that isn't wanted."""
+
+    error: Error | None
+    completed: bool
+    expect_continue: bool
 
     def received(self, data: bytes) -> int:
         consumed = int(super().received(data))
@@ -169,17 +173,18 @@ def enforce_limits(server: Any, max_buffered_bytes: int) -> None:
     Call it in the thread that polls.
     """
     channels = list(server.active_channels.values())
-    surplus = max(0, len(channels) - MAX_CONNECTIONS)
     idle = [channel for channel in channels if not channel.is_busy]
     idle.sort(key=lambda channel: channel.last_activity)
-    for channel in idle[:surplus]:
-        channel.handle_close()
     receiving = [channel for channel in channels if channel.request is not None]
     receiving.sort(key=lambda channel: channel.receiving_since)
-    for channel in receiving[: max(0, surplus - len(idle))]:
-        channel.abort_request(_BusyError("too many connections; try again"))
+    # Those that have just connected are about to send a request.
+    fresh = [channel for channel in idle if channel.last_activity > time.time() - IDLE_S]
+    candidates = [*idle[: len(idle) - len(fresh)], *receiving, *fresh]
+    for channel in candidates[: max(0, len(channels) - MAX_CONNECTIONS)]:
+        channel.handle_close()
+    receiving = [channel for channel in receiving if channel.connected]
     for channel in receiving:
-        if channel.request is not None and channel.has_timed_out:
+        if channel.has_timed_out:
             channel.abort_request(_RequestTimeoutError("the request didn't arrive in time"))
     receiving = [channel for channel in receiving if channel.request is not None]
     buffered = sum(channel.buffered_bytes for channel in channels)
