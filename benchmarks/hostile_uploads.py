@@ -260,7 +260,7 @@ def tiffs() -> Makers:
     one_strip = [*sides, (258, 3, 4, 0), (259, 3, 1, 8), (262, 3, 1, 2), (277, 3, 1, 4)]
     one_strip += [(338, 3, 1, 2), (273, 4, 1, 8), (279, 4, 1, len(zeros))]
     tile = [(322, 4, 1, 20_000), (323, 4, 1, 20_000), (324, 4, 1, 0), (325, 4, 1, len(zeros))]
-    tags = [(tag, 7, 240, 0) for tag in range(35_000, 60_000)]
+    tags = [(tag, 7, 690, 0) for tag in range(35_000, 48_000)]
     makers: Makers = {
         "RGBA, 16 bits, one strip": lambda: tiff(one_strip, b"\x10\0" * 4 + zeros),
         "100×100, tile of 20,000×20,000": lambda: tiff(

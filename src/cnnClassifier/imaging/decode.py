@@ -188,8 +188,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
     pixels = np.empty((height, width, 3), np.uint8)
     if image.mode.startswith("I") or image.mode == "F":
-        low = min(float(_gray(image.crop(box)).min()) for box in boxes)
-        high = max(float(_gray(image.crop(box)).max()) for box in boxes)
+        ranges = [_gray_range(image.crop(box)) for box in boxes]
+        low, high = min(ranges)[0], max(high for _, high in ranges)
         scale = 255 / (high - low) if high > low else 0.0
         for box in boxes:
             levels = ((_gray(image.crop(box)) - low) * scale).round().astype(np.uint8)
@@ -198,6 +198,11 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     for box in boxes:
         pixels[box[1] : box[3]] = np.asarray(_strip_to_rgb(image.crop(box)))
     return pixels
+
+
+def _gray_range(strip: Image.Image) -> tuple[float, float]:
+    gray = _gray(strip)
+    return float(gray.min()), float(gray.max())
 
 
 def _gray(strip: Image.Image) -> np.ndarray:
