@@ -30,7 +30,7 @@ from cnnClassifier.entity.config_entity import DataValidationConfig
 
 PER_GROUP = 20
 MIN_CORRELATION = 0.9
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 25_000_000
 
 
 def main() -> None:

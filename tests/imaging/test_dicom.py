@@ -27,7 +27,7 @@ from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
 from cnnClassifier.utils.errors import ImageError
 from tests.dicoms import EMPTY_ITEM, ITEM, before_rows, dicom, element, lungs
 
-MAX_PIXELS = 1_000_000
+MAX_PIXELS = 5_000_000
 STORED = lungs()
 UNDEFINED = 0xFFFFFFFF
 
@@ -233,9 +233,20 @@ NESTED = element(0x0008, 0x1140, b"SQ", b"", UNDEFINED)
         (dicom(STORED, Rows=65), "corrupt", "can't be decoded"),
         (dicom(STORED, Rows=0), "corrupt", "don't fit"),
         (
-            dicom(STORED, Rows=60_000, Columns=60_000),
+            dicom(STORED, Rows=16_000, Columns=16_000),
             "too_large",
-            "60000×60000 pixels; at most 1,000,000",
+            "16000×16000 pixels; at most 5,000,000 are accepted",
+        ),
+        (dicom(STORED, Rows=1, Columns=20_001), "too_large", "a side may have at most 20,000"),
+        (
+            dicom(STORED, JPEG2000, frame=j2k(9, 9), Rows=1200, Columns=1200),
+            "too_large",
+            "at most 1,250,000 are accepted for this kind of file",
+        ),
+        (
+            dicom(STORED, JPEG2000, frame=j2k(9, 9), Rows=700, Columns=700, SamplesPerPixel=3),
+            "too_large",
+            "at most 416,666 are accepted for this kind of file",
         ),
         (dicom(STORED, NumberOfFrames=2**31 - 1), "corrupt", "number of frames"),
         (dicom(STORED, SamplesPerPixel=3), "corrupt", "don't fit"),
@@ -253,13 +264,14 @@ NESTED = element(0x0008, 0x1140, b"SQ", b"", UNDEFINED)
             "unsupported",
             "an unknown one",
         ),
-        (shipped("JPEG2000-embedded-sequence-delimiter.dcm"), "corrupt", "can't be decoded"),
+        (shipped("JPEG2000-embedded-sequence-delimiter.dcm"), "corrupt", "too many tiles"),
         (shipped("rtplan.dcm"), "not_an_image", "without pixels"),
         (shipped("test-SR.dcm"), "not_an_image", "without pixels"),
         (dicom(STORED, JPEG2000Lossless, frame=j2k(4000, 3000)), "corrupt", "of another size"),
         (dicom(STORED, JPEG2000, frame=b"\xff\xd8nothing"), "corrupt", "can't be decoded"),
-        (dicom(STORED, RLELossless, frame=RLE_BOMB), "corrupt", "of another size"),
+        (dicom(STORED, RLELossless, frame=RLE_BOMB), "corrupt", "can't be decoded"),
         (dicom(STORED, RLELossless, frame=b"\0\0"), "corrupt", "can't be decoded"),
+        (dicom(STORED, RLELossless, frame=bytes(64)), "corrupt", "number of RLE segments"),
         (before_rows(dicom(STORED), (NESTED + ITEM) * 50_000), "corrupt", "deeper than 16"),
         (
             before_rows(dicom(STORED), NESTED + EMPTY_ITEM * 300_000),

@@ -126,8 +126,8 @@ SIZE = [(256, 4, 1, 40), (257, 4, 1, 32), (258, 3, 1, 8), (262, 3, 1, 1), (259, 
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (png(60_000, 1), (1, 60_000, 3)),
-        (png(1, 60_000), (60_000, 1, 3)),
+        (png(20_000, 1), (1, 20_000, 3)),
+        (png(1, 20_000), (20_000, 1, 3)),
         (png(60_000, 60_000), "too_large"),
         (png(2**31 - 1, 2**31 - 1), "too_large"),
         (png(10_000, 9_000), "too_large"),
@@ -145,17 +145,7 @@ SIZE = [(256, 4, 1, 40), (257, 4, 1, 32), (258, 3, 1, 8), (262, 3, 1, 1), (259, 
             "too_large",
         ),
         (tiff(*SIZE, (277, 3, 1, 65_535)), "not_an_image"),
-        (
-            VALID["PNG"][:33]
-            + (bytes(4) + b"teSt" + struct.pack(">I", zlib.crc32(b"teSt"))) * 60_000,
-            "corrupt",
-        ),
-        (b"\xff\xd8" + b"\xff\xfe\0\2" * 60_000 + VALID["JPEG"][2:], "corrupt"),
         (b"\xff\xd8" + b"\xff\xfe\0\2" * 40_000 + VALID["JPEG"][2:], (32, 40, 3)),
-        *(
-            (b"\xff\xd8" + flood * 60_000 + VALID["JPEG"][2:], "corrupt")
-            for flood in (b"\xff", b"\0", b"\xff\xd0")
-        ),
         (VALID["PNG"] + zipped(), (32, 40, 3)),
         (zipped() + VALID["PNG"], "not_an_image"),
         (VALID["GIF"][:6] + b"=1;alert(1)//" + VALID["GIF"][19:], None),

@@ -97,6 +97,8 @@ def test_token_requirements_are_described(config, document):
     secured = client.get("/openapi.json", headers=headers).json
     assert (document["security"], secured["security"]) == ([], [{"token": []}, {"session": []}])
     assert secured["paths"]["/livez"]["get"]["security"] == []
+    train = [content["paths"]["/train"]["post"]["security"] for content in (document, secured)]
+    assert train == [[], [{"token": []}]]  # a cookie isn't enough
     assert "This server requires a token" in client.get("/docs", headers=headers).text
 
 

@@ -104,7 +104,9 @@ def test_sign_in_and_out(make_client):
     page = client.get("/", headers=NAVIGATION)
     assert page.status_code == 200
     assert '<form method="post" action="/session/end">' in page.text
-    assert error_of(client.post("/train")) == (403, "bearer_needed")
+    start = client.post("/train")
+    assert error_of(start) == (401, "bearer_needed")
+    assert start.headers["WWW-Authenticate"] == "Bearer"
     assert client.post("/session/end").status_code == 303
     assert client.get_cookie("session") is None
     client.set_cookie("session", session)  # signing out ends the session on the server as well

@@ -60,3 +60,44 @@ def test_a_request_that_times_out_or_disconnects_leaves_the_queue(
         with pytest.raises(KeyError), limiter.slot(no_check):
             raise KeyError
     assert limiter.running == 0
+
+
+def test_a_request_with_many_images_lets_others_in_between():
+    limiter = ConcurrencyLimiter(max_concurrent=1, max_queued=1)
+    order = []
+
+    def send_one():
+        with limiter.slot(no_check):
+            order.append("other")
+
+    other = threading.Thread(target=send_one, daemon=True)
+    with limiter.slot(no_check):
+        limiter.let_others(no_check)  # nobody waits
+        order.append("first image")
+        other.start()
+        until(lambda: limiter.waiting)
+        limiter.let_others(no_check)
+        order.append("second image")
+        assert (limiter.running, limiter.waiting) == (1, 0)
+    other.join(PATIENCE_S)
+    assert order == ["first image", "other", "second image"]
+    assert limiter.running == 0
+
+
+def test_a_request_may_end_while_it_lets_others_in():
+    limiter = ConcurrencyLimiter(max_concurrent=1, max_queued=1)
+    finish = threading.Event()
+
+    def send_one():
+        with limiter.slot(no_check):
+            finish.wait(PATIENCE_S)
+
+    other = threading.Thread(target=send_one, daemon=True)
+    with pytest.raises(RequestError, match="took too long"), limiter.slot(no_check):
+        other.start()
+        until(lambda: limiter.waiting)
+        limiter.let_others(make_check(-1, lambda: False))
+    assert (limiter.running, limiter.waiting) == (1, 0)
+    finish.set()
+    other.join(PATIENCE_S)
+    assert limiter.running == 0

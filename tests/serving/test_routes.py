@@ -212,12 +212,14 @@ def form_part(headers, content=b"x"):
         (b'{"image": "a\\u0000Gk="}', JSON, 400, "bad_base64"),
         ('{"image": "äöü="}'.encode(), JSON, 400, "bad_base64"),
         (b'{"image": "\\ud800"}', JSON, 400, "bad_base64"),
+        (b'{"image": "aGk=", "x": [' + b"[]," * 10_001 + b"0]}", JSON, 400, "bad_json"),
         (b'{"image": "aGk="}', JSON, 422, "not_an_image"),
         (b"", PNG, 400, "empty"),
         (b"\x00" * 100, PNG, 422, "not_an_image"),
         (b"GIF89a", PNG, 422, "not_an_image"),
         (encode(10, 10)[:45], PNG, 422, "corrupt"),
         (encode(1001, 1000), PNG, 413, "too_large"),
+        (encode(1, 20_001), PNG, 413, "too_large"),
         (b"x" * (MAX_UPLOAD_BYTES + 1), PNG, 413, "too_large"),
         (b"x" * (2 * MAX_UPLOAD_BYTES), PNG, 413, "too_large"),
         (as_json(b"x" * (MAX_UPLOAD_BYTES + 1)), JSON, 413, "too_large"),
@@ -259,6 +261,22 @@ def test_wrong_addresses_are_answered_in_json(client, method, path, status):
     assert error_of(response) in ((404, "not_found"), (405, "method_not_allowed"))
     assert response.status_code == status
     assert ("Allow" in response.headers) == (status == 405)
+
+
+def test_a_browser_gets_a_page_where_a_program_gets_json(make_client, tiny_bundle):
+    client = make_client(tiny_bundle, rate_limit="1/minute")
+    navigation = {"Accept": "text/html,*/*;q=0.8", "Sec-Fetch-Mode": "navigate"}
+    page = client.get("/nothing", headers=navigation)
+    assert (page.status_code, page.mimetype) == (404, "text/html")
+    assert client.get("/about").status_code == 200
+    for method, path, target in (("get", "/about", "/about"), ("post", "/predict", "/")):
+        page = getattr(client, method)(path, headers=navigation)
+        assert (page.status_code, page.mimetype) == (429, "text/html")
+        assert "Rate limit reached (1 per 1 minute); try again in " in page.text
+        assert f'<a href="{target}">Try again</a>' in page.text
+        assert int(page.headers["Retry-After"]) > 0
+    for headers in ({}, {"Accept": "*/*"}, navigation | {"Sec-Fetch-Mode": "cors"}):
+        assert error_of(client.get("/about", headers=headers)) == (429, "too_many_requests")
 
 
 def test_an_unexpected_error_is_logged_but_not_shown(
@@ -304,7 +322,9 @@ def test_without_a_model_errors_say_what_to_run_until_there_is_one(
         client.post("/predict", data=b"x", content_type=PNG),
     ):
         assert error_of(response) == (503, "no_model")
-        assert "python main.py" in response.json["error"]["message"]
+        message = response.json["error"]["message"]
+        assert message.startswith("no trained model: model.json is missing; ")
+        assert "python main.py" in message
         assert "Retry-After" in response.headers
     shutil.copytree(tiny_bundle, bundle_dir)
     metadata = bundle_dir / "model.json"
@@ -313,6 +333,9 @@ def test_without_a_model_errors_say_what_to_run_until_there_is_one(
     response = client.get("/readyz")
     assert error_of(response) == (503, "broken_model")
     assert "sha256" in response.json["error"]["message"]
+    for text in (response.text, client.get("/about").text):
+        assert "model.json" in text
+        assert tmp_path.name not in text
     metadata.write_text(valid)
     assert client.get("/readyz").json["status"] == "ready"
     assert client.post("/predict", data=picture(), content_type=PNG).status_code == 200

@@ -310,7 +310,9 @@ class ImagesConfig(Settings):
     data_dir: DataDir
     manifest_path: ManifestPath
     max_pixels: MaxPixels = Field(
-        validation_alias="data_validation.max_pixels", description="Larger images are left out"
+        validation_alias="data_validation.max_pixels",
+        description="Larger images are left out; for some formats the limit is lower, see "
+        "serving.max_pixels",
     )
 
 
@@ -746,7 +748,10 @@ class ServingConfig(Settings):
         description="Maximum size of one image file",
     )
     max_pixels: MaxPixels = Field(
-        validation_alias="serving.max_pixels", description="Maximum number of pixels of one image"
+        validation_alias="serving.max_pixels",
+        description="Maximum number of pixels of one image. WebP, JPEG in TIFF and DICOM in color "
+        "may have half as many, JPEG 2000 and run-length encoded BMP a quarter, JPEG 2000 in color "
+        "a twelfth; no side may have more than 20,000",
     )
     cors_origins: Texts = Field(
         default=(),

@@ -1,22 +1,29 @@
 """Decode an image file into RGB pixels, and scale them: the same in all stages and in serving."""
 
-import io
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH
 
 from cnnClassifier.entity.dicom_options import DEFAULT_DICOM_OPTIONS, DicomInfo, DicomOptions
 from cnnClassifier.imaging.dicom import read_dicom
 from cnnClassifier.imaging.dicom_header import is_dicom
+from cnnClassifier.imaging.limits import (
+    UNLIMITED,
+    BoundedFile,
+    PixelBudget,
+    check_blocks,
+    check_size,
+)
 from cnnClassifier.utils.errors import ImageError
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}
 )
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-_MAX_CHUNKS = 50_000
+_STRIP_PIXELS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,10 @@ class DecodedImage:
 
 
 def decode(
-    data: bytes, max_pixels: int, dicom_options: DicomOptions = DEFAULT_DICOM_OPTIONS
+    data: bytes,
+    max_pixels: int,
+    dicom_options: DicomOptions = DEFAULT_DICOM_OPTIONS,
+    budget: PixelBudget = UNLIMITED,
 ) -> DecodedImage:
     """Decode `data` into upright RGB; the content decides the format.
 
@@ -57,8 +67,9 @@ def decode(
 
     Args:
         data: a PNG, JPEG, BMP, GIF, TIFF, WebP or DICOM file.
-        max_pixels: refuse images with more, before any pixel is decoded.
+        max_pixels: refuse images with more, before any pixel is decoded; see `check_size`.
         dicom_options: window and frame of DICOM files.
+        budget: shared by threads, to limit the memory of all.
 
     Raises:
         ImageError: `empty`, `not_an_image`, `corrupt`, `too_large`, `unsupported` or
@@ -72,9 +83,9 @@ def decode(
             # Pillow warns of large images, which max_pixels decides on; pydicom quotes values.
             warnings.simplefilter("ignore")
             if dicom:
-                pixels, photometric, info = read_dicom(data, max_pixels, dicom_options)
+                pixels, photometric, info = read_dicom(data, max_pixels, dicom_options, budget)
                 return DecodedImage(pixels, "DICOM", photometric, info.frames, False, info)
-            return _decode_pillow(data, max_pixels)
+            return _decode_pillow(data, max_pixels, budget)
     except (ImageError, ImportError):
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, EOFError, …
@@ -143,56 +154,64 @@ def _image_error(error: Exception, max_pixels: int, dicom: bool) -> ImageError:
     return ImageError("corrupt", f"the image can't be decoded: {error}")
 
 
-def _decode_pillow(data: bytes, max_pixels: int) -> DecodedImage:
-    if _has_too_many_chunks(data):
-        raise ImageError(
-            "corrupt", f"the image has more than {_MAX_CHUNKS:,} chunks or markers; save it again"
-        )
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise ImageError(
-                "too_large", f"{width}×{height} pixels; at most {max_pixels:,} are accepted"
-            )
+def _decode_pillow(data: bytes, max_pixels: int, budget: PixelBudget) -> DecodedImage:
+    check_blocks(data)
+    with (
+        Image.open(BoundedFile(data), formats=_FORMATS) as image,
+        budget.use(check_size(*_decoded_size(image), max_pixels, _kind(image))),
+    ):
         # Not n_frames, which reads all frames.
         frames = 2 if getattr(image, "is_animated", False) else 1
         image.seek(0)
         image.load()
         rotated = 2 <= image.getexif().get(ExifTags.Base.Orientation, 1) <= 8
-        pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        ImageOps.exif_transpose(image, in_place=True)
+        pixels = _to_rgb(image)
         return DecodedImage(pixels, str(image.format), image.mode, frames, rotated)
 
 
-def _has_too_many_chunks(data: bytes) -> bool:
-    """Count the chunks of a PNG or JPEG: Pillow takes seconds to read millions of empty ones."""
-    png, jpeg = data.startswith(b"\x89PNG\r\n\x1a\n"), data.startswith(b"\xff\xd8")
-    if not png and not jpeg:
-        return False
-    position, chunks = 8 if png else 2, 0
-    while position + 4 <= len(data) and chunks <= _MAX_CHUNKS:
-        chunks += 1
-        marker = data[position + 1]
-        if png:
-            position += 12 + int.from_bytes(data[position : position + 4])
-        elif data[position] != 0xFF or marker in (0x00, 0xFF):  # padding, which is skipped
-            position += 1
-        elif marker == 0xDA:  # the first scan: from here on libjpeg reads
-            break
-        elif 0xD0 <= marker <= 0xD9:  # markers without a length
-            position += 2
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4])
-    return chunks > _MAX_CHUNKS
+def _decoded_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height, or those of a tile of a TIFF, which is decoded as a whole."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = image.size
+    return max(width, tags.get(TILEWIDTH, 0)), max(height, tags.get(TILELENGTH, 0))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _kind(image: Image.Image) -> str:
+    return f"{image.format} {image.info.get('compression', '')}".rstrip()
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Convert in strips of rows: copies of the whole image would take several times its memory."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    pixels = np.empty((height, width, 3), np.uint8)
     if image.mode.startswith("I") or image.mode == "F":
-        gray = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        low, high = float(gray.min()), float(gray.max())
-        scaled = (gray - low) * (255 / (high - low)) if high > low else np.zeros_like(gray)
-        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+        ranges = [_gray_range(image.crop(box)) for box in boxes]
+        low, high = min(ranges)[0], max(high for _, high in ranges)
+        scale = 255 / (high - low) if high > low else 0.0
+        for box in boxes:
+            levels = ((_gray(image.crop(box)) - low) * scale).round().astype(np.uint8)
+            pixels[box[1] : box[3]] = levels[..., np.newaxis]
+        return pixels
+    for box in boxes:
+        pixels[box[1] : box[3]] = np.asarray(_strip_to_rgb(image.crop(box)))
+    return pixels
+
+
+def _gray_range(strip: Image.Image) -> tuple[float, float]:
+    gray = _gray(strip)
+    return float(gray.min()), float(gray.max())
+
+
+def _gray(strip: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(strip, dtype=np.float64))
+
+
+def _strip_to_rgb(strip: Image.Image) -> Image.Image:
+    if strip.mode in ("RGBA", "LA", "PA") or "transparency" in strip.info:
+        rgba = strip.convert("RGBA")
         black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, rgba).convert("RGB")
-    return image.convert("RGB")
+    return strip.convert("RGB")

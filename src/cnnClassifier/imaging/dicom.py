@@ -17,18 +17,20 @@ from cnnClassifier.imaging.dicom_header import (
     Header,
     read_header,
 )
+from cnnClassifier.imaging.limits import BoundedFile, PixelBudget, check_blocks, check_size
 from cnnClassifier.utils.errors import ImageError
 
 _NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG)
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # baseline and extended
 _JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+_STRIP_PIXELS = 1_000_000
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
 def read_dicom(
-    data: bytes, max_pixels: int, dicom_options: DicomOptions
+    data: bytes, max_pixels: int, dicom_options: DicomOptions, budget: PixelBudget
 ) -> tuple[np.ndarray, str, DicomInfo]:
     """Decode the requested frame, and no other.
 
@@ -39,8 +41,9 @@ def read_dicom(
 
     Args:
         data: the file's bytes.
-        max_pixels: refuse a frame with more, before any pixel is decoded.
+        max_pixels: refuse a frame with more, before any pixel is decoded; see `check_size`.
         dicom_options: window and frame.
+        budget: shared by threads.
 
     Returns:
         uint8 (height, width, 3); the photometric interpretation; the window and frame.
@@ -51,24 +54,36 @@ def read_dicom(
     """
     header = read_header(data)
     rows, columns = header.integer("Rows"), header.integer("Columns")
-    if rows * columns > max_pixels:
-        raise ImageError(
-            "too_large", f"{columns}×{rows} pixels; at most {max_pixels:,} are accepted"
-        )
+    kind = "JPEG2000" if header.syntax in _JPEG_2000 else "DICOM"
+    if header.integer("SamplesPerPixel", 1) > 1:
+        kind += " color"
+    cost = check_size(columns, rows, max_pixels, kind)
     frame, frames = dicom_options.frame, _frame_count(header)
     if not 1 <= frame <= frames:
         raise ImageError(
             "no_such_frame", f"there is no frame {frame}; choose one from 1 to {frames}"
         )
     pixel_format = _pixel_format(header, rows, columns)
+    with budget.use(cost):
+        stored = _decode_frame(header, pixel_format, frame, frames)
+        return _render(stored, header.for_frame(frame), pixel_format, dicom_options, frames)
+
+
+def _render(
+    stored: np.ndarray,
+    header: Header,
+    pixel_format: dict[str, Any],
+    dicom_options: DicomOptions,
+    frames: int,
+) -> tuple[np.ndarray, str, DicomInfo]:
+    """Turn stored values into RGB; see `read_dicom`."""
     photometric = pixel_format["photometric_interpretation"]
-    stored = _decode_frame(header, pixel_format, frame, frames)
+    frame = dicom_options.frame
     if photometric in _COLOR:
         shift = max(0, pixel_format["bits_stored"] - 8)
         info = DicomInfo("colour", None, None, frame, frames)
         return np.right_shift(stored, shift).astype(np.uint8), photometric, info
     codes = stored.view(f"u{stored.dtype.itemsize}")
-    header = header.for_frame(frame)
     values, padding = _lookup_table(header, pixel_format, bits=8 * stored.dtype.itemsize)
     name, center, width = _window(header, dicom_options, values, padding, codes)
     with np.errstate(over="ignore"):  # DICOM PS3.3, C.11.2.1.2.1
@@ -140,53 +155,63 @@ def _decode_frame(
     from pydicom.pixels import get_decoder
 
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    source, index = header.pixels, frame - 1
-    if header.syntax not in _NATIVE:
-        encoded = get_frame(io.BytesIO(source), index, number_of_frames=frames)
-        fits = _rle_size_fits if header.syntax == _RLE else _jpeg_size_fits
-        if not fits(encoded, pixel_format["rows"], pixel_format["columns"]):
-            raise ImageError(
-                "corrupt", "the DICOM file's compressed pixels are of another size than its header"
-            )
-        source, index, frames = encapsulate([encoded]), 0, 1
-    options = {**pixel_format, "number_of_frames": frames}
-    decoded, _ = get_decoder(header.syntax).as_array(source, index=index, **options)
+    syntax, index = header.syntax, frame - 1
+    source: bytes | memoryview = header.pixels
+    options = dict(pixel_format)
+    if syntax not in _NATIVE:
+        encoded = get_frame(io.BytesIO(header.pixels), index, number_of_frames=frames)
+        index, frames = 0, 1
+        if syntax == _RLE:
+            syntax, source = EXPLICIT_LITTLE, _unpack_rle(encoded, pixel_format)
+            options["planar_configuration"] = 1
+        else:
+            _check_jpeg_size(encoded, pixel_format["rows"], pixel_format["columns"])
+            source = encapsulate([encoded])
+    options["number_of_frames"] = frames
+    decoder = get_decoder(syntax)
+    decoded, properties = decoder.as_array(source, index=index, raw=True, **options)
+    if str(properties["photometric_interpretation"]).startswith("YBR_FULL"):
+        _convert_to_rgb(decoded)
     return decoded.astype(decoded.dtype.newbyteorder("="), copy=False)
 
 
-def _jpeg_size_fits(encoded: bytes, rows: int, columns: int) -> bool:
-    """Compare the size of a JPEG or JPEG 2000 image with the header's, before it is decoded."""
-    with Image.open(io.BytesIO(encoded), formats=("JPEG", "JPEG2000")) as image:
-        return image.size == (columns, rows)
+def _convert_to_rgb(pixels: np.ndarray) -> None:
+    """Convert from YBR in place, in strips: pydicom's floats take eight times the memory."""
+    from pydicom.pixels import convert_color_space
+
+    rows = max(1, _STRIP_PIXELS // pixels.shape[1])
+    for top in range(0, len(pixels), rows):
+        strip = pixels[top : top + rows]
+        strip[:] = convert_color_space(strip, "YBR_FULL", "RGB")
 
 
-def _rle_size_fits(encoded: bytes, rows: int, columns: int) -> bool:
-    """Return whether RLE segments unpack to no more than a frame: two bytes can stand for 128."""
-    max_length = rows * columns + 256  # the padding to an even length reads as a run
+def _check_jpeg_size(encoded: bytes, rows: int, columns: int) -> None:
+    """Check that a JPEG or JPEG 2000 image has the header's size, before it is decoded."""
+    check_blocks(encoded)
+    with Image.open(BoundedFile(encoded), formats=("JPEG", "JPEG2000")) as image:
+        if image.size != (columns, rows):
+            raise ImageError(
+                "corrupt", "the DICOM file's compressed pixels are of another size than its header"
+            )
+
+
+def _unpack_rle(encoded: bytes, pixel_format: dict[str, Any]) -> memoryview:
+    """Unpack an RLE frame (DICOM PS3.5, annex G), color by color; pydicom does it in Python.
+
+    Raises:
+        ImageError: `corrupt`: the segments don't fit the size.
+    """
+    samples, size = pixel_format["samples_per_pixel"], pixel_format["bits_allocated"] // 8
+    length = pixel_format["rows"] * pixel_format["columns"]
     count, *starts = struct.unpack_from("<16I", encoded)
-    bounds = [*starts[: min(count, 15)], len(encoded)]
-    for start, end in pairwise(bounds):
-        if _unpacked_length(encoded, start, end, max_length) > max_length:
-            return False
-    return True
-
-
-def _unpacked_length(packed: bytes, position: int, end: int, max_length: int) -> int:
-    """Return the unpacked length of a PackBits segment, or something above `max_length`."""
-    if end - position > 2 * max_length:  # packing makes nothing that much longer
-        return max_length + 1
-    length = 0
-    while position < end and length <= max_length:
-        control = packed[position]
-        if control < 128:  # so many literal bytes, and one more
-            length += control + 1
-            position += control + 2
-        elif control == 128:  # no operation
-            position += 1
-        else:  # one byte, repeated
-            length += 257 - control
-            position += 2
-    return length
+    if count != samples * size:
+        raise ImageError("corrupt", "the DICOM file has another number of RLE segments than bytes")
+    pixels = np.empty((samples, length, size), np.uint8)
+    for number, (start, end) in enumerate(pairwise([*starts[:count], len(encoded)])):
+        plane = Image.frombytes("L", (length, 1), encoded[start:end], "packbits", "L")
+        sample, byte = divmod(number, size)
+        pixels[sample, :, size - 1 - byte] = np.asarray(plane)[0]  # the highest byte comes first
+    return pixels.reshape(-1).data
 
 
 def _lookup_table(

@@ -14,7 +14,7 @@ from flask_limiter import ApplicationLimit, Limiter, RequestLimit
 from limits import parse
 
 from cnnClassifier.entity.config_entity import ServingConfig
-from cnnClassifier.serving.errors import RequestError
+from cnnClassifier.serving.errors import RequestError, is_page_load
 from cnnClassifier.utils.errors import ConfigError
 
 TOKENS_VARIABLE = "API_TOKENS"
@@ -165,8 +165,7 @@ class Auth:
         is_public = request.endpoint in _PUBLIC_ENDPOINTS or request.method == "OPTIONS"
         if not self._tokens or g.token or is_public:
             return None
-        is_navigation = request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate"
-        if request.method == "GET" and is_navigation and _accepts_html():
+        if request.method == "GET" and is_page_load():
             return _sign_in_form("", request.path, 401)
         message = "send a token: Authorization: Bearer …"
         raise RequestError(401, "token_needed", message, {"WWW-Authenticate": "Bearer"})
@@ -190,7 +189,7 @@ class Auth:
             try:
                 token = self._authenticate(request.form.get("token", "").strip())
             except RequestError as error:
-                if not _accepts_html():
+                if not is_page_load():
                     raise
                 g.error_code = error.code
                 response = _sign_in_form(str(error), target, error.status)
@@ -231,13 +230,14 @@ def require_train_permission(by_header: bool = False) -> None:
         by_header: require the token in the header: a browser adds a cookie to any request.
 
     Raises:
-        RequestError: 403, with what to do.
+        RequestError: 401 or 403, with what to do.
     """
     if g.token is None:
         message = "training needs API_TOKENS; see `python app.py --new-token NAME --may-train`"
         raise RequestError(403, "training_off", message)
     if by_header and g.session is not None:
-        raise RequestError(403, "bearer_needed", "send the token itself: Authorization: Bearer …")
+        message = "send the token itself: Authorization: Bearer …"
+        raise RequestError(401, "bearer_needed", message, {"WWW-Authenticate": "Bearer"})
     if not g.token.may_train:
         raise RequestError(403, "no_right", f"the token {g.token.name} may not train")
 
@@ -249,12 +249,8 @@ def may_give_feedback() -> bool:
 
 def _raise_rate_limit(limit: RequestLimit) -> Response:
     wait_s = max(1, math.ceil(limit.reset_at - time.time()))
-    message = f"more than {limit.limit}; try again in {wait_s} s"
+    message = f"rate limit reached ({limit.limit}); try again in {wait_s} s"
     raise RequestError(429, "too_many_requests", message, {"Retry-After": str(wait_s)})
-
-
-def _accepts_html() -> bool:
-    return "text/html" in request.headers.get("Accept", "")
 
 
 def _sign_in_form(message: str, target: str, status: int) -> Response:

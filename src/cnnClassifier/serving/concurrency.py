@@ -44,29 +44,53 @@ class ConcurrencyLimiter:
         Raises:
             RequestError: 503 `busy`: too many requests wait already, or the server stops.
         """
-        ticket = object()
         with self._changed:
             if self.running + self.waiting >= self._max_concurrent + self._max_queued:
                 message = "too many requests are waiting; try again"
                 raise RequestError(503, "busy", message, {"Retry-After": "2"})
-            self._queue.append(ticket)
-            try:
-                while self._queue[0] is not ticket or self.running >= self._max_concurrent:
-                    if self._is_stopping:
-                        message = "the server is stopping; try again"
-                        raise RequestError(503, "busy", message, {"Retry-After": "5"})
-                    self._changed.wait(_CHECK_INTERVAL_S)
-                    check()
-                self.running += 1
-            finally:
-                self._queue.remove(ticket)
-                self._changed.notify_all()
+            self._wait(check)
         try:
             yield
         finally:
             with self._changed:
                 self.running -= 1
                 self._changed.notify_all()
+
+    def let_others(self, check: Callable[[], None]) -> None:
+        """Give the slot that is held to the requests that wait, and wait for another one.
+
+        Args:
+            check: as for `slot`.
+
+        Raises:
+            RequestError: 503 `busy`: the server stops.
+        """
+        with self._changed:
+            if not self._queue or self._is_stopping:
+                return
+            self.running -= 1
+            try:
+                self._wait(check)
+            except BaseException:
+                self.running += 1  # until `slot` is left
+                raise
+
+    def _wait(self, check: Callable[[], None]) -> None:
+        """Wait for a slot; the caller holds the lock."""
+        ticket = object()
+        self._queue.append(ticket)
+        self._changed.notify_all()
+        try:
+            while self._queue[0] is not ticket or self.running >= self._max_concurrent:
+                if self._is_stopping:
+                    message = "the server is stopping; try again"
+                    raise RequestError(503, "busy", message, {"Retry-After": "5"})
+                self._changed.wait(_CHECK_INTERVAL_S)
+                check()
+            self.running += 1
+        finally:
+            self._queue.remove(ticket)
+            self._changed.notify_all()
 
     def refuse_waiting(self) -> None:
         """Refuse the requests that wait for a slot, and from now on all that would have to."""

@@ -1,9 +1,12 @@
-"""Every error is JSON: {"error": {"code": …, "message": …}, "request_id": …}."""
+"""Every error is JSON: {"error": {"code": …, "message": …}, "request_id": …}.
+
+A browser that loads a page gets the same as a page.
+"""
 
 import re
 from collections.abc import Mapping
 
-from flask import Response, g, jsonify
+from flask import Response, g, jsonify, make_response, render_template, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from cnnClassifier.utils.errors import ImageError
@@ -33,11 +36,20 @@ def error_body(code: str, message: str) -> dict[str, dict[str, str]]:
     return {"error": {"code": code, "message": message}}
 
 
+def is_page_load() -> bool:
+    """Return whether a browser will show the response as a page: no script or program asked."""
+    mode = request.headers.get("Sec-Fetch-Mode", "navigate")  # an old browser doesn't send it
+    return mode == "navigate" and "text/html" in request.headers.get("Accept", "")
+
+
 def handle_error(error: Exception) -> Response:
-    """Answer any exception in JSON."""
+    """Answer any exception, in JSON or as a page."""
     error = _to_request_error(error)
     g.error_code = error.code
-    response = jsonify(error_body(error.code, str(error)) | {"request_id": g.request_id})
+    if is_page_load():
+        response = make_response(render_template("error.html", message=str(error)))
+    else:
+        response = jsonify(error_body(error.code, str(error)) | {"request_id": g.request_id})
     response.status_code = error.status
     response.headers.update(error.headers)
     return response

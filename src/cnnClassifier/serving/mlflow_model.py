@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-_MAX_PIXELS = 50_000_000
+_MAX_PIXELS = 25_000_000
 
 
 class ImageClassifier:

@@ -1,5 +1,6 @@
 """Keep one loaded model, replace it when a new bundle appears, and report why there is none."""
 
+import re
 import threading
 import time
 from contextlib import suppress
@@ -82,7 +83,8 @@ class ModelManager:
         except BundleError as error:
             is_complete = all(map(Path.is_file, self._paths[:2]))
             code = "broken_model" if is_complete else "no_model"
-            raise RequestError(503, code, str(error), {"Retry-After": "5"}) from error
+            message = _without_folders(error)
+            raise RequestError(503, code, message, {"Retry-After": "5"}) from error
         finally:
             self._loading.release()
 
@@ -112,11 +114,11 @@ class ModelManager:
         try:
             self.predictor(wait=True)
         except RequestError as error:
-            logger.warning("%s", error)
+            logger.warning("%s", error.__cause__ or error)
         previous = self._fingerprint()
         while not self._stopped.wait(self._poll_s):
             current = self._fingerprint()
-            if current and current == previous and current != self._tried:
+            if current == previous != self._tried:
                 self._replace(current)
             previous = current
 
@@ -127,7 +129,7 @@ class ModelManager:
         except BundleError as error:
             if self._fingerprint() == fingerprint:  # else it is still being written
                 when = datetime.now(UTC).isoformat(timespec="seconds")
-                self.refusal = {"refused": {"reason": str(error), "when": when}}
+                self.refusal = {"refused": {"reason": _without_folders(error), "when": when}}
                 suffix = ", the loaded one stays" if self._predictor else ""
                 logger.warning("new model refused%s: %s", suffix, error)
 
@@ -138,3 +140,8 @@ class ModelManager:
                 status = path.stat()
                 fingerprint.append((path, status.st_ino, status.st_size, status.st_mtime_ns))
         return fingerprint
+
+
+def _without_folders(error: BundleError) -> str:
+    """Return the message with the names of files instead of their paths: clients may see it."""
+    return re.sub(r"[^\s'\"=(]*[/\\](?=\w)", "", str(error))

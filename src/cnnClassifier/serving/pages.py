@@ -155,7 +155,7 @@ def _load_openapi(config: ServingConfig, requires_token: bool) -> dict[str, Any]
         f"and {config.max_pixels:,} pixels."
     )
     if not requires_token:
-        document["security"] = []
+        document["security"] = document["paths"]["/train"]["post"]["security"] = []
     return document if project.is_medical else _without_dicom(document)
 
 

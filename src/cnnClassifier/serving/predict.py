@@ -23,6 +23,7 @@ from cnnClassifier.utils.images import image_data_uri
 
 _PREVIEW_SIZE = 512  # pixels of the longest side
 OPTION_NAMES = ("window", "frame", "map", "preview")
+_MAX_JSON_VALUES = 10_000
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _ACCEPTED = (
     'send JSON {"image": "<base64>"} or {"images": [...]}, a multipart form with files named '
@@ -112,6 +113,9 @@ def _check_size(images: list[bytes | RequestError], config: ServingConfig) -> No
 
 def _parse_json(body: bytes) -> dict[str, Any]:
     """Return the JSON object, with a single `image` as a list of one in `images`."""
+    if body.count(b",") > _MAX_JSON_VALUES:  # millions would take many times the body's memory
+        message = f"the JSON has more than {_MAX_JSON_VALUES:,} values; {_EXPECTED_JSON}"
+        raise RequestError(400, "bad_json", message)
     try:
         content: Any = json.loads(body)
     except (ValueError, RecursionError):
@@ -132,7 +136,11 @@ def _decode_base64(text: str) -> bytes | RequestError:
 
 
 def predict_all(
-    predictor: Predictor, upload: Upload, config: ServingConfig, check: Callable[[], None]
+    predictor: Predictor,
+    upload: Upload,
+    config: ServingConfig,
+    check: Callable[[], None],
+    let_others: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """Classify the images of a request, in order.
 
@@ -141,6 +149,7 @@ def predict_all(
         upload: images and options.
         config: margin of uncertain predictions, and the disclaimer.
         check: called before each image; an exception from it ends the request.
+        let_others: called between two images, so that many in one request delay no other request.
 
     Returns:
         One result for each image; where an image can't be used, its error.
@@ -149,9 +158,11 @@ def predict_all(
         ImageError: the only image can't be used.
         RequestError: the only image can't be used; 422: none of several can be used.
     """
-    results = []
+    results: list[dict[str, Any]] = []
     errors: list[ImageError | RequestError] = []
     for image in upload.images:
+        if results:
+            let_others()
         check()
         try:
             if isinstance(image, RequestError):

@@ -6,6 +6,7 @@ from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.dicom_options import DEFAULT_DICOM_OPTIONS, DicomOptions
 from cnnClassifier.entity.prediction import Prediction
 from cnnClassifier.imaging.decode import decode, resize
+from cnnClassifier.imaging.limits import PixelBudget
 from cnnClassifier.network.engine import Engine
 
 
@@ -14,7 +15,7 @@ class Predictor:
 
     Args:
         bundle: from `ModelBundle.read`.
-        max_pixels: limit for each image.
+        max_pixels: limit for each image; twice as many may be decoded at the same time.
         evaluation_dir: with the evaluation's decision on int8; None never uses int8.
 
     Raises:
@@ -27,6 +28,8 @@ class Predictor:
         self.bundle = bundle
         self._engine = Engine(bundle, int8=bundle.accepts_int8(evaluation_dir))
         self._max_pixels = max_pixels
+        # Two of the largest images at the same time, whatever the number of threads.
+        self._budget = PixelBudget(2 * max_pixels)
 
     @property
     def engine(self) -> str:
@@ -48,7 +51,7 @@ class Predictor:
         """
         bundle = self.bundle
         dicom_options = dicom_options.with_default_window(bundle.dicom_window)
-        decoded = decode(data, self._max_pixels, dicom_options)
+        decoded = decode(data, self._max_pixels, dicom_options, self._budget)
         result = self._engine.predict([resize(decoded.pixels, bundle.image_size)])
         class_name = bundle.classes[result.predicted[0]]
         return Prediction(

@@ -1,5 +1,7 @@
 """The upload page, /predict, health and metrics."""
 
+from functools import partial
+
 from flask import Blueprint, Response, g, jsonify, render_template, request
 
 from cnnClassifier.entity.config_entity import ServingConfig
@@ -48,7 +50,8 @@ def make_blueprint(
             upload = read_upload(request, config)
             g.image_count = len(upload.images)
             predictor = manager.predictor(wait=True)
-            results = predict_all(predictor, upload, config, check)
+            let_others = partial(limiter.let_others, check)
+            results = predict_all(predictor, upload, config, check, let_others)
         metrics.count_predictions(results, predictor.bundle)
         return jsonify(results)
 

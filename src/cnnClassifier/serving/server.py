@@ -112,7 +112,7 @@ def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> int:
         sockets=[listener],
         threads=config.max_concurrent_requests + config.max_queued_requests + _EXTRA_THREADS,
         ident=None,
-        max_request_body_size=max_body_bytes,
+        max_request_body_size=waitress_channel.MAX_DISCARDED_BYTES,
         # Bodies and responses stay in memory: private images are never written to a disk.
         inbuf_overflow=max_body_bytes,
         outbuf_overflow=1 << 30,

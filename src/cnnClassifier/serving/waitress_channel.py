@@ -15,7 +15,7 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask, WSGITask
-from waitress.utilities import Error
+from waitress.utilities import Error, RequestEntityTooLarge
 
 from cnnClassifier.serving.errors import error_body
 from cnnClassifier.serving.monitoring import ID_HEADER, SECURITY_HEADERS, new_request_id
@@ -23,13 +23,18 @@ from cnnClassifier.utils.log import logger
 
 # A request that arrives byte by byte must not hold its connection for ever.
 RECEIVE_TIMEOUT_S = 120.0
+# One of which nothing arrives has a shorter time, as after `Expect: 100-continue`.
+STALL_TIMEOUT_S = 20.0
+# Up to this size the body of a refused request is read, so that its client reads the response.
+MAX_DISCARDED_BYTES = 500_000_000
+DISCARD_TIMEOUT_S = 1.0  # without any of it
 # Bodies that wait for a slot are in memory; beyond this sum the newest uploads are refused.
 MAX_BUFFERED_BYTES = 256_000_000
-# With more connections than this, the one that has been idle longest is closed.
+# With more connections than this, those that have been idle or sending longest are closed.
 MAX_CONNECTIONS = 300
 # While stopping: connections that are already accepted by the system still get their answer.
 ACCEPT_S = 0.2
-# A client that has just received an answer may be sending its next request.
+# A client that has just connected or received an answer may be sending a request.
 IDLE_S = 1.0
 DRAIN_TIMEOUT_S = 7.0
 # The last part of that time: who still waits for a slot then is refused rather than cut off.
@@ -45,7 +50,25 @@ class _BusyError(Error):
 
 
 class _RequestParser(HTTPRequestParser):
-    """Refuse ambiguous lengths, and ask for no body where none is announced."""
+    """Refuse ambiguous lengths and large bodies, and ask for no body that isn't wanted."""
+
+    error: Error | None
+    completed: bool
+    expect_continue: bool
+
+    def received(self, data: bytes) -> int:
+        consumed = int(super().received(data))
+        limit = self.adj.inbuf_overflow - self.adj.recv_bytes  # beyond it, a disk would be used
+        if max(self.content_length, self.body_bytes_received) > limit and not self.error:
+            self.error = RequestEntityTooLarge("it exceeds this server's limit")
+            self.completed = self.completed or self.expect_continue
+            self.expect_continue = False
+            self.discard_body()
+        return consumed
+
+    def discard_body(self) -> None:
+        """Keep nothing of the body; a client that is cut off wouldn't read the response."""
+        self.body_rcv.buf = _DiscardBuffer(maxlen=0)
 
     def parse_header(self, header_plus: bytes) -> None:
         super().parse_header(header_plus)
@@ -120,11 +143,20 @@ class Channel(HTTPChannel):
         """Return whether a request is arriving or processed, or its response not yet sent."""
         return bool(self.requests or self.total_outbufs_len or self.request is not None)
 
+    @property
+    def has_timed_out(self) -> bool:
+        """Return whether the request that is arriving takes too long."""
+        if time.monotonic() - self.receiving_since > RECEIVE_TIMEOUT_S:
+            return True
+        limit_s = DISCARD_TIMEOUT_S if self.request.error else STALL_TIMEOUT_S
+        # While earlier requests are answered nothing is read. This is the clock of waitress.
+        return not self.requests and time.time() - self.last_activity > limit_s
+
     def abort_request(self, error: Error) -> None:
         """Answer the request that is arriving with an error at once."""
         with self.requests_lock:
             request, self.request = self.request, None
-            request.error = error
+            request.error = request.error or error
             self.requests.append(request)
             if len(self.requests) == 1:
                 self.server.add_task(self)
@@ -136,30 +168,32 @@ def poll(server: Any, timeout_s: float = 1.0) -> None:
 
 
 def enforce_limits(server: Any, max_buffered_bytes: int) -> None:
-    """Answer slow requests, refuse uploads that exceed the memory, close surplus idle connections.
+    """Answer slow requests, refuse uploads that exceed the memory, close surplus connections.
 
     Call it in the thread that polls.
     """
     channels = list(server.active_channels.values())
     idle = [channel for channel in channels if not channel.is_busy]
     idle.sort(key=lambda channel: channel.last_activity)
-    for channel in idle[: max(0, len(channels) - MAX_CONNECTIONS)]:
-        channel.handle_close()
     receiving = [channel for channel in channels if channel.request is not None]
     receiving.sort(key=lambda channel: channel.receiving_since)
-    deadline = time.monotonic() - RECEIVE_TIMEOUT_S
-    while receiving and receiving[0].receiving_since < deadline:
-        message = f"the request didn't arrive within {RECEIVE_TIMEOUT_S:g} s"
-        receiving.pop(0).abort_request(_RequestTimeoutError(message))
+    # Those that have just connected are about to send a request.
+    fresh = [channel for channel in idle if channel.last_activity > time.time() - IDLE_S]
+    candidates = [*idle[: len(idle) - len(fresh)], *receiving, *fresh]
+    for channel in candidates[: max(0, len(channels) - MAX_CONNECTIONS)]:
+        channel.handle_close()
+    receiving = [channel for channel in receiving if channel.connected]
+    for channel in receiving:
+        if channel.has_timed_out:
+            channel.abort_request(_RequestTimeoutError("the request didn't arrive in time"))
+    receiving = [channel for channel in receiving if channel.request is not None]
     buffered = sum(channel.buffered_bytes for channel in channels)
     for channel in reversed(receiving):  # the newest first
         request = channel.request
         if buffered > max_buffered_bytes and request.body_rcv and not request.error:
             buffered -= request.body_bytes_received
-            # A client that is cut off while it sends would not read the response: its request is
-            # read to the end without being kept.
             request.error = _BusyError("too many uploads at once; try again")
-            request.body_rcv.buf = _DiscardBuffer(maxlen=0)
+            request.discard_body()
 
 
 def drain(server: Any, refuse_waiting: Callable[[], None]) -> int:
