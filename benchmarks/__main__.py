@@ -11,6 +11,7 @@ MODULES = {
     "head_settings": "settings of the heads, out-of-fold and on the test split (ten minutes)",
     "validation_growth": "data_validation from 1,000 to 50,000 files (an hour)",
     "interval_coverage": "coverage of the interval of proportions, by simulation (a minute)",
+    "drift": "alarms of drift without drift and with it, by simulation (a minute)",
     "pictures": "the README's pictures",
 }
 USUAL = ("training", "serving")

@@ -257,7 +257,7 @@ def _drift(manager: Any, options: argparse.Namespace) -> None:
         raise UserError(f"--hours: expected a number above 0, found {options.hours}")
     since = parse_time(options.since) if options.since else first_hour_of(options.hours)
     bundle_dir = options.bundle or config.bundle_dir
-    report = report_of_stored(bundle_dir, config.drift_dir, since)
+    report = report_of_stored(bundle_dir, config.drift_dir, since, config.drift_group_size)
     disclaimer = config.project.disclaimer
     print(format_report(report, disclaimer))
     if options.html:

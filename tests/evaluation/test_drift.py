@@ -1,45 +1,32 @@
 import numpy as np
 import pytest
 
+from benchmarks.drift import CASES, alarm_rate, draw_images, serve
 from cnnClassifier.evaluation.drift import MAX_FALSE_ALARMS, TITLES, build_reference, compare
-from tests.served_images import draw_images, serve
 
 LABELS = ("Ill", "Well")
-REPORTS = 200
+REPORTS = 400
 
 
-def reference_of(images, groups=None):
-    groups = images.groups if groups is None else groups
-    return build_reference(images.features, images.predicted, 2, groups)
+def reference_of(images):
+    return build_reference(images.features, images.predicted, 2, images.groups)
 
 
-def changes(reference, images, groups_per_request=None):
+def changes(reference, images):
     """Return what `compare` found, by feature."""
-    served = serve(reference, images, groups_per_request)
-    return {feature.name: feature for feature in compare(reference, served, LABELS)}
+    return {
+        feature.name: feature for feature in compare(reference, serve(reference, images), LABELS)
+    }
 
 
-@pytest.mark.parametrize(
-    ("training_groups", "served_groups", "max_size", "correlation", "groups_per_request"),
-    [(40, 12, 1, 0, None), (160, 40, 3, 0.6, None), (60, 30, 8, 0.8, 1), (60, 60, 3, 0.6, 4)],
-)
-def test_the_distribution_of_the_training_images_is_rarely_reported(
-    training_groups, served_groups, max_size, correlation, groups_per_request
-):
-    rng = np.random.default_rng(0)
-    alarms, alarms_ignoring_groups = 0, 0
-    for _ in range(REPORTS):
-        training = draw_images(rng, training_groups, max_size, correlation)
-        images = draw_images(rng, served_groups, max_size, correlation)
-        found = changes(reference_of(training), images, groups_per_request)
-        # Of large samples a small difference isn't reported; it mustn't be significant either.
-        alarms += min(feature.p_value for feature in found.values()) < MAX_FALSE_ALARMS
-        ungrouped = reference_of(training, np.arange(len(training.groups)))
-        found = changes(ungrouped, images)
-        alarms_ignoring_groups += any(feature.has_changed for feature in found.values())
-    assert alarms / REPORTS <= MAX_FALSE_ALARMS
-    if correlation == 0.8:
-        assert alarms_ignoring_groups / REPORTS > 2 * MAX_FALSE_ALARMS
+@pytest.mark.parametrize("case", CASES)
+def test_the_distribution_of_the_training_images_is_rarely_reported(case):
+    assert alarm_rate(case, REPORTS) <= MAX_FALSE_ALARMS
+
+
+def test_ignoring_the_groups_would_report_it():
+    """Otherwise the test above would show nothing about groups."""
+    assert alarm_rate((60, 30, 8, 0.8, None), REPORTS, respect_groups=False) > 2 * MAX_FALSE_ALARMS
 
 
 def test_brighter_images_are_reported_and_nothing_else():
@@ -87,6 +74,15 @@ def test_another_size_is_reported_where_all_training_images_have_one(side):
     )
     labels = [label for label, *_ in found["width"].bars]
     assert labels == ["below 256", "256", "above 256"]
+
+
+def test_larger_groups_of_served_images_count_less():
+    rng = np.random.default_rng(0)
+    reference = reference_of(draw_images(rng, 160, 3, 0.5))
+    served = serve(reference, draw_images(rng, 40))
+    sizes = [compare(reference, served, LABELS, size)[0].served_size for size in (1, 2, 20)]
+    assert sizes[0] == sizes[1]  # as in training, where they have 2.3 on average
+    assert sizes[2] == pytest.approx(2)  # the images of a group have the same class
 
 
 def test_few_images_are_not_tested():

@@ -819,6 +819,14 @@ class ServingConfig(Settings):
         le=87_600,
         description="Number of hours for which these histograms are kept",
     )
+    drift_group_size: int = Field(
+        default=1,
+        validation_alias="serving.drift_group_size",
+        ge=1,
+        le=100_000,
+        description="Number of related images that are sent one by one, such as slices of a "
+        "series; drift takes groups to be at least as large as in training",
+    )
     model_poll_interval_s: float = Field(
         default=10.0,
         validation_alias="serving.model_poll_interval_s",

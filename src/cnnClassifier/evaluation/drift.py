@@ -129,27 +129,28 @@ def _group_correlation(values: np.ndarray, groups: np.ndarray) -> float:
 
 
 def compare(
-    reference: DriftReference, served: ServedImages, labels: Sequence[str]
+    reference: DriftReference, served: ServedImages, labels: Sequence[str], group_size: int = 1
 ) -> list[FeatureDrift]:
     """Test each feature for a difference.
 
     Images of a group are alike, and tests count independent ones: n images count as
     n / (1 + (size - 1) * correlation). The correlation is that of the training images. The served
-    images are taken to come in groups as large as in training, or as the requests if those are
-    larger. Predicted classes are compared by a chi-squared test; all other features by a
-    Kolmogorov-Smirnov test, with the training images weighted so that each predicted class is as
-    frequent as among the served images: another share of the classes changes no other feature.
+    images are taken to come in groups as large as in training, as the requests, or of `group_size`,
+    whichever is largest. Predicted classes are compared by a chi-squared test; all other features
+    by a Kolmogorov-Smirnov test, with the training images weighted so that each predicted class is
+    as frequent as among the served images: another share of a class changes no other feature.
 
     Args:
         reference: of the model.
         served: at least one image.
         labels: display names of the classes.
+        group_size: number of related images among the served ones, if known.
     """
-    group_size = max(reference.group_size, served.request_size)
-    features = [_compare_classes(reference, served, group_size, labels)]
+    served_group = max(reference.group_size, served.request_size, group_size)
+    features = [_compare_classes(reference, served, served_group, labels)]
     for name, feature in reference.features.items():
         counts = served.counts[name]
-        features.append(_compare_feature(name, feature, counts, reference.group_size, group_size))
+        features.append(_compare_feature(name, feature, counts, reference.group_size, served_group))
     return _correct_for_multiple_tests(features)
 
 

@@ -71,13 +71,16 @@ class DriftReport:
         return "No drift was found."
 
 
-def make_report(bundle: ModelBundle, served: ServedImages, since: datetime) -> DriftReport:
+def make_report(
+    bundle: ModelBundle, served: ServedImages, since: datetime, group_size: int
+) -> DriftReport:
     """Compare served images with the training images of their model.
 
     Args:
         bundle: with a reference.
         served: images that it classified.
         since: the first hour, for the report.
+        group_size: `serving.drift_group_size`.
 
     Raises:
         UserError: the bundle has no reference.
@@ -85,7 +88,7 @@ def make_report(bundle: ModelBundle, served: ServedImages, since: datetime) -> D
     reference = get_reference(bundle)
     images = int(served.class_counts.sum())
     labels = list(map(bundle.label, bundle.classes))
-    features = compare(reference, served, labels) if images else []
+    features = compare(reference, served, labels, group_size) if images else []
     return DriftReport(bundle, since, images, features)
 
 
@@ -103,13 +106,16 @@ def get_reference(bundle: ModelBundle) -> DriftReference:
     return bundle.drift_reference
 
 
-def report_of_stored(bundle_dir: Path, folder: Path, since: datetime) -> DriftReport:
+def report_of_stored(
+    bundle_dir: Path, folder: Path, since: datetime, group_size: int
+) -> DriftReport:
     """Compare what all servers stored in a folder.
 
     Args:
         bundle_dir: the model; images that others classified are left out.
         folder: `serving.drift_dir`.
         since: the first hour.
+        group_size: `serving.drift_group_size`.
 
     Raises:
         BundleError: there is no model.
@@ -121,7 +127,7 @@ def report_of_stored(bundle_dir: Path, folder: Path, since: datetime) -> DriftRe
     served = read_served(folder, bundle, since)
     total = len(find_served_files(folder, "*", since))
     of_model = len(find_served_files(folder, bundle.model_id, since))
-    return replace(make_report(bundle, served, since), other_models=total - of_model)
+    return replace(make_report(bundle, served, since, group_size), other_models=total - of_model)
 
 
 def read_served(
@@ -198,8 +204,8 @@ def _notes(report: DriftReport) -> list[str]:
         f"Related images are alike, so {report.images:,} served images count as the number of "
         "independent ones in the table, as do the training images, whose groups have "
         f"{reference.group_size:.1f} images. The served images are taken to come in groups of this "
-        "size, or in those of the requests if they are larger. If related images come in larger "
-        "groups, in one request each, there are more false alarms.",
+        "size, or in those of the requests if they are larger. If more related images come one by "
+        "one, set serving.drift_group_size to their number: else there are more false alarms.",
         "All features but the predicted class are compared with training images of the same "
         "predicted classes: another share of a class changes no other feature.",
     ]

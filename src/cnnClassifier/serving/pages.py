@@ -91,9 +91,9 @@ def make_blueprint(
         if not re.fullmatch("[1-9][0-9]{0,4}", text):
             raise RequestError(400, "bad_option", "hours: expected a whole number from 1 to 99999")
         bundle = manager.predictor(wait=True).bundle
-        since = first_hour_of(int(text))
+        since, group_size = first_hour_of(int(text)), config.drift_group_size
         try:
-            report = make_report(bundle, drift_monitor.served(bundle, since), since)
+            report = make_report(bundle, drift_monitor.served(bundle, since), since, group_size)
         except UserError as error:
             report = DriftReport(bundle, since, 0, [], problem=f"{error}.")
         periods = {}
