@@ -24,7 +24,7 @@ _MAX_BARS = 20  # of classes
 TITLES = {
     "class": "Predicted class",
     "probability": "Confidence",
-    "distance": "Distance from the training images",
+    "distance": "Distance from training",
     "width": "Width",
     "height": "Height",
     "mean_intensity": "Mean intensity",
