@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.drift import CASES, alarm_rate, draw_images, serve
+from cnnClassifier.entity.drift import ServedImages
 from cnnClassifier.evaluation.drift import MAX_FALSE_ALARMS, TITLES, build_reference, compare
 
 LABELS = ("Ill", "Well")
@@ -27,6 +28,23 @@ def test_the_distribution_of_the_training_images_is_rarely_reported(case):
 def test_ignoring_the_groups_would_report_it():
     """Otherwise the test above would show nothing about groups."""
     assert alarm_rate((60, 30, 8, 0.8, None), REPORTS, respect_groups=False) > 2 * MAX_FALSE_ALARMS
+
+
+def test_rare_classes_are_rarely_reported():
+    """With so few images of each class the statistic has no chi-squared distribution."""
+    rng = np.random.default_rng(0)
+    count = 10
+    alarms = 0
+    for _ in range(REPORTS // 2):
+        shares = rng.dirichlet(np.ones(count))
+        training, served = (rng.choice(count, size, p=shares) for size in (400, 12))
+        reference = build_reference({"width": training}, training, count, np.arange(400))
+        images = ServedImages.empty(reference)
+        images.add_request(reference, served, {"width": served})
+        images.squared_sizes = len(served)  # one image in each request
+        found, _ = compare(reference, images, [""] * count)
+        alarms += found.p_value < MAX_FALSE_ALARMS
+    assert 0 < 2 * alarms / REPORTS <= MAX_FALSE_ALARMS
 
 
 def test_brighter_images_are_reported_and_nothing_else():
