@@ -4,11 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from benchmarks.drift import draw_images, serve
 from cnnClassifier import cli
+from cnnClassifier.entity.bundle import MODEL_FILE, OOD_DETECTOR_FILE, HeadKind, ModelBundle
+from cnnClassifier.entity.drift import served_file_name
 from cnnClassifier.entity.feedback import FeedbackFolder
+from cnnClassifier.evaluation.drift import build_reference
+from cnnClassifier.utils.common import sha256_of
 from cnnClassifier.utils.log import logger
 from tests.entity.test_feedback_folder import record_of
 from tests.evaluation.test_comparison import evaluated, write
@@ -106,6 +112,7 @@ def test_a_wrong_command_line_is_refused(capsys, words, message):
         ),
         (["scores"], "scores: artifacts/evaluation/scores.json is missing; run `dvc repro`"),
         (["search", "--timeout", "-1"], "search: --timeout: expected a number above 0"),
+        (["drift"], "drift: serving.drift_dir is null; set it to a folder in config.yaml"),
         (["promote", "--force"], "promote: --force needs --reason TEXT"),
         (["feedback"], "feedback: serving.feedback_dir is null in config.yaml: set it to a folder"),
         (
@@ -160,6 +167,69 @@ def test_feedback_is_listed_and_decided_on(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("1 pending, 1 accepted, 0 rejected\n")
     assert cli.main(["feedback", "--reject", "all"]) == 0
     assert [path.read_bytes() for path in tmp_path.glob("feedback/normal/*")] == [b"first"]
+
+
+def test_drift_prints_a_report_and_writes_a_page(tmp_path, capsys):
+    write_project(tmp_path, {"serving.drift_dir": "served"})
+    assert cli.main(["drift"]) == 1
+    assert "no trained model: artifacts/training/model.json" in capsys.readouterr().err
+    rng = np.random.default_rng(0)
+    training = draw_images(rng, 160, 3, 0.5)
+    reference = build_reference(training.features, training.predicted, 2, training.groups)
+    bundle = write_described_bundle(tmp_path / "artifacts/training", drift_reference=reference)
+    assert cli.main(["drift"]) == 1
+    assert "drift: served is missing; app.py makes it" in capsys.readouterr().err
+    served = serve(reference, draw_images(rng, 40, 3, 0.5, brighter=30))
+    for hour, model_id in (("2030-01-31T09", bundle.model_id), ("2030-01-31T10", "0" * 12)):
+        served.write(tmp_path / "served" / served_file_name(hour, model_id, "0123abcd"))
+    assert cli.main(["drift", "--since", "2030-01-31", "--html", "pages/drift.html"]) == 0
+    text = capsys.readouterr().out
+    page = (tmp_path / "pages/drift.html").read_text("utf-8")
+    for content in (" ".join(text.split()), page):
+        assert "2030-01-31 00:00 UTC" in content
+        assert "The served images differ from the training images: mean intensity." in content
+        assert "Mean intensity is higher: " in content
+        assert "1 hourly files are of other models" in content
+        assert "say nothing about real images" in content
+    assert "<svg" in page
+    assert cli.main(["drift", "--since", "2030-01-31T10"]) == 0
+    assert "No images were served in these hours." in capsys.readouterr().out
+    for words in (["--hours", "0"], ["--since", "noon"], ["--bundle", "nowhere"]):
+        assert cli.main(["drift", *words]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+    write_described_bundle(tmp_path / "old", drift_reference=None)
+    assert cli.main(["drift", "--bundle", "old"]) == 1
+    assert "stored no reference of the training images; run `dvc repro`" in capsys.readouterr().err
+
+
+def write_described_bundle(folder, **changes):
+    """Write a bundle that can be read; its model can't be run."""
+    folder.mkdir(parents=True)
+    (folder / MODEL_FILE).write_bytes(b"model")
+    (folder / OOD_DETECTOR_FILE).write_bytes(b"detector")
+    bundle = ModelBundle(
+        classes=("ill", "well"),
+        positive_class="ill",
+        image_size=(32, 32, 3),
+        heads={"linear": HeadKind(weight=1, temperature=1)},
+        temperature=1,
+        threshold=0.5,
+        operating_points={},
+        calibration={},
+        max_disagreement=None,
+        feature_layer="map",
+        ood_threshold=2,
+        backbone="tiny",
+        data_source="phantom:",
+        synthetic=True,
+        model_sha256=sha256_of(folder / MODEL_FILE),
+        ood_detector_sha256=sha256_of(folder / OOD_DETECTOR_FILE),
+        manifest_sha256="0" * 64,
+        versions={},
+        **changes,
+    )
+    bundle.write(folder)
+    return bundle
 
 
 def python(*words, cwd):

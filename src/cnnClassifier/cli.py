@@ -137,6 +137,14 @@ def _build_parser() -> argparse.ArgumentParser:
         help="train on these images, or on all; ID:CLASS chooses one of several corrections",
     )
     decision.add_argument("--reject", nargs="+", metavar="ID", help="delete these images, or all")
+    drift = add("drift", "compare the images that app.py served with the training images")
+    period = drift.add_mutually_exclusive_group()
+    period.add_argument("--hours", type=int, default=24, metavar="N", help="default: 24")
+    period.add_argument("--since", metavar="TIME", help="from 2030-01-31[T09] on, UTC")
+    drift.add_argument(
+        "--bundle", type=Path, metavar="FOLDER", help="of the model (default: the last trained)"
+    )
+    drift.add_argument("--html", type=Path, metavar="FILE", help="also write a page with plots")
     add("sync", "send runs to the tracking server that it hasn't received")
     return parser
 
@@ -253,6 +261,35 @@ def _sync(manager: Any, options: argparse.Namespace) -> None:
     logger.info("%d runs sent", count)
 
 
+def _drift(manager: Any, options: argparse.Namespace) -> None:
+    from cnnClassifier.evaluation.drift_report import (
+        first_hour_of,
+        format_page,
+        format_report,
+        parse_time,
+        report_of_stored,
+    )
+    from cnnClassifier.utils.common import atomic_write
+
+    config = manager.serving()
+    if config.drift_dir is None:
+        raise UserError(
+            "serving.drift_dir is null; set it to a folder in config.yaml and restart app.py, or "
+            "open the server's page /drift"
+        )
+    if options.hours < 1:
+        raise UserError(f"--hours: expected a number above 0, found {options.hours}")
+    since = parse_time(options.since) if options.since else first_hour_of(options.hours)
+    bundle_dir = options.bundle or config.bundle_dir
+    report = report_of_stored(bundle_dir, config.drift_dir, since, config.drift_group_size)
+    disclaimer = config.project.disclaimer
+    print(format_report(report, disclaimer))
+    if options.html:
+        with atomic_write(options.html) as temp_path:
+            temp_path.write_text(format_page(report, disclaimer), encoding="utf-8")
+        logger.info("page with plots: %s", options.html)
+
+
 def _connect(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.components.connect import Connect
 
@@ -268,6 +305,7 @@ _COMMANDS = {
     "scores": _scores,
     "compare": _compare,
     "feedback": _feedback,
+    "drift": _drift,
     "search": _search,
     "promote": _change_production,
     "rollback": _change_production,

@@ -139,6 +139,17 @@ def test_training_writes_out_of_fold_predictions_and_their_metrics(trained):
     assert summary["metrics"]["loss"] == pytest.approx(loss.mean(), abs=1e-4)
     assert summary["baseline"]["metrics"].keys() == summary["metrics"].keys()
     assert trained.max_disagreement > 0
+    reference = trained.drift_reference
+    assert (reference.groups, reference.group_size) == (table["group"].nunique(), 1)
+    probability = reference.features["probability"]
+    by_class = table["predicted"].value_counts().reindex(classes, fill_value=0)
+    assert np.sum(probability.counts, axis=1).tolist() == by_class.tolist()
+    is_high = table.apply(lambda row: row[row["predicted"]], axis=1) > probability.edges[4]
+    assert np.sum(probability.counts, axis=0)[5:].sum() == pytest.approx(is_high.sum(), abs=1)
+    assert 64 in reference.features["width"].edges
+    mean_intensities = [entry.mean_intensity for entry in manifest.in_split("train")]
+    edges = reference.features["mean_intensity"].edges
+    assert min(mean_intensities) < edges[0] < edges[-1] < max(mean_intensities)
     history = pd.read_csv(folder / "history.csv")
     assert list(history) == ["epoch", "loss", "val_loss", "val_accuracy"]
 

@@ -37,7 +37,7 @@ def test_each_file_becomes_one_row(tmp_path):
     }
     assert table.iloc[0][list(expected)].to_dict() == expected
     assert table["properties"].iloc[6] == "blank"
-    assert (table["gray_mean"].iloc[6], table["border_left_p95"].iloc[6]) == (9, 9)
+    assert (table["mean_intensity"].iloc[6], table["border_left_p95"].iloc[6]) == (9, 9)
     assert table.iloc[-1][["sha256", "bytes", "width"]].tolist() == ["", 0, 0]
     is_usable = np.array(codes) == ""
     assert (table["gray_std"].notna() == is_usable).all()

@@ -13,7 +13,7 @@ def random_files(labels, groups, **by_class):
     count = len(labels)
     table = pd.DataFrame({"label": labels, "group": groups, "width": 512, "height": 512})
     table = table.assign(mode="L", format="PNG", bytes=rng.integers(9000, 11000, count))
-    table["gray_mean"], table["gray_std"] = rng.normal(100, 1, count), rng.normal(30, 1, count)
+    table["mean_intensity"], table["gray_std"] = rng.normal(100, 1, count), rng.normal(30, 1, count)
     for side in range(4):
         table[f"border_{side}_mean"] = rng.normal(size=count)
     thumbnails = rng.integers(0, 128, (count, 32, 32), dtype=np.uint8)
@@ -38,7 +38,7 @@ PAIRS = [f"patient{number // 2}" for number in range(120)]
         ({"width": {"well": 600}}, {"size", "file_properties"}),
         ({"mode": {"well": "RGBA"}}, {"file_properties"}),
         ({"bytes": {"well": 15000}}, {"file_properties"}),
-        ({"gray_mean": {"well": 120}}, {"gray"}),
+        ({"mean_intensity": {"well": 120}}, {"gray"}),
         ({"thumbnail": {"well": 20}}, {"thumbnail"}),
         ({"border_3_mean": {"well": 5}}, {"border"}),
     ],

@@ -7,8 +7,11 @@ import pytest
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.utils.errors import ManifestError
 
-HEADER = b"path,label,sha256,group,split,reason,duplicate_of,width,height,bytes,format,mode\n"
-GOOD = HEADER + b"a/1.png,a,0f,g,train,,,2,3,5,PNG,L\n"
+HEADER = (
+    b"path,label,sha256,group,split,reason,duplicate_of,width,height,bytes,format,mode,"
+    b"mean_intensity\n"
+)
+GOOD = HEADER + b"a/1.png,a,0f,g,train,,,2,3,5,PNG,L,9.5\n"
 NAMES = [
     "plain.png",
     'quo"ted, and comma.png',
@@ -36,7 +39,7 @@ def test_what_was_written_is_read(tmp_path):
     assert Manifest.from_table(pd.DataFrame(entries)) == manifest
     assert path.read_bytes().startswith(HEADER)
     path.write_bytes(GOOD)
-    expected = Entry("a/1.png", "a", "0f", "g", "train", "", "", 2, 3, 5, "PNG", "L")
+    expected = Entry("a/1.png", "a", "0f", "g", "train", "", "", 2, 3, 5, "PNG", "L", 9.5)
     assert Manifest.read(path).entries == (expected,)
 
 

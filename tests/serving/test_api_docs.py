@@ -11,7 +11,16 @@ from tests.serving.client import make_config
 
 # Pages and forms are no part of the API.
 PAGES = {
-    *("/", "/about", "/about/{name}", "/docs", "/openapi.json", "/session", "/session/end"),
+    *(
+        "/",
+        "/about",
+        "/about/{name}",
+        "/docs",
+        "/drift",
+        "/openapi.json",
+        "/session",
+        "/session/end",
+    ),
     "/static/{filename}",
 }
 IMPLICIT_METHODS = {"HEAD", "OPTIONS"}

@@ -21,7 +21,8 @@ MAX_UPLOAD_BYTES = 200_000
 PNG, JSON, FORM = "image/png", "application/json", "multipart/form-data; boundary=b"
 FIELDS = [
     *("image", "class", "probability", "probabilities", "threshold", "uncertain"),
-    *("disagreement", "disagreement_limit", "unfamiliar", "distance", "unfamiliar_limit", "ms"),
+    *("disagreement", "disagreement_limit", "unfamiliar", "distance", "unfamiliar_limit"),
+    *("width", "height", "mean_intensity", "ms"),
     *("model", "model_sha256", "synthetic", "disclaimer"),
 ]
 
@@ -118,7 +119,7 @@ def test_options_add_the_map_and_the_preview(client, picture):
         client.post("/predict?map=0", json=content),  # the body overrides the query
     ):
         (result,) = response.json
-        assert list(result) == [*FIELDS[:11], "map", "preview", *FIELDS[11:]]
+        assert list(result) == [*FIELDS[:14], "map", "preview", *FIELDS[14:]]
         activation = np.array(result["map"])
         assert activation.shape == (30, 30)
         assert 0 <= activation.min() <= activation.max() <= 1

@@ -26,12 +26,14 @@ from cnnClassifier.entity.bundle import (
 from cnnClassifier.entity.config_entity import TrackingConfig, TrainingConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.entity.disclaimers import is_synthetic
+from cnnClassifier.entity.drift import DriftReference
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.evaluation.cross_validation import (
     baseline_note,
     compare_with_baseline,
     heads_note,
 )
+from cnnClassifier.evaluation.drift import build_reference
 from cnnClassifier.evaluation.metrics import LabeledPredictions
 from cnnClassifier.imaging.augment import View, augment, views_of
 from cnnClassifier.imaging.decode import prepare
@@ -137,7 +139,7 @@ class Training:
         # The first view of each image is the image itself.
         originals = features[:: config.augmentation.views]
         pooled = pooled_features(network.model, network.boundary, network.feature_layer, originals)
-        detector, ood_threshold = fit_detector(pooled, images.groups, config.ood_quantile)
+        detector, distances = fit_detector(pooled, images.groups)
         model = joined_model(network.model, fitted, images.fold_count)
         with atomic_write(config.bundle_dir) as folder:
             save_model(model, folder / MODEL_FILE)
@@ -150,7 +152,8 @@ class Training:
                 classes=classes,
                 positive_class=positive,
                 feature_layer=network.feature_layer,
-                ood_threshold=ood_threshold,
+                ood_threshold=round(float(np.quantile(distances, config.ood_quantile)), 4),
+                drift_reference=drift_reference(images, predictions, distances),
                 heads=fitted.heads,
                 max_disagreement=fitted.max_disagreement,
                 **decision,
@@ -261,6 +264,29 @@ def out_of_fold_table(
     table["predicted"] = names[predictions.predicted]
     probabilities = pd.DataFrame(predictions.probabilities.round(6), columns=names)
     return pd.concat([table, probabilities], axis=1)  # a class may be named like a column
+
+
+def drift_reference(
+    images: TrainingImages, predictions: LabeledPredictions, distances: np.ndarray
+) -> DriftReference:
+    """Describe the images that a fold holds out, as the server sees new ones.
+
+    Args:
+        images: of the training.
+        predictions: for those that a fold holds out, by heads that haven't seen them.
+        distances: of all images, by detectors that haven't seen them.
+    """
+    used = images.is_held_out
+    table = pd.DataFrame(images.entries)[used]
+    features = {
+        "probability": predictions.confidence,
+        "distance": distances[used],
+        "width": table["width"],
+        "height": table["height"],
+        "mean_intensity": table["mean_intensity"],
+    }
+    class_count = predictions.probabilities.shape[1]
+    return build_reference(features, predictions.predicted, class_count, images.groups[used])
 
 
 def load_network(config: TrainingConfig, folds: int) -> Network:

@@ -14,6 +14,7 @@ from cnnClassifier.dataset.near_duplicates import Keypoints, extract_keypoints
 from cnnClassifier.entity.dicom_options import DEFAULT_DICOM_OPTIONS, DicomOptions
 from cnnClassifier.imaging.decode import DecodedImage, decode
 from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
+from cnnClassifier.imaging.gray import mean_intensity, to_gray
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
 
@@ -40,8 +41,8 @@ class FileTable(NamedTuple):
         table: one row per file, of the columns `path`, `label`, `sha256`, `bytes`, `width`,
             `height`, `format`, `mode`, `error` (why the file can't be used, `<code>: <text>`, or
             empty), `properties` (keys of `UNUSUAL_PROPERTIES`, separated by spaces), `patient` (of
-            DICOM a pseudonym, else empty), `gray_mean`, `gray_std` and `border_<side>_<statistic>`
-            (NaN where there is an error).
+            DICOM a pseudonym, else empty), `mean_intensity` (0 where there is an error), `gray_std`
+            and `border_<side>_<statistic>` (NaN where there is an error).
         thumbnails: uint8, (files, 32, 32), gray; black where there is an error.
         keypoints: objects, (files,), `Keypoints`; None where there is an error.
     """
@@ -89,7 +90,8 @@ def _read_file(
 ) -> tuple[dict[str, Any], np.ndarray, Keypoints | None]:
     """Return a file's row of the table, its thumbnail and its keypoints."""
     texts = dict.fromkeys(("sha256", "format", "mode", "error", "properties", "patient"), "")
-    record = {"path": path, "label": label, **texts, "bytes": 0, "width": 0, "height": 0}
+    numbers = {"bytes": 0, "width": 0, "height": 0, "mean_intensity": 0.0}
+    record = {"path": path, "label": label, **texts, **numbers}
     black = np.zeros((THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
     try:
         data = (data_dir / path).read_bytes()
@@ -106,19 +108,18 @@ def _read_file(
         return record | {"error": f"unreadable: {error.strerror}"}, black, None
     except ImageError as error:
         return record | {"error": f"{error.code}: {error}"}, black, None
-    gray_image = Image.fromarray(image.pixels).convert("L")
-    gray = np.asarray(gray_image)
+    gray = to_gray(image.pixels)
     record |= {
         "width": width,
         "height": height,
         "format": image.format,
         "mode": image.mode,
         "properties": " ".join(_unusual_properties(image, path, gray)),
-        "gray_mean": float(gray.mean()),
+        "mean_intensity": mean_intensity(gray),
         "gray_std": float(gray.std()),
         **_border_statistics(gray),
     }
-    thumbnail = gray_image.resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BOX)
+    thumbnail = Image.fromarray(gray).resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BOX)
     return record, np.asarray(thumbnail), extract_keypoints(gray)
 
 

@@ -34,7 +34,7 @@ def measure_shortcuts(
 
     Args:
         table: the images in use, of the columns `label`, `group`, `width`, `height`, `bytes`,
-            `mode`, `format`, `gray_*` and `border_*`.
+            `mode`, `format`, `mean_intensity`, `gray_std` and `border_*`.
         thumbnails: uint8, (images, 32, 32).
         seed: equal seeds give equal values.
 
@@ -83,7 +83,7 @@ def _features(table: pd.DataFrame, thumbnails: np.ndarray) -> dict[str, np.ndarr
     return {
         "file_properties": np.column_stack([size, file_bytes, bytes_per_pixel, kind]),
         "size": size,
-        "gray": table.filter(like="gray_").to_numpy(),
+        "gray": table[["mean_intensity", "gray_std"]].to_numpy(),
         "border": table.filter(like="border_").to_numpy(),
         "thumbnail": thumbnails.reshape(len(table), -1).astype(float),
     }

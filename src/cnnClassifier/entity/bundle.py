@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cnnClassifier.entity.dicom_options import parse_window
+from cnnClassifier.entity.drift import DriftReference
 from cnnClassifier.utils.common import load_json, save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError
 
@@ -131,6 +132,7 @@ class ModelBundle(BaseModel):
         versions: of the packages that made it.
         dicom_window: that DICOM files were decoded with, see `parse_window`.
         int8_sha256: of `model_int8.zip`, the same model in int8; None where there is none.
+        drift_reference: what served images are compared with; None if an older version trained it.
         bundle_dir: the folder; not in `model.json`.
     """
 
@@ -157,6 +159,7 @@ class ModelBundle(BaseModel):
     versions: dict[str, str]
     dicom_window: str = "auto"
     int8_sha256: str | None = None
+    drift_reference: DriftReference | None = None
     bundle_dir: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")

@@ -834,6 +834,27 @@ class ServingConfig(Settings):
         validation_alias="serving.model_cache",
         description="Downloads of `app.py --model models:/…`",
     )
+    drift_dir: PathText | None = Field(
+        default=None,
+        validation_alias="serving.drift_dir",
+        description="Folder of hourly histograms of the served images, for `python main.py drift`; "
+        "several servers may share it; null: they are kept in memory only",
+    )
+    drift_hours: int = Field(
+        default=720,
+        validation_alias="serving.drift_hours",
+        ge=1,
+        le=87_600,
+        description="Number of hours for which these histograms are kept",
+    )
+    drift_group_size: int = Field(
+        default=1,
+        validation_alias="serving.drift_group_size",
+        ge=1,
+        le=100_000,
+        description="Number of related images that are sent one by one, such as slices of a "
+        "series; drift takes groups to be at least as large as in training",
+    )
     model_poll_interval_s: float = Field(
         default=10.0,
         validation_alias="serving.model_poll_interval_s",

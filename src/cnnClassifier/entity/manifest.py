@@ -30,6 +30,7 @@ class Entry(NamedTuple):
         bytes: size of the file.
         format: of the content, such as `PNG`, whatever the file is called.
         mode: Pillow's name for the stored pixels; of DICOM the photometric interpretation.
+        mean_intensity: mean gray level, 0 to 255; 0 likewise.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Entry(NamedTuple):
     bytes: int = 0
     format: str = ""
     mode: str = ""
+    mean_intensity: float = 0.0
 
 
 @dataclass(frozen=True)

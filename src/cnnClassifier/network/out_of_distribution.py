@@ -75,17 +75,18 @@ class OutOfDistributionDetector:
 
 
 def fit_detector(
-    features: np.ndarray, groups: Sequence[str] | np.ndarray, quantile: float
-) -> tuple[OutOfDistributionDetector, float]:
-    """Fit the detector, and the threshold above which an image is out of distribution.
+    features: np.ndarray, groups: Sequence[str] | np.ndarray
+) -> tuple[OutOfDistributionDetector, np.ndarray]:
+    """Fit the detector, and return out-of-fold distances of the training images as well.
 
-    The threshold is a quantile of out-of-fold distances, with whole groups left out: distances of
-    images that the detector was fitted to would be too small.
+    Whole groups are left out: distances of images that the detector was fitted to are too small.
 
     Args:
         features: pooled features of the training images without augmentation, (n, channels).
         groups: of each image.
-        quantile: fraction of the training images below the threshold, such as 0.95.
+
+    Returns:
+        The detector, and float32 (n,).
     """
     from sklearn.model_selection import GroupKFold
 
@@ -94,8 +95,7 @@ def fit_detector(
     for fitted, held_out in GroupKFold(folds).split(features, groups=groups):
         detector = OutOfDistributionDetector.fit(features[fitted])
         distances[held_out] = detector.distances(features[held_out])
-    threshold = round(float(np.quantile(distances, quantile)), 4)
-    return OutOfDistributionDetector.fit(features), threshold
+    return OutOfDistributionDetector.fit(features), distances
 
 
 def _signed_sqrt(features: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from cnnClassifier.entity.disclaimers import SYNTHETIC
 from cnnClassifier.serving import feedback, pages, routes, training_jobs
 from cnnClassifier.serving.auth import Auth, Tokens
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter
+from cnnClassifier.serving.drift_monitor import DriftMonitor
 from cnnClassifier.serving.errors import handle_error
 from cnnClassifier.serving.model_manager import ModelManager
 from cnnClassifier.serving.monitoring import ID_HEADER, Metrics, register_request_logging
@@ -51,13 +52,16 @@ def create_app(
     manager = manager or ModelManager(config)
     limiter = ConcurrencyLimiter(config.max_concurrent_requests, config.max_queued_requests)
     app.extensions["concurrency_limiter"] = limiter
-    metrics = Metrics(limiter)
+    drift_monitor = DriftMonitor(config)
+    metrics = Metrics(limiter, drift_monitor)
     register_request_logging(app, metrics)
     app.register_error_handler(Exception, handle_error)
     Auth(app, config, tokens or {})
     app.register_blueprint(routes.make_blueprint(manager, config, limiter, metrics))
     app.register_blueprint(feedback.make_blueprint(manager, config, limiter))
-    app.register_blueprint(pages.make_blueprint(manager, config, requires_token=bool(tokens)))
+    app.register_blueprint(
+        pages.make_blueprint(manager, config, drift_monitor, requires_token=bool(tokens))
+    )
     jobs = jobs or training_jobs.TrainingJobs(Path.cwd(), Path("logs/jobs"))
     app.register_blueprint(training_jobs.make_blueprint(jobs))
     if config.cors_origins:

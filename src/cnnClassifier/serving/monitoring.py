@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from flask import Flask, Response, g, request
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -22,6 +23,7 @@ from prometheus_client import (
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter
+from cnnClassifier.serving.drift_monitor import DriftMonitor
 from cnnClassifier.utils.log import logger
 
 ID_HEADER = "X-Request-Id"
@@ -39,14 +41,35 @@ SECURITY_HEADERS = {
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
+# Of each feature of an image the metric's name, its description and the limits of its buckets.
+_PIXELS = (64, 128, 256, 384, 512, 768, 1024, 2048, 4096)
+_HISTOGRAMS = {
+    "probability": (
+        "prediction_probability",
+        "Probability of the predicted class",
+        (*np.arange(0.1, 0.9, 0.1).round(1), 0.9, 0.95, 0.99, 1),
+    ),
+    "distance": (
+        "prediction_distance",
+        "Distance from the training images",
+        (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.7, 2, 3, 5, 10),
+    ),
+    "width": ("image_width_pixels", "Width", _PIXELS),
+    "height": ("image_height_pixels", "Height", _PIXELS),
+    "mean_intensity": ("image_mean_intensity", "Mean gray level", range(16, 256, 16)),
+}
+
+
 class Metrics:
     """Metrics of one app; no label holds anything that a client sent.
 
     Args:
         limiter: its queue is exported.
+        drift_monitor: counts the same images by hour.
     """
 
-    def __init__(self, limiter: ConcurrencyLimiter) -> None:
+    def __init__(self, limiter: ConcurrencyLimiter, drift_monitor: DriftMonitor) -> None:
+        self._drift_monitor = drift_monitor
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "http_requests", "Responses", ["method", "route", "status"], registry=registry
@@ -68,6 +91,9 @@ class Metrics:
             "Images near the decision threshold, or on which the heads disagree",
             registry=registry,
         )
+        self._features = {}
+        for feature, (name, text, buckets) in _HISTOGRAMS.items():
+            self._features[feature] = Histogram(name, text, buckets=buckets, registry=registry)
         self._model = Info("model", "The model of the latest prediction", registry=registry)
         running = Gauge("predict_running", "Requests that hold images in memory", registry=registry)
         running.set_function(lambda: limiter.running)
@@ -91,13 +117,18 @@ class Metrics:
             results: the response's JSON, see `predict.predict_all`.
             bundle: of the model that made them.
         """
+        classified = []
         for result in results:
             if "error" in result:
                 self._errors.labels(result["error"]["code"]).inc()
                 continue
+            classified.append(result)
             self._predictions.labels(result["class"]).inc()
             self._unfamiliar.inc(result["unfamiliar"])
             self._uncertain.inc(result["uncertain"])
+            for feature, histogram in self._features.items():
+                histogram.observe(result[feature])
+        self._drift_monitor.count(classified, bundle)
         self._model.info(
             {"id": bundle.model_id, "backbone": bundle.backbone, "synthetic": str(bundle.synthetic)}
         )

@@ -1,5 +1,6 @@
 """The pages and the JSON that describe the model and the API, and the example images."""
 
+import re
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +23,12 @@ from flask import (
 from cnnClassifier.entity.bundle import HISTORY_FILE, ModelBundle
 from cnnClassifier.entity.config_entity import ProjectConfig, ServingConfig
 from cnnClassifier.entity.disclaimers import PHANTOM_SCHEME
+from cnnClassifier.evaluation.drift_report import (
+    DriftReport,
+    first_hour_of,
+    format_page,
+    make_report,
+)
 from cnnClassifier.evaluation.scores import (
     SPLIT_TEXTS,
     TOO_FEW_GROUPS,
@@ -29,13 +36,16 @@ from cnnClassifier.evaluation.scores import (
     metric_labels,
     summarize,
 )
+from cnnClassifier.serving.drift_monitor import DriftMonitor
 from cnnClassifier.serving.errors import RequestError
 from cnnClassifier.serving.model_manager import ModelManager
 from cnnClassifier.utils.common import load_json, read_numeric_csv
+from cnnClassifier.utils.errors import UserError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.svg import polyline_points
 
 _MAX_EXAMPLES = 12
+_DRIFT_HOURS = (24, 24 * 7, 24 * 30)  # periods of /drift; the first is the default
 _DICOM_KEYS = ("Window", "Frame", "dicom", "application/dicom")  # of openapi.yaml
 _EXAMPLE_TYPES = (".png", ".jpg", ".jpeg", ".webp", ".gif")  # which browsers show
 # A report is one file with its own style and images as data; nothing in it may run or load more.
@@ -45,8 +55,10 @@ _REPORT_POLICY = (
 )
 
 
-def make_blueprint(manager: ModelManager, config: ServingConfig, requires_token: bool) -> Blueprint:
-    """Return the routes, which describe the model in `manager` and the API."""
+def make_blueprint(
+    manager: ModelManager, config: ServingConfig, drift_monitor: DriftMonitor, requires_token: bool
+) -> Blueprint:
+    """Return the routes, which describe the model in `manager`, the API and the served images."""
     routes = Blueprint("pages", __name__)
 
     @routes.get("/openapi.json")
@@ -71,16 +83,32 @@ def make_blueprint(manager: ModelManager, config: ServingConfig, requires_token:
         except RequestError as error:
             return render_template("about.html", bundle=None, reason=str(error))
         content = _describe_model(predictor.bundle, config)
+        content["has_drift_report"] = drift_monitor.has_images(predictor.bundle)
         return render_template("about.html", engine=predictor.engine, **content)
+
+    @routes.get("/drift")
+    def drift() -> Response:
+        text = request.args.get("hours", str(_DRIFT_HOURS[0]))
+        if not re.fullmatch("[1-9][0-9]{0,4}", text):
+            raise RequestError(400, "bad_option", "hours: expected a whole number from 1 to 99999")
+        bundle = manager.predictor(wait=True).bundle
+        since, group_size = first_hour_of(int(text)), config.drift_group_size
+        try:
+            report = make_report(bundle, drift_monitor.served(bundle, since), since, group_size)
+        except UserError as error:
+            report = DriftReport(bundle, since, 0, [], problem=f"{error}.")
+        periods = {}
+        for hours in _DRIFT_HOURS:
+            name = f"{hours} hours" if hours < 48 else f"{hours // 24} days"
+            periods[name] = url_for("pages.drift", hours=hours)
+        return _report_response(format_page(report, config.project.disclaimer, periods))
 
     @routes.get("/about/<any('model-card', 'data-report'):name>")
     def report(name: str) -> Response:
         path = _find_report(name, manager.predictor(wait=True).bundle, config)
         if path is None:
             abort(404)
-        response = Response(path.read_bytes(), mimetype="text/html")
-        response.headers["Content-Security-Policy"] = _REPORT_POLICY
-        return response
+        return _report_response(path.read_bytes())
 
     @routes.get("/examples")
     def examples() -> Response:
@@ -100,6 +128,12 @@ def make_blueprint(manager: ModelManager, config: ServingConfig, requires_token:
         abort(404)
 
     return routes
+
+
+def _report_response(content: bytes | str) -> Response:
+    response = Response(content, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = _REPORT_POLICY
+    return response
 
 
 def _example_paths(bundle: ModelBundle, project: ProjectConfig) -> list[Path]:

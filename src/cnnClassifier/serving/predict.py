@@ -16,6 +16,7 @@ from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.dicom_options import DicomOptions, parse_window
 from cnnClassifier.imaging.decode import shrink
+from cnnClassifier.imaging.gray import mean_intensity, to_gray
 from cnnClassifier.serving.errors import RequestError, error_body
 from cnnClassifier.serving.predictor import Predictor
 from cnnClassifier.utils.errors import ImageError
@@ -219,6 +220,9 @@ def _predict(
         "unfamiliar": prediction.out_of_distribution,
         "distance": prediction.distance,
         "unfamiliar_limit": prediction.ood_threshold,
+        "width": prediction.pixels.shape[1],
+        "height": prediction.pixels.shape[0],
+        "mean_intensity": mean_intensity(to_gray(prediction.pixels)),
     }
     if upload.map:
         result["map"] = prediction.activation_map.astype(float).round(3).tolist()
