@@ -9,7 +9,7 @@ from flask_cors import CORS
 
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.disclaimers import SYNTHETIC
-from cnnClassifier.serving import feedback, pages, routes, training_jobs
+from cnnClassifier.serving import feedback, pages, protocols, routes, training_jobs
 from cnnClassifier.serving.auth import Auth, Tokens
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter
 from cnnClassifier.serving.errors import handle_error
@@ -52,11 +52,12 @@ def create_app(
     limiter = ConcurrencyLimiter(config.max_concurrent_requests, config.max_queued_requests)
     app.extensions["concurrency_limiter"] = limiter
     metrics = Metrics(limiter)
-    register_request_logging(app, metrics)
+    register_request_logging(app, metrics, config.frame_ancestors)
     app.register_error_handler(Exception, handle_error)
     Auth(app, config, tokens or {})
     app.register_blueprint(routes.make_blueprint(manager, config, limiter, metrics))
     app.register_blueprint(feedback.make_blueprint(manager, config, limiter))
+    app.register_blueprint(protocols.make_blueprint(manager, config, limiter, metrics))
     app.register_blueprint(pages.make_blueprint(manager, config, requires_token=bool(tokens)))
     jobs = jobs or training_jobs.TrainingJobs(Path.cwd(), Path("logs/jobs"))
     app.register_blueprint(training_jobs.make_blueprint(jobs))

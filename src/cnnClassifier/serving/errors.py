@@ -1,9 +1,13 @@
-"""Every error is JSON: {"error": {"code": …, "message": …}, "request_id": …}."""
+"""Every error is JSON: {"error": {"code": …, "message": …}, "request_id": …}.
+
+Below /v2 it is {"error": message, "code": …, "request_id": …}, as Open Inference Protocol says.
+"""
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
-from flask import Response, g, jsonify
+from flask import Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from cnnClassifier.utils.errors import ImageError
@@ -37,7 +41,10 @@ def handle_error(error: Exception) -> Response:
     """Answer any exception in JSON."""
     error = _to_request_error(error)
     g.error_code = error.code
-    response = jsonify(error_body(error.code, str(error)) | {"request_id": g.request_id})
+    content: dict[str, Any] = error_body(error.code, str(error))
+    if request.path.startswith("/v2"):  # in Open Inference Protocol it is a text
+        content = {"error": str(error), "code": error.code}
+    response = jsonify(content | {"request_id": g.request_id})
     response.status_code = error.status
     response.headers.update(error.headers)
     return response
