@@ -30,7 +30,10 @@ def test_more_classes_are_pooled_by_the_mean_of_their_log_probabilities():
 def test_many_images_of_a_group_give_better_metrics_than_one(count):
     predictions = random_predictions(count, images=400, per_group=8)
     scores = series_scores(predictions, 0.4 if count == 2 else None, "plant", 100, 1)
-    images = compute_metrics(predictions)
+    assert scores["single_image"] == pytest.approx(
+        {name: compute_metrics(predictions)[name] for name in scores["metrics"]}
+    ), "groups of equal size"
+    images = scores["single_image"]
     assert (scores["n"], scores["n_groups"], scores["n_mixed"]) == (400, 50, 0)
     assert scores["group_term"] == "plant"
     assert list(scores["metrics"]) == ["accuracy", "balanced_accuracy", "roc_auc", "loss"]
@@ -49,6 +52,15 @@ def test_groups_with_images_of_several_classes_are_left_out():
     assert scores["metrics"]["accuracy"] == pytest.approx(2 / 3, abs=1e-6)
     strict = series_scores(labeled(labels, probabilities, [*"aabbccdd"]), 0.7, "group", 20, 1)
     assert strict["metrics"]["accuracy"] == 1, "the threshold of one image applies to a group"
+
+
+def test_each_group_counts_once_whatever_its_size():
+    positive = np.array([0.9, 0.9, 0.9, 0.3, 0.2, 0.6])
+    probabilities = np.stack([positive, 1 - positive], axis=1)
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    scores = series_scores(labeled(labels, probabilities, [*"aaabcd"]), 0.5, "group", 20, 1)
+    assert scores["single_image"]["accuracy"] == 0.5, "a and c, not b and d"
+    assert scores["single_image"] == scores["metrics"], "the images of a are equal"
 
 
 def test_without_a_group_for_each_class_there_are_no_metrics():
