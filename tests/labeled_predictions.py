@@ -17,6 +17,7 @@ from cnnClassifier.evaluation.cross_validation import (
 from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_scores
 from cnnClassifier.evaluation.ood_samples import DATA_IMAGES, ood_metrics
 from cnnClassifier.evaluation.scores import OUT_OF_FOLD, TEST
+from cnnClassifier.evaluation.series_metrics import series_scores
 
 CLASSES = ("adenocarcinoma", "large.cell_carcinoma", "normal")
 DISTANCES = pd.DataFrame(
@@ -68,7 +69,10 @@ def cross_validation(model, baseline, **changes):
 def _metrics(count):
     """The metrics of scores.json and of cross_validation.json; they take a second."""
     points = {"sensitivity>=0.95": 0.1} | ({"default": 0.4} if count == 2 else {})
-    scores = compute_scores(random_predictions(count), class_names(count), points, 100, 1)
+    predictions = random_predictions(count)
+    scores = compute_scores(predictions, class_names(count), points, 100, 1)
+    threshold = 0.4 if count == 2 else None
+    scores["series"] = series_scores(predictions, threshold, "group", 100, 1)
     model, baseline = (
         random_predictions(count, images=210, seed=1, skill=skill) for skill in (1.5, 0.5)
     )

@@ -144,6 +144,8 @@ def test_writes_and_logs_everything(prepared, run, count):
     assert scores["model_sha256"] == ModelBundle.read(config.bundle_dir).model_sha256
     assert [row[:2] for row in scores["confusion_matrix"][:2]] == [[6, 0], [1, 5]]
     assert scores["sensitivity"] == 1.0
+    series = scores["series"]
+    assert (series["n"], series["n_groups"], series["n_mixed"]) == (6 * count, 3 * count, 0)
     assert scores["split"] == "test"
     validated = scores["cross_validation"]
     assert (validated["n"], validated["weights"]) == (120, {"conv_max": 0.6, "linear": 0.4})
@@ -179,6 +181,7 @@ def test_writes_and_logs_everything(prepared, run, count):
     (metrics,) = run.log_metrics.call_args.args
     assert metrics["roc_auc"] == scores["roc_auc"]
     assert metrics["roc_auc_low"] == scores["intervals"]["roc_auc"][0]
+    assert metrics["series_loss"] == series["metrics"]["loss"]
     run.log_history.assert_called_once_with({"loss": [0.9, 0.5], "val_loss": [1.0, 0.6]})
     (tags,) = run.set_tags.call_args.args
     assert (tags["gates_not_met"], tags["state"]) == ("none", "evaluated")

@@ -170,6 +170,7 @@ def test_environment_variables_override_the_files(write, monkeypatch):
         ("gates.min_roc_auc", 1.1, "a number from 0 to 1, or null"),
         ("serving.port", 65536, "a whole number from 0 to 65535"),
         ("serving.rate_limit", "fast", "a rate such as 600/minute, or null"),
+        ("serving.frame_ancestors", ["https://a.org; x"], "a list of origins, such as https://"),
         ("prepare_base_model.imagenet_sources", [], "a list; its 1 or more items: text"),
         ("data_ingestion.source_sha256", "abc", "64 hexadecimal digits, or null"),
         ("data_ingestion.classes", {}, "names with values, each text, or null"),

@@ -129,6 +129,8 @@ def test_both_cards_are_complete(tmp_path, count):
             "from 0.5100 to 0.4700",
             "These predictions (33 images) decided",
             "210 in 70 groups",
+            "measured on 40 groups with 120 images",
+            f"{scores['series']['metrics']['roc_auc']:.3f}",
             scores["cross_validation"]["note"],
             scores["cross_validation"]["baseline_note"],
             "local (conv_max) 0.6, linear 0.4; 3 heads each",

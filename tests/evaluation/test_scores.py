@@ -33,7 +33,7 @@ def test_all_scores_fit_a_terminal(count):
     assert max(map(len, lines)) <= 79
     assert lines[0] == "Test split: 120 images in 40 groups (SYNTHETIC)"
     name = "ROC AUC" if count == 2 else "macro ROC AUC"
-    (roc_auc,) = (line for line in lines if line.startswith(f"  {name} "))
+    roc_auc, per_group = (line for line in lines if line.startswith(f"  {name} "))
     assert roc_auc.split()[count:] == columns_of(scores, "roc_auc")
     (mcc,) = (line for line in lines if line.startswith("  MCC"))
     low, high = scores["intervals"]["mcc"]
@@ -42,6 +42,9 @@ def test_all_scores_fit_a_terminal(count):
     assert (rows.index("accuracy") < rows.index("log loss")) is (count == 3)
     assert ("specificity (adenocarcinoma)" in rows) is (count == 3)
     assert (" default " in text) is (count == 2), "no threshold that isn't used"
+    series = scores["series"]
+    low, high = series["intervals"]["roc_auc"]
+    assert f" {series['metrics']['roc_auc']:.3f} ({low:.2f}…{high:.2f})" in per_group
     for row in scores["confusion_matrix"]:
         assert any(line.split()[1:] == list(map(str, row)) for line in lines)
     for expected in (

@@ -67,7 +67,11 @@ def test_names_are_valid_and_unique():
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/model", "/metrics", "/predict", "/train", "/train/1", "/nothing", "/session"]
+    "path",
+    [
+        *("/", "/model", "/metrics", "/predict", "/train", "/train/1", "/nothing", "/session"),
+        *("/version", "/series", "/invocations", "/v1/predict"),
+    ],
 )
 def test_without_a_token_only_health_and_static_files_are_served(make_client, path):
     client = make_client()
@@ -79,8 +83,10 @@ def test_without_a_token_only_health_and_static_files_are_served(make_client, pa
     assert client.get(path, headers=bearer(READER)).status_code != 401
     client.set_cookie("session", READER)
     assert client.get(path).status_code == 401
-    for public, status in {"/livez": 200, "/static/app.js": 200, "/readyz": 503}.items():
-        assert client.get(public).status_code == status
+    for public in ("/livez", "/v2/health/live", "/static/app.js"):
+        assert client.get(public).status_code == 200
+    for public in ("/readyz", "/ping", "/health", "/v2/health/ready"):
+        assert client.get(public).status_code == 503
 
 
 def test_sign_in_and_out(make_client):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.archives import zip_of
 from tests.dicoms import dicom, lungs
 from tests.waiting import PATIENCE_S
 
@@ -24,8 +25,9 @@ TYPES = [
     *("application/json", "application/json; charset=utf-7", "application/x+json", FORM),
     *("multipart/form-data", "multipart/form-data; boundary=" + "b" * 300, "image/png"),
     *("application/dicom", "image/*", "image/svg+xml", "text/html", "", "a" * 2000),
+    "application/zip",
 ]
-QUERIES = ["", "", "?window=" + "9" * 300, "?frame=-1", "?map=%00", "?frame=2&frame=3"]
+QUERIES = ["", "", "?series=1", "?window=" + "9" * 300, "?frame=-1", "?map=%00", "?frame=2&frame=3"]
 
 
 def encode(image_format):
@@ -67,6 +69,8 @@ FILES = [
     *(png(60_000, 60_000, 8, 2), png(1, 60_000, 1, 0), png(2**31 - 1, 2**31 - 1, 8, 2)),
     *(png(0, 0, 8, 2), png(24, 20, 77, 9), png(4000, 4000, 8, 0, bytes(2_000_000))),
     png(24, 20, 8, 0, bytes(500), text=bytes(5_000_000)),
+    zip_of({"a/1.png": IMAGES[0], "a/2.gif": IMAGES[2], "b/3": b"x"}),
+    zip_of({"1.png": bytes(5_000_000)}),
 ]
 TEXTS = [base64.b64encode(data).decode() for data in FILES]
 VALUES = [

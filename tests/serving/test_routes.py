@@ -352,6 +352,13 @@ def test_cross_origin_requests_are_allowed_only_if_configured(client, make_clien
     assert header not in allowing.get("/model", headers={"Origin": "https://evil.test"}).headers
 
 
+def test_the_page_is_shown_in_frames_of_configured_sites_only(make_client, tiny_bundle):
+    client = make_client(tiny_bundle, frame_ancestors=("https://example.org", "'self'"))
+    for path in ("/", "/about"):
+        policy = client.get(path).headers["Content-Security-Policy"]
+        assert policy.endswith("; frame-ancestors https://example.org 'self'")
+
+
 @pytest.mark.parametrize("path", ["/", "/model", "/static/app.js", "/nothing", "/predict"])
 def test_every_response_has_security_headers_and_a_request_id(client, path):
     response = client.get(path)

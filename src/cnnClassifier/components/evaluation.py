@@ -42,6 +42,7 @@ from cnnClassifier.evaluation.plots import (
     write_tables,
 )
 from cnnClassifier.evaluation.scores import OUT_OF_FOLD, SCORES_FILE, SPLIT_TEXTS, TEST
+from cnnClassifier.evaluation.series_metrics import series_scores
 from cnnClassifier.imaging.decode import SUFFIXES, decode, prepare, resize
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.tracking.runs import Run, start_run
@@ -230,6 +231,8 @@ class Evaluation:
         samples, seed = self.config.bootstrap_samples, self.config.seed
         points = bundle.operating_points
         scores = compute_scores(predictions, bundle.classes, points, samples, seed)
+        project = self.config.project
+        series = series_scores(predictions, bundle.threshold, project.group_term, samples, seed)
         ood = ood_metrics(distances, predictions.groups, bundle.ood_threshold)
         warnings = list(report.get("warnings", []))
         false_positives, detected = ood["false_positive_rate"], ood["detection_rate"]
@@ -237,14 +240,20 @@ class Evaluation:
             warnings.append(f"{false_positives:.0%} of the images look unfamiliar.")
         if detected < _MIN_DETECTION_RATE:
             warnings.append(f"Only {detected:.0%} of the images of other kinds look unfamiliar.")
+        if series and series["n_mixed"]:
+            warnings.append(
+                f"{series['n_mixed']} of {series['n_groups']} {project.groups} have images of "
+                f"several classes; they are left out of the metrics per {project.group_term}."
+            )
         return {
             **scores,
             "split": TEST if has_test else OUT_OF_FOLD,
             "cross_validation": cross_validation | notes,
+            "series": series,
             "out_of_distribution": ood,
             "warnings": warnings,
             "synthetic": bundle.synthetic,
-            "disclaimer": self.config.project.disclaimer,
+            "disclaimer": project.disclaimer,
             "model_sha256": bundle.model_sha256,
             "format_version": FORMAT_VERSION,
         }
@@ -281,6 +290,8 @@ class Evaluation:
             metrics |= {f"{key}_low": low, f"{key}_high": high}
         for key in ("false_positive_rate", "detection_rate"):
             metrics[f"out_of_distribution_{key}"] = scores["out_of_distribution"][key]
+        for key, value in (scores["series"] or {"metrics": {}})["metrics"].items():
+            metrics[f"series_{key}"] = value
         run.log_metrics(metrics)
         failed = ", ".join(gate["name"] for gate in scores["gates"] if not gate["passed"])
         tags = {f"gate.{gate['name']}": gate["message"] for gate in scores["gates"]}

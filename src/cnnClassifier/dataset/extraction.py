@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Self
 
-from cnnClassifier.dataset.layout import is_image
+from cnnClassifier.imaging.file_names import is_image
 from cnnClassifier.utils.common import create_directories, format_size
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.log import logger

@@ -5,7 +5,8 @@ from pathlib import Path, PurePath, PurePosixPath
 
 import pandas as pd
 
-from cnnClassifier.dataset.layout import SourceImage, is_image
+from cnnClassifier.dataset.layout import SourceImage
+from cnnClassifier.imaging.file_names import is_image
 from cnnClassifier.utils.errors import SourceError
 
 _REQUIRED = ("path", "label")

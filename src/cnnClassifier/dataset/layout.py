@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from cnnClassifier.imaging.decode import SUFFIXES
 from cnnClassifier.imaging.dicom_header import is_dicom
+from cnnClassifier.imaging.file_names import has_suffix, is_hidden, is_image
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.log import logger
@@ -56,17 +57,6 @@ class SourceImage(NamedTuple):
         return PurePosixPath(self.split, self.label, self.name)
 
 
-def is_image(path: PurePath) -> bool:
-    """Tell by its name whether a file may be an image, and is not hidden or metadata of macOS.
-
-    Scanners and archives of hospitals name DICOM files without a suffix, or by a UID, which ends
-    with a number. The content of such a file decides, see `list_images`.
-    """
-    if any(map(_is_hidden, path.parts)) or path.name.upper() == "DICOMDIR":
-        return False
-    return _has_suffix(path) or path.suffix[1:].isdigit() or not path.suffix
-
-
 def list_images(folder: Path) -> list[PurePosixPath]:
     """Return the relative paths of all images below a folder, sorted; each folder is read once.
 
@@ -86,7 +76,7 @@ def list_images(folder: Path) -> list[PurePosixPath]:
         folders.sort()
         for name in files:
             path = PurePosixPath(Path(root, name).relative_to(folder).as_posix())
-            if is_image(path) and (_has_suffix(path) or _is_dicom_file(folder / path)):
+            if is_image(path) and (has_suffix(path) or _is_dicom_file(folder / path)):
                 images.append(path)
     return sorted(images)
 
@@ -236,7 +226,7 @@ def _match_patterns(
     """Return the class of each folder that matches a pattern."""
     labels: dict[str, str] = {}
     for label, pattern in class_patterns.items():
-        if PurePath(label).name != label or _is_hidden(label):
+        if PurePath(label).name != label or is_hidden(label):
             raise SourceError(
                 f"data_ingestion.classes: {label!r} is no folder name; choose a plain word"
             )
@@ -268,7 +258,7 @@ def _assign_targets(images: list[SourceImage], labels: Mapping[str, str]) -> lis
         if folder not in labels:
             continue
         name = image.name
-        if not _has_suffix(name):
+        if not has_suffix(name):
             name = name.with_name(f"{name.name}.dcm")
         image = image._replace(label=labels[folder], name=name)
         while str(image.target).casefold() in targets:
@@ -287,19 +277,11 @@ def _format_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
 
 
-def _has_suffix(path: PurePath) -> bool:
-    return path.suffix.lower() in SUFFIXES
-
-
 def _is_dicom_file(path: Path) -> bool:
     if not path.is_file():  # a broken link, a pipe
         return False
     with path.open("rb") as file:
         return is_dicom(file.read(_MAGIC_BYTES))
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def _raise(error: OSError) -> None:

@@ -12,7 +12,7 @@ import joblib
 
 from cnnClassifier.dataset.extraction import safe_path
 from cnnClassifier.dataset.image_table import is_table
-from cnnClassifier.dataset.layout import is_image
+from cnnClassifier.imaging.file_names import is_image
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.progress import progress

@@ -1,7 +1,7 @@
 """The bundle: what training writes and serving reads, a model and all that is needed to use it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -70,7 +70,35 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
     Returns:
         float64, (n, classes); rows sum to 1.
     """
-    logits = np.log(np.clip(probabilities.astype(np.float64), 1e-7, None)) / temperature
+    return _softmax(_log(probabilities) / temperature)
+
+
+def pool_probabilities(
+    probabilities: np.ndarray, groups: Sequence[str] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Combine the images of each group: the mean of their log probabilities, then softmax.
+
+    With two classes this is the mean of the log odds. One very certain image can't decide alone,
+    and a group with many images is no more certain than one with few: they aren't independent.
+
+    Args:
+        probabilities: float, (n, classes).
+        groups: name or number of the group of each image, (n,).
+
+    Returns:
+        The groups, sorted, (g,), and their probabilities, float64 (g, classes); rows sum to 1.
+    """
+    names, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    means = np.zeros((len(names), probabilities.shape[1]))
+    np.add.at(means, index, _log(probabilities))
+    return names, _softmax(means / counts[:, np.newaxis])
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    return np.log(np.clip(probabilities.astype(np.float64), 1e-7, None))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 

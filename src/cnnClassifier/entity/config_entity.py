@@ -95,6 +95,8 @@ def _check_split(fractions: tuple[float, ...]) -> tuple[float, ...]:
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]  # YAML has lists alone
+# In the header Content-Security-Policy, where other characters would end the directive.
+Origin = Annotated[str, StringConstraints(pattern=r"^('self'|https?://[A-Za-z0-9.*:\[\]-]+)$")]
 PathText = Annotated[Path, BeforeValidator(_to_path)]
 # In the clone itself when DVC runs an experiment in a temporary copy of it.
 ClonePath = Annotated[PathText, AfterValidator(lambda path: project_dir() / path)]
@@ -198,6 +200,14 @@ _report_path = Field(
     description="Data report; the page data_report.html is written to the same folder",
 )
 ReportPath = Annotated[PathText, _report_path]
+GroupPattern = Annotated[str, AfterValidator(_check_group_pattern)]
+_group_pattern = Field(
+    validation_alias="data_validation.group_pattern",
+    description="Regular expression for file names; its group `group` is the patient or series. "
+    "Without a match, a DICOM file is grouped by its patient ID, any other file is a group of its "
+    "own. none: each file is one, on purpose; null: the report warns",
+    json_schema_extra={"expected": "a regular expression with a group (?P<group>…), none, or null"},
+)
 BundleDir = Annotated[
     PathText,
     Field(
@@ -418,15 +428,7 @@ class DataValidationConfig(ImagesConfig):
     project: ProjectConfig = Field(default=ProjectConfig(), validation_alias=NESTED)
     source_URL: SourceUrl
     report_path: ReportPath
-    group_pattern: Annotated[str, AfterValidator(_check_group_pattern)] | None = Field(
-        validation_alias="data_validation.group_pattern",
-        description="Regular expression for file names; its group `group` is the patient or "
-        "series. Without a match, a DICOM file is grouped by its patient ID, any other file is a "
-        "group of its own. none: each file is one, on purpose; null: the report warns",
-        json_schema_extra={
-            "expected": "a regular expression with a group (?P<group>…), none, or null"
-        },
-    )
+    group_pattern: Annotated[GroupPattern | None, _group_pattern]
     near_duplicate_correlation: Fraction = Field(
         validation_alias="data_validation.near_duplicate_correlation",
         description="Minimum correlation of two registered images that are near-duplicates and "
@@ -758,6 +760,14 @@ class ServingConfig(Settings):
         validation_alias="serving.cors_origins",
         description="Other origins whose pages may call the API, such as https://example.org",
     )
+    frame_ancestors: tuple[Origin, ...] = Field(
+        default=(),
+        strict=False,
+        validation_alias="serving.frame_ancestors",
+        description="Sites that may show the page in a frame, such as https://example.org; empty: "
+        "none",
+        json_schema_extra={"expected": "a list of origins, such as https://example.org"},
+    )
     max_images: int = Field(
         default=32,
         validation_alias="serving.max_images",
@@ -823,6 +833,7 @@ class ServingConfig(Settings):
         le=10**15,
         description="Maximum size of that folder; beyond it POST /feedback gets status 507",
     )
+    group_pattern: Annotated[GroupPattern | None, _group_pattern] = None
     show_reports: bool = Field(
         default=False,
         validation_alias="serving.show_reports",

@@ -38,6 +38,7 @@ _PATIENT_ELEMENTS = {
     0x0020000D: "StudyInstanceUID",
     0x0020000E: "SeriesInstanceUID",
 }
+_SERIES_ELEMENTS = {0x0020000E: "SeriesInstanceUID"}
 # Sequences of enhanced CT with windows and HU: for all frames, and for each.
 _SEQUENCES = {
     0x52009229: "SharedFunctionalGroupsSequence",
@@ -155,8 +156,22 @@ def read_patient_pseudonym(data: bytes) -> str:
     Raises:
         ImageError: `corrupt`.
     """
-    header = _read(data, _PATIENT_ELEMENTS)
-    for tag, keyword in _PATIENT_ELEMENTS.items():
+    return _pseudonym(data, _PATIENT_ELEMENTS)
+
+
+def read_series_pseudonym(data: bytes) -> str:
+    """Return a pseudonym of the series, made as that of the patient; empty without a UID.
+
+    Raises:
+        ImageError: `corrupt`.
+    """
+    return _pseudonym(data, _SERIES_ELEMENTS)
+
+
+def _pseudonym(data: bytes, elements: dict[int, str]) -> str:
+    """Return the pseudonym that the first of the elements gives, or an empty text."""
+    header = _read(data, elements)
+    for tag, keyword in elements.items():
         value = header.values.get(keyword, b"").strip(b" \x00")
         if not _ANONYMOUS.fullmatch(value):
             return f"dicom-{hashlib.sha256(tag.to_bytes(4) + value).hexdigest()[:12]}"

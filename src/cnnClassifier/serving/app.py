@@ -9,7 +9,7 @@ from flask_cors import CORS
 
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.disclaimers import SYNTHETIC
-from cnnClassifier.serving import feedback, pages, routes, training_jobs
+from cnnClassifier.serving import feedback, pages, protocols, routes, training_jobs
 from cnnClassifier.serving.auth import Auth, Tokens
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter
 from cnnClassifier.serving.drift_monitor import DriftMonitor
@@ -54,11 +54,12 @@ def create_app(
     app.extensions["concurrency_limiter"] = limiter
     drift_monitor = DriftMonitor(config)
     metrics = Metrics(limiter, drift_monitor)
-    register_request_logging(app, metrics)
+    register_request_logging(app, metrics, config.frame_ancestors)
     app.register_error_handler(Exception, handle_error)
     Auth(app, config, tokens or {})
     app.register_blueprint(routes.make_blueprint(manager, config, limiter, metrics))
     app.register_blueprint(feedback.make_blueprint(manager, config, limiter))
+    app.register_blueprint(protocols.make_blueprint(manager, config, limiter, metrics))
     app.register_blueprint(
         pages.make_blueprint(manager, config, drift_monitor, requires_token=bool(tokens))
     )

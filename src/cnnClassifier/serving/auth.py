@@ -23,7 +23,11 @@ _SESSION_S = 12 * 3600
 _MAX_SESSIONS = 10_000
 _MAX_FAILURES = parse("10/minute")
 # Monitoring has no token, and the page's code is public.
-_PUBLIC_ENDPOINTS = {"routes.livez", "routes.readyz", "static", "auth.sign_in"}
+_HEALTH_ENDPOINTS = {
+    *("routes.livez", "routes.readyz", "protocols.ping", "protocols.health"),
+    *("protocols.server_live", "protocols.server_ready", "protocols.model_ready"),
+}
+_PUBLIC_ENDPOINTS = {*_HEALTH_ENDPOINTS, "static", "auth.sign_in"}
 _UNLIMITED_ENDPOINTS = _PUBLIC_ENDPOINTS - {"auth.sign_in"}
 _LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
 _LOCAL_HOST = re.compile(r"(([\w.-]+\.)?localhost\.?|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)

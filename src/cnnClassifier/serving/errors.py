@@ -1,10 +1,12 @@
 """Every error is JSON: {"error": {"code": …, "message": …}, "request_id": …}.
 
 A browser that loads a page gets the same as a page.
+Below /v2 it is {"error": message, "code": …, "request_id": …}, as Open Inference Protocol says.
 """
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from flask import Response, g, jsonify, make_response, render_template, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -46,10 +48,13 @@ def handle_error(error: Exception) -> Response:
     """Answer any exception, in JSON or as a page."""
     error = _to_request_error(error)
     g.error_code = error.code
+    content: dict[str, Any] = error_body(error.code, str(error))
+    if request.path.startswith("/v2"):  # in Open Inference Protocol it is a text
+        content = {"error": str(error), "code": error.code}
     if is_page_load():
         response = make_response(render_template("error.html", message=str(error)))
     else:
-        response = jsonify(error_body(error.code, str(error)) | {"request_id": g.request_id})
+        response = jsonify(content | {"request_id": g.request_id})
     response.status_code = error.status
     response.headers.update(error.headers)
     return response

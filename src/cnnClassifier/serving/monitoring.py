@@ -27,10 +27,11 @@ from cnnClassifier.serving.drift_monitor import DriftMonitor
 from cnnClassifier.utils.log import logger
 
 ID_HEADER = "X-Request-Id"
+_NO_FRAMES = "frame-ancestors 'none'"
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        f"connect-src 'self'; base-uri 'none'; form-action 'self'; {_NO_FRAMES}"
     ),
     "X-Content-Type-Options": "nosniff",
     # Not no-referrer: with it browsers send `Origin: null` even with the site's own form.
@@ -143,8 +144,19 @@ def new_request_id() -> str:
     return secrets.token_hex(8)
 
 
-def register_request_logging(app: Flask, metrics: Metrics) -> None:
-    """Log and count each request; register it before everything else that handles requests."""
+def register_request_logging(
+    app: Flask, metrics: Metrics, frame_ancestors: Sequence[str] = ()
+) -> None:
+    """Log and count each request; register it before everything else that handles requests.
+
+    Args:
+        app: the app.
+        metrics: counts the requests.
+        frame_ancestors: sites that may show a page in a frame.
+    """
+    policy = SECURITY_HEADERS["Content-Security-Policy"]
+    if frame_ancestors:
+        policy = policy.replace(_NO_FRAMES, f"frame-ancestors {' '.join(frame_ancestors)}")
 
     @app.before_request
     def start() -> None:
@@ -155,6 +167,7 @@ def register_request_logging(app: Flask, metrics: Metrics) -> None:
 
     @app.after_request
     def finish(response: Response) -> Response:
+        response.headers.setdefault("Content-Security-Policy", policy)
         _add_headers(response)
         seconds = time.perf_counter() - g.start_time
         metrics.count_request(response, seconds)

@@ -179,7 +179,7 @@ def _describe_model(bundle: ModelBundle, config: ServingConfig) -> dict[str, Any
 def _load_openapi(config: ServingConfig, requires_token: bool) -> dict[str, Any]:
     """Return openapi.yaml, with the limits of this server."""
     text = files(__package__).joinpath("openapi.yaml").read_text(encoding="utf-8")
-    document: dict[str, Any] = yaml.safe_load(text)
+    document: dict[str, Any] = yaml.safe_load(text.replace("{model}", config.project.name))
     project, info = config.project, document["info"]
     info |= {"title": project.title, "summary": f"Classify {project.images}, with probabilities."}
     info["description"] = f"{project.disclaimer} {info['description']}".strip()
@@ -188,6 +188,7 @@ def _load_openapi(config: ServingConfig, requires_token: bool) -> dict[str, Any]
         f"At most {config.max_images} images, each of at most {config.max_upload_bytes:,} bytes "
         f"and {config.max_pixels:,} pixels."
     )
+    document["components"]["schemas"]["ModelName"]["const"] = project.name
     if not requires_token:
         document["security"] = document["paths"]["/train"]["post"]["security"] = []
     return document if project.is_medical else _without_dicom(document)

@@ -1,4 +1,4 @@
-"""POST /predict: read the images and options of a request, classify them, and answer in JSON."""
+"""Read the images and options of a request to /predict, and classify the images of any request."""
 
 import base64
 import binascii
@@ -6,29 +6,39 @@ import json
 import re
 import time
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from flask import Request
+from flask import Request, g, request
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.dicom_options import DicomOptions, parse_window
 from cnnClassifier.imaging.decode import shrink
 from cnnClassifier.imaging.gray import mean_intensity, to_gray
+from cnnClassifier.serving.archive import File, unpack_archives
+from cnnClassifier.serving.concurrency import ConcurrencyLimiter, make_check
 from cnnClassifier.serving.errors import RequestError, error_body
+from cnnClassifier.serving.model_manager import ModelManager
+from cnnClassifier.serving.monitoring import Metrics
 from cnnClassifier.serving.predictor import Predictor
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.images import image_data_uri
 
 _PREVIEW_SIZE = 512  # pixels of the longest side
-OPTION_NAMES = ("window", "frame", "map", "preview")
-_MAX_JSON_VALUES = 10_000
+_MAX_UNPACKED = 4  # times the size of one image, for all images in zip archives together
+_MAX_LISTS = 1_000_000  # in JSON, objects included
+_MAX_JSON_VALUES = 10_000  # beside the images
+OPTION_NAMES = ("window", "frame", "map", "preview", "series")
+_FILE_TYPES = ("application/dicom", "application/zip", "application/x-zip-compressed")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _ACCEPTED = (
     'send JSON {"image": "<base64>"} or {"images": [...]}, a multipart form with files named '
-    "`file` or `image`, or the image itself with Content-Type: image/… or application/dicom"
+    "`file` or `image`, or the file itself with Content-Type: image/…, application/dicom or "
+    "application/zip"
 )
 _EXPECTED_JSON = 'expected a JSON object: {"image": "<base64>"} or {"images": ["<base64>", …]}'
 
@@ -42,12 +52,19 @@ class Upload:
         dicom: window and frame of DICOM files.
         map: whether the response includes the class activation map.
         preview: whether the response includes the decoded image.
+        series: whether the response includes the series of each image.
+        paths: path or name of each image, as the client sent it; only for `series`.
     """
 
     images: Sequence[bytes | RequestError]
     dicom: DicomOptions
-    map: bool
-    preview: bool
+    map: bool = False
+    preview: bool = False
+    series: bool = False
+    paths: Sequence[str] = ()
+
+
+UploadT = TypeVar("UploadT", bound=Upload)
 
 
 def read_upload(request: Request, config: ServingConfig) -> Upload:
@@ -58,28 +75,38 @@ def read_upload(request: Request, config: ServingConfig) -> Upload:
     """
     mimetype = request.mimetype
     options: Any = {}
-    images: list[bytes | RequestError]
-    if mimetype == "application/json" or mimetype.endswith("+json"):
-        options = _parse_json(request.get_data(cache=False))
-        images = [_decode_base64(text) for text in options["images"]]
+    files: list[File]
+    if is_json(request):
+        options = _parse_images(request.get_data(cache=False))
+        files = [("", decode_base64(text)) for text in options["images"]]
     elif mimetype == "multipart/form-data":
         options = request.form
         parts = request.files.getlist("file") + request.files.getlist("image")
-        images = [part.read() for part in parts]
-    elif mimetype.startswith("image/") or mimetype == "application/dicom":
-        images = [request.get_data(cache=False)]
+        files = [(part.filename or "", part.read()) for part in parts]
+    elif mimetype.startswith("image/") or mimetype in _FILE_TYPES:
+        files = [("", request.get_data(cache=False))]
     else:
         found = f"Content-Type {mimetype!r:.80} isn't supported" if mimetype else "no Content-Type"
         raise RequestError(415, "unsupported_type", f"{found}; {_ACCEPTED}")
     options = ChainMap(options, request.args)
-    dicom = _parse_dicom_options(options)
-    _check_size(images, config)
-    return Upload(
-        images, dicom, map=_parse_flag(options, "map"), preview=_parse_flag(options, "preview")
-    )
+    dicom = parse_dicom_options(options)
+    files = unpack_archives(files, _MAX_UNPACKED * config.max_upload_bytes)
+    images = check_size([image for _, image in files], config)
+    flags = {name: _parse_flag(options, name) for name in ("map", "preview", "series")}
+    return Upload(images, dicom, **flags, paths=[path for path, _ in files])
 
 
-def _parse_dicom_options(options: Mapping[str, Any]) -> DicomOptions:
+def is_json(request: Request) -> bool:
+    """Return whether the body of a request is JSON."""
+    return request.mimetype == "application/json" or request.mimetype.endswith("+json")
+
+
+def parse_dicom_options(options: Mapping[str, Any]) -> DicomOptions:
+    """Read `window` and `frame`.
+
+    Raises:
+        RequestError: 400, with what was expected.
+    """
     try:
         window = parse_window(str(options.get("window", "auto")))
     except ValueError as error:
@@ -99,41 +126,140 @@ def _parse_flag(options: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-def _check_size(images: list[bytes | RequestError], config: ServingConfig) -> None:
-    """Check the number of images and replace those that are too large by their error."""
+def check_size(
+    images: Sequence[bytes | RequestError], config: ServingConfig
+) -> list[bytes | RequestError]:
+    """Check the number of images, and replace those that are too large by their error.
+
+    Raises:
+        RequestError: 400 `empty` or 413 `too_many_images`.
+    """
     if not any(images):
         raise RequestError(400, "empty", f"no image in the request; {_ACCEPTED}")
-    if len(images) > config.max_images:
-        message = f"{len(images)} images in one request; the limit is {config.max_images}"
-        raise RequestError(413, "too_many_images", message)
-    for index, image in enumerate(images):
+    check_count(len(images), config)
+    checked: list[bytes | RequestError] = []
+    for image in images:
         if isinstance(image, bytes) and len(image) > config.max_upload_bytes:
             message = f"an image may have at most {config.max_upload_bytes:,} bytes"
-            images[index] = RequestError(413, "too_large", message)
+            image = RequestError(413, "too_large", message)
+        checked.append(image)
+    return checked
 
 
-def _parse_json(body: bytes) -> dict[str, Any]:
+def check_count(count: int, config: ServingConfig) -> None:
+    """Check the number of images of a request.
+
+    Raises:
+        RequestError: 413 `too_many_images`.
+    """
+    if count > config.max_images:
+        message = f"{count} images in one request; the limit is {config.max_images}"
+        raise RequestError(413, "too_many_images", message)
+
+
+def parse_json(body: bytes, expected: str) -> dict[str, Any]:
+    """Return the JSON object in a body.
+
+    Args:
+        body: of a request.
+        expected: what to send, for the message.
+
+    Raises:
+        RequestError: 400 `bad_json` or `missing_image`, or 413.
+    """
+    check_json(body)
+    try:
+        content: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        raise RequestError(400, "bad_json", f"the body isn't valid JSON; {expected}") from None
+    if not isinstance(content, dict):
+        raise RequestError(400, "missing_image", expected)
+    return content
+
+
+def check_json(body: bytes) -> None:
+    """Refuse JSON that would need many times its size in memory.
+
+    Raises:
+        RequestError: 413 `too_large`.
+    """
+    if body.count(b"[") + body.count(b"{") > _MAX_LISTS:
+        message = f"more than {_MAX_LISTS:,} lists and objects in the JSON; send image files"
+        raise RequestError(413, "too_large", message)
+
+
+def _parse_images(body: bytes) -> dict[str, Any]:
     """Return the JSON object, with a single `image` as a list of one in `images`."""
     if body.count(b",") > _MAX_JSON_VALUES:  # millions would take many times the body's memory
         message = f"the JSON has more than {_MAX_JSON_VALUES:,} values; {_EXPECTED_JSON}"
         raise RequestError(400, "bad_json", message)
-    try:
-        content: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        raise RequestError(400, "bad_json", f"the body isn't valid JSON; {_ACCEPTED}") from None
-    images = isinstance(content, dict) and content.setdefault("images", [content.get("image")])
+    content = parse_json(body, _EXPECTED_JSON)
+    images = content.setdefault("images", [content.get("image")])
     if not isinstance(images, list) or not images or {type(image) for image in images} != {str}:
         raise RequestError(400, "missing_image", _EXPECTED_JSON)
     return content
 
 
-def _decode_base64(text: str) -> bytes | RequestError:
+def decode_base64(text: str) -> bytes | RequestError:
+    """Return the bytes of base64 or of a data URI; where the text is neither, the error."""
     if text.lstrip().startswith("data:"):
         text = text.partition(",")[2]
     try:
         return base64.b64decode(re.sub(r"\s+", "", text), validate=True)
     except (binascii.Error, ValueError):
         return RequestError(400, "bad_base64", "the image isn't valid base64")
+
+
+class Classifier:
+    """Classify the images of a request: in a slot, with the loaded model, and count them.
+
+    Args:
+        manager: has the model.
+        config: limits, margin of uncertain predictions, and the disclaimer.
+        limiter: its slots.
+        metrics: counts the predictions.
+    """
+
+    def __init__(
+        self,
+        manager: ModelManager,
+        config: ServingConfig,
+        limiter: ConcurrencyLimiter,
+        metrics: Metrics,
+    ) -> None:
+        self._manager = manager
+        self._config = config
+        self._limiter = limiter
+        self._metrics = metrics
+
+    @contextmanager
+    def slot(self) -> Iterator[Callable[[], None]]:
+        """Hold a slot for the current request; yield a check whether it has to end."""
+        is_disconnected = request.environ.get("waitress.client_disconnected", lambda: False)
+        check = make_check(self._config.request_timeout_s, is_disconnected)
+        with self._limiter.slot(check):
+            yield check
+
+    def run(
+        self, read: Callable[[Request, ServingConfig], UploadT]
+    ) -> tuple[list[dict[str, Any]], UploadT, ModelBundle]:
+        """Classify the images of the current request, see `predict_all`.
+
+        Args:
+            read: takes the images from the request, as `read_upload` does; called in the slot, for
+                the images need memory.
+
+        Returns:
+            The result of each image, what `read` returned, and the model.
+        """
+        with self.slot() as check:
+            upload = read(request, self._config)
+            g.image_count = len(upload.images)
+            predictor = self._manager.predictor(wait=True)
+            let_others = partial(self._limiter.let_others, check)
+            results = predict_all(predictor, upload, self._config, check, let_others)
+        self._metrics.count_predictions(results, predictor.bundle)
+        return results, upload, predictor.bundle
 
 
 def predict_all(

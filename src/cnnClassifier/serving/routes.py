@@ -1,15 +1,14 @@
-"""The upload page, /predict, health and metrics."""
+"""The upload page, /predict, /series, health and metrics."""
 
-from functools import partial
-
-from flask import Blueprint, Response, g, jsonify, render_template, request
+from flask import Blueprint, Response, jsonify, render_template, request
 
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving.auth import may_give_feedback
-from cnnClassifier.serving.concurrency import ConcurrencyLimiter, make_check
+from cnnClassifier.serving.concurrency import ConcurrencyLimiter
 from cnnClassifier.serving.model_manager import ModelManager
 from cnnClassifier.serving.monitoring import Metrics
-from cnnClassifier.serving.predict import predict_all, read_upload
+from cnnClassifier.serving.predict import Classifier, read_upload
+from cnnClassifier.serving.series import add_series, predict_series, read_images
 
 
 def make_blueprint(
@@ -17,6 +16,7 @@ def make_blueprint(
 ) -> Blueprint:
     """Return the routes, which use the model in `manager`."""
     routes = Blueprint("routes", __name__)
+    classifier = Classifier(manager, config, limiter, metrics)
 
     @routes.get("/")
     def index() -> str:
@@ -43,16 +43,19 @@ def make_blueprint(
         return metrics.export()
 
     @routes.post("/predict")
+    @routes.post("/v1/predict", endpoint="predict_v1")
     def predict() -> Response:
-        is_disconnected = request.environ.get("waitress.client_disconnected", lambda: False)
-        check = make_check(config.request_timeout_s, is_disconnected)
-        with limiter.slot(check):
-            upload = read_upload(request, config)
-            g.image_count = len(upload.images)
-            predictor = manager.predictor(wait=True)
-            let_others = partial(limiter.let_others, check)
-            results = predict_all(predictor, upload, config, check, let_others)
-        metrics.count_predictions(results, predictor.bundle)
-        return jsonify(results)
+        results, upload, bundle = classifier.run(read_upload)
+        if not upload.series:
+            return jsonify(results)
+        images = add_series(results, upload, config.group_pattern)
+        return jsonify(images=images, series=predict_series(images, bundle, config))
+
+    @routes.post("/series")
+    def series() -> Response:
+        with classifier.slot():
+            bundle = manager.predictor(wait=True).bundle
+            images = read_images(request.get_data(cache=False), bundle)
+            return jsonify(series=predict_series(images, bundle, config))
 
     return routes
