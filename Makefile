@@ -1,6 +1,11 @@
 # The same commands for developers, CI and hooks. README.md lists plain commands for systems without make.
 PYTHON ?= python3
 VENV := .venv
+# Keras's backend: tensorflow, jax or torch; docs/how-to/gpu.md. Without a choice, the one installed last.
+BACKEND ?= $(or $(KERAS_BACKEND),$(shell cat $(VENV)/backend 2>/dev/null),tensorflow)
+REQUIREMENTS := $(if $(filter tensorflow,$(BACKEND)),requirements.txt,requirements-$(BACKEND).txt)
+PIPELINE := $(VENV)/pipeline-$(BACKEND).stamp
+INSTALL := python -m pip install --quiet --disable-pip-version-check
 # Of `make docs`, which needs none of the other packages.
 DOCS_VENV := build/docs-venv
 BASE ?= origin/main
@@ -11,6 +16,7 @@ EVALUATION := artifacts/evaluation
 PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 SHELL_SCRIPTS = $(shell grep -l 'env bash' scripts/*)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export KERAS_BACKEND := $(BACKEND)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup pipeline serve test test-fast test-full lint small compare bundle audit bench pins notebooks docs docs-config clean
@@ -18,27 +24,29 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-$(VENV)/pipeline.stamp: requirements.txt setup.py
+$(PIPELINE): $(REQUIREMENTS) setup.py
 	$(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(INSTALL) -r $(REQUIREMENTS)
+	$(if $(filter torch,$(BACKEND)),$(INSTALL) -r requirements-torch.in $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)))
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@echo $(BACKEND) > $(VENV)/backend
 	@touch $@
 
-$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/pipeline.stamp
-	python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/dev.stamp: requirements-dev.txt $(PIPELINE)
+	$(INSTALL) -r requirements-dev.txt
 	@touch $@
 
-$(VENV)/notebooks.stamp: requirements-notebooks.txt $(VENV)/pipeline.stamp
-	python -m pip install --quiet --disable-pip-version-check -r requirements-notebooks.txt
+$(VENV)/notebooks.stamp: requirements-notebooks.txt $(PIPELINE)
+	$(INSTALL) -r requirements-notebooks.txt
 	@touch $@
 
-setup: $(VENV)/pipeline.stamp    ## Create .venv and install the pipeline's packages
+setup: $(PIPELINE)    ## Create .venv and install the pipeline's packages; BACKEND=jax or torch: on another backend
 
-pipeline: $(VENV)/pipeline.stamp ## Run all stages and print the scores
+pipeline: $(PIPELINE) ## Run all stages and print the scores
 	dvc repro
 	@python main.py scores
 
-serve: $(VENV)/pipeline.stamp    ## The page, at http://localhost:8080
+serve: $(PIPELINE)    ## The page, at http://localhost:8080
 	python app.py
 
 test: $(VENV)/dev.stamp          ## The fast and the slow tests, the fast ones first
@@ -60,7 +68,7 @@ lint: $(VENV)/dev.stamp          ## Style, types, workflow, Dockerfile, scripts,
 	cfn-lint infra/aws.yaml
 	kubernetes-validate --quiet --strict -k 1.33 $(filter-out %/kustomization.yaml,$(wildcard deploy/kubernetes/*.yaml))
 
-small: $(VENV)/pipeline.stamp    ## Run all stages on small synthetic images of your classes, in build/small
+small: $(PIPELINE)    ## Run all stages on small synthetic images of your classes, in build/small
 	scripts/small-pipeline build/small
 
 compare:                         ## After `make small`: compare its scores with those of BASE (origin/main)
@@ -68,7 +76,7 @@ compare:                         ## After `make small`: compare its scores with 
 	python main.py compare build/base/$(EVALUATION) build/small/$(EVALUATION) --names main here --markdown > build/comparison.md
 	@cat build/comparison.md
 
-bundle: $(VENV)/pipeline.stamp   ## The bundle for the image: from the DVC remote if there is one, else trained
+bundle: $(PIPELINE)   ## The bundle for the image: from the DVC remote if there is one, else trained
 	scripts/fetch-bundle
 
 audit: $(VENV)/dev.stamp         ## List known vulnerabilities of the pinned packages
@@ -81,6 +89,8 @@ pins: $(VENV)/dev.stamp          ## Update requirements*.txt from requirements*.
 	python -m pip install --quiet uv
 	$(PIN) --upgrade requirements-dev.in -o requirements-dev.txt
 	$(PIN) requirements.in -c requirements-dev.txt -o requirements.txt
+	$(PIN) requirements-jax.in -c requirements-dev.txt -o requirements-jax.txt
+	$(PIN) requirements-base.in -c requirements-dev.txt -o requirements-torch.txt  # without PyTorch
 	$(PIN) requirements-sources.in -c requirements-dev.txt -o requirements-sources.txt
 	$(PIN) requirements-serve.in -c requirements-dev.txt -o requirements-serve.txt
 	$(PIN) --upgrade requirements-notebooks.in -c requirements-dev.txt -o requirements-notebooks.txt
@@ -91,13 +101,13 @@ notebooks: $(VENV)/notebooks.stamp ## JupyterLab with the notebooks of research/
 
 $(DOCS_VENV)/stamp: requirements-docs.txt
 	$(PYTHON) -m venv $(DOCS_VENV)
-	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	$(DOCS_VENV)/bin/$(INSTALL) -r requirements-docs.txt
 	@touch $@
 
 docs: $(DOCS_VENV)/stamp         ## The documentation as a website, in build/site
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
 
-docs-config: $(VENV)/pipeline.stamp ## Update the pages of docs/ that are generated from the code
+docs-config: $(PIPELINE) ## Update the pages of docs/ that are generated from the code
 	python -m cnnClassifier.config.reference > docs/configuration.md
 	python scripts/import_graph.py > docs/architecture-imports.md
 

@@ -9,6 +9,7 @@ MODULES = {
     "endurance": "ten minutes of 16 clients, one request in ten rubbish, three swaps of the model",
     "hostile_uploads": "time and memory of uploads made to take much of them (five minutes)",
     "backbones": "size and speed of each backbone, in floating point and in int8 (ten minutes)",
+    "gpu": "decoding, the frozen layers, the feature cache and training on a GPU (five minutes)",
     "head_settings": "settings of the heads, out-of-fold and on the test split (ten minutes)",
     "validation_growth": "data_validation from 1,000 to 50,000 files (an hour)",
     "interval_coverage": "coverage of the interval of proportions, by simulation (a minute)",

@@ -42,7 +42,8 @@ LAYERS = {
     "serving": {"entity", "evaluation", "imaging", "network", "tracking", "utils"},
     **{name: set() for name in GENERATORS},
 }
-HEAVY = ("tensorflow", "keras")
+BACKENDS = ("tensorflow", "jax", "torch")
+HEAVY = (*BACKENDS, "keras")
 
 DVC_STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 MODULE_OF = {stage: f"cnnClassifier.pipeline.{name}" for stage, name in STAGES.items()}
@@ -124,6 +125,15 @@ def test_imports_follow_the_layers_and_have_no_cycles(name):
         assert layers.isdisjoint({"components", "config", "dataset"})
         allowed = {"cnnClassifier.tracking.model_poller", "cnnClassifier.tracking.connection"}
         assert {used for used in imports(name) if layer(used) == "tracking"} <= allowed
+
+
+def test_one_module_knows_keras_backends():
+    users = set()
+    for name in MODULES:
+        packages = {used.split(".")[0] for used in imported_names(ast.walk(syntax_tree(name)))}
+        if packages & set(BACKENDS):
+            users.add(name)
+    assert users == {"cnnClassifier.network.backend"}
 
 
 @pytest.mark.parametrize("generator", GENERATORS)

@@ -36,8 +36,8 @@ PARAMS = {
 class FakeCache:
     """Needs no network: returns the keys, and the pixels of the second view of each image."""
 
-    def features(self, keys, load):
-        return keys, [load(number, [1])[0] for number in range(len(keys))]
+    def features(self, keys, images, load):
+        return keys, [load(image, [1])[0] for image in images]
 
 
 def test_features_of_another_dicom_window_have_another_key(tmp_path):

@@ -21,7 +21,7 @@ UNUSED = (
 for name in UNUSED.split():
     sys.modules[name] = None  # as if it weren't installed
 
-import io, json
+import io, json, os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from PIL import Image
@@ -44,6 +44,7 @@ with ThreadPoolExecutor(8) as pool:
 print(json.dumps({
     "levels": levels, "together": together, "alone": [ask(level) for level in levels],
     "backend": sys.modules["keras"].config.backend(), "tensorflow": "tensorflow" in sys.modules,
+    "passed on": os.environ["KERAS_BACKEND"],
 }))
 """
 
@@ -65,6 +66,7 @@ def test_serves_on_openvino_from_many_threads_with_few_packages(tiny_bundle):
     found = run_script(SERVE, tiny_bundle)
     assert found["backend"] == "openvino"
     assert not found["tensorflow"]
+    assert found["passed on"] == "tensorflow"  # to the pipeline that POST /train starts
     assert found["together"] == found["alone"]
     # The pipeline's backend, in this process, says the same; OpenVINO may calculate in bfloat16.
     images = np.stack([np.full((32, 32, 3), level, np.uint8) for level in found["levels"]])

@@ -135,7 +135,8 @@ from cnnClassifier.network.architecture import build_backbone
 from cnnClassifier.network.feature_cache import split_at, trunk_id
 from cnnClassifier.network.serialization import save_model
 from cnnClassifier.utils.common import sha256_of
-from cnnClassifier.network.training import fit, make_deterministic
+from cnnClassifier.network.backend import make_deterministic
+from cnnClassifier.network.training import fit
 from cnnClassifier.network.architecture import add_heads
 from tests.network.test_training import build_tail, held_out
 import keras

@@ -2,6 +2,7 @@
 
 from cnnClassifier.entity.config_entity import PrepareBaseModelConfig
 from cnnClassifier.entity.manifest import Manifest
+from cnnClassifier.network import backend
 from cnnClassifier.network.architecture import (
     add_heads,
     averaged_layers,
@@ -9,7 +10,6 @@ from cnnClassifier.network.architecture import (
     resolve_feature_layer,
 )
 from cnnClassifier.network.serialization import save_model
-from cnnClassifier.network.tf_setup import import_tensorflow
 from cnnClassifier.network.weights import load_pretrained
 from cnnClassifier.utils.common import format_size
 from cnnClassifier.utils.log import logger
@@ -33,7 +33,7 @@ class PrepareBaseModel:
             ConfigError: the backbone has no such feature layer.
         """
         config = self.config
-        import_tensorflow()
+        backend.start()
         base = build_backbone(config.backbone, config.image_size, config.seed)
         if config.weights is not None:
             load_pretrained(

@@ -35,8 +35,10 @@ from cnnClassifier.evaluation.cross_validation import (
 )
 from cnnClassifier.evaluation.drift import build_reference
 from cnnClassifier.evaluation.metrics import LabeledPredictions
-from cnnClassifier.imaging.augment import View, augment, views_of
+from cnnClassifier.imaging.augment import View, views_of
 from cnnClassifier.imaging.decode import prepare
+from cnnClassifier.imaging.view_loader import ViewLoader
+from cnnClassifier.network import backend
 from cnnClassifier.network.architecture import (
     LINEAR,
     combine_heads,
@@ -47,11 +49,10 @@ from cnnClassifier.network.architecture import (
     resolve_feature_layer,
 )
 from cnnClassifier.network.feature_cache import FeatureCache, Features, choose_precision, split_at
-from cnnClassifier.network.openvino_model import export_openvino, quantize, save_openvino
+from cnnClassifier.network.openvino_model import write_int8
 from cnnClassifier.network.out_of_distribution import fit_detector
 from cnnClassifier.network.serialization import load_model, save_model
-from cnnClassifier.network.tf_setup import import_tensorflow
-from cnnClassifier.network.training import History, make_deterministic, pooled_features
+from cnnClassifier.network.training import History, pooled_features
 from cnnClassifier.tracking.runs import Run, data_tags, start_run
 from cnnClassifier.tracking.store import TRAINED
 from cnnClassifier.utils.common import atomic_write, save_json, sha256_of
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     import keras
 
 _NEGATIVE_PREFIXES = ("normal", "negative", "healthy", "benign", "control")
-_PACKAGES = ("keras", "tensorflow", "numpy", "pillow")
+_PACKAGES = ("numpy", "pillow")
 _INT8_PACKAGES = ("openvino", "nncf")
 _CALIBRATION_IMAGES = 32  # more take a tenth of a second each and change nothing
 
@@ -146,7 +147,7 @@ class Training:
             detector.save(folder / OOD_DETECTOR_FILE)
             _write_history(folder / HISTORY_FILE, fitted.history)
             if config.int8:
-                self._write_int8(folder / INT8_FILE, model, network.feature_layer, images.entries)
+                self._write_int8(folder, network.feature_layer, images.entries)
             bundle = self._describe(
                 folder,
                 classes=classes,
@@ -210,17 +211,16 @@ class Training:
         save_json(folder / CROSS_VALIDATION_FILE, summary)
         return summary
 
-    def _write_int8(
-        self, path: Path, model: "keras.Model", feature_layer: str, entries: list[Entry]
-    ) -> None:
+    def _write_int8(self, folder: Path, feature_layer: str, entries: list[Entry]) -> None:
         order = np.random.default_rng(self.config.fit.seed).permutation(len(entries))
         images = [load_image(entries[i], self.config) for i in order[:_CALIBRATION_IMAGES]]
-        save_openvino(path, quantize(export_openvino(model, feature_layer), images))
+        files = (folder / INT8_FILE, folder / MODEL_FILE)
+        backend.run_on_openvino(write_int8, *files, feature_layer, images)
 
     def _describe(self, folder: Path, **results: Any) -> ModelBundle:
         """Return the bundle with what training found, what was configured, and the hashes."""
         config = self.config
-        packages = _PACKAGES + _INT8_PACKAGES if config.int8 else _PACKAGES
+        packages = ["keras", backend.name(), *_PACKAGES, *(_INT8_PACKAGES if config.int8 else ())]
         return ModelBundle(
             **results,
             image_size=config.image_size,
@@ -300,8 +300,8 @@ def load_network(config: TrainingConfig, folds: int) -> Network:
         BundleError: the model is missing, or was prepared with other parameters.
         ConfigError: the backbone has no such layer or block.
     """
-    import_tensorflow()
-    make_deterministic(config.fit.seed)
+    backend.start()
+    backend.make_deterministic(config.fit.seed)
     hint = "run prepare_base_model"
     model = load_model(config.updated_base_model_path, f"{hint} first")
     expected = requested_kind(config.head)
@@ -358,17 +358,18 @@ def image_features(
     Returns:
         The views of the first image, then those of the second, and so on.
     """
-
-    def load(number: int, missing: list[int]) -> list[np.ndarray]:
-        entry, views = images[number]
-        pixels = load_image(entry, config)
-        return [augment(pixels, views[view]) for view in missing]
-
     suffix = "" if config.dicom_window == "auto" else f":{config.dicom_window}"
     keys = []
     for entry, views in images:
         keys.append([f"{entry.sha256}:{view}{suffix}" for view in views])
-    return cache.features(keys, load)
+    loader = ViewLoader(
+        config.data_dir,
+        config.image_size,
+        config.max_pixels,
+        DicomOptions.parse(config.dicom_window),
+    )
+    files = [(entry.path, views) for entry, views in images]
+    return cache.features(keys, files, loader)
 
 
 def positive_class(requested: str, classes: tuple[str, ...]) -> str | None:

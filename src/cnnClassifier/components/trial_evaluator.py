@@ -20,6 +20,7 @@ from cnnClassifier.entity.config_entity import Choice, PrepareBaseModelConfig, S
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.evaluation.metrics import compute_metrics
 from cnnClassifier.imaging.augment import views_of
+from cnnClassifier.network import backend
 from cnnClassifier.network.architecture import (
     LINEAR,
     freeze_boundary,
@@ -30,8 +31,7 @@ from cnnClassifier.network.architecture import (
 from cnnClassifier.network.cross_fitting import LinearHeads
 from cnnClassifier.network.feature_cache import FeatureCache, Features, choose_precision, split_at
 from cnnClassifier.network.serialization import load_model
-from cnnClassifier.network.tf_setup import import_tensorflow
-from cnnClassifier.network.training import EpochCallback, make_deterministic, snapshot
+from cnnClassifier.network.training import EpochCallback, snapshot
 from cnnClassifier.tuning.report import METRIC_NAMES
 from cnnClassifier.utils.errors import ConfigError
 
@@ -55,8 +55,8 @@ class TrialEvaluator:
 
     def __init__(self, config: SearchConfig, manifest: Manifest) -> None:
         training = config.training
-        import_tensorflow()
-        make_deterministic(training.fit.seed)
+        backend.start()
+        backend.make_deterministic(training.fit.seed)
         self._config = config
         self._images = TrainingImages.read(manifest, training, repeats=1)
         positive = positive_class(training.positive_class, manifest.classes)

@@ -1,7 +1,5 @@
 """Run a trained bundle on OpenVINO, without TensorFlow: in floating point, or in int8."""
 
-import os
-import sys
 from collections.abc import Iterable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from cnnClassifier.entity.bundle import (
     apply_threshold,
 )
 from cnnClassifier.entity.prediction import InferenceResult
+from cnnClassifier.network.backend import disable_telemetry, use_openvino
 from cnnClassifier.network.openvino_model import (
     activation_map,
     compile_network,
@@ -24,7 +23,6 @@ from cnnClassifier.network.openvino_model import (
     load_openvino,
 )
 from cnnClassifier.network.out_of_distribution import OutOfDistributionDetector
-from cnnClassifier.network.tf_setup import disable_telemetry
 from cnnClassifier.utils.errors import BundleError
 
 if TYPE_CHECKING:
@@ -56,8 +54,7 @@ class Engine:
             if int8:
                 network = load_openvino(path)
             else:
-                if "keras" not in sys.modules:
-                    os.environ["KERAS_BACKEND"] = "openvino"
+                use_openvino()
                 import keras
 
                 model = keras.models.load_model(path, compile=False)

@@ -2,17 +2,19 @@
 
 import hashlib
 import json
-import os
+import multiprocessing
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import joblib
 import numpy as np
 
+from cnnClassifier.network import backend
 from cnnClassifier.network.architecture import BLOCKS_LAYER, heads_of, local_kind_of, stack_heads
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
 
 _FORMAT = 3  # raise it when the same image and model would give another feature map
 _MAX_FLOAT16 = 65504
-_MAX_THREADS = 4
-Loader = Callable[[int, list[int]], Sequence[np.ndarray]]
+_MAX_THREADS = 4  # more wait for each other: Pillow needs the GIL between its steps
+_MIN_IMAGES_FOR_PROCESSES = 1000  # starting them takes a second
+_IMAGES_PER_TASK = 8  # of a process
+Loader = Callable[[Any, list[int]], Sequence[np.ndarray]]
+Job = tuple[Any, list[int]]  # an image, and its missing views
 
 
 class Features:
@@ -92,13 +97,17 @@ class FeatureCache:
         self._averages = averages_shape[1]
         self.folder = Path(cache_dir) / trunk_id(trunk, precision)[:24]
 
-    def features(self, keys: Sequence[Sequence[str]], load: Loader) -> Features:
+    def features(
+        self, keys: Sequence[Sequence[str]], images: Sequence[Any], load: Loader
+    ) -> Features:
         """Return the features of images, computing those that aren't cached.
 
         Args:
             keys: for each image the cache keys of its views; equal keys mean equal pixels.
+            images: what `load` takes of each, such as its path.
             load: returns the pixels of some views of an image, uint8 (height, width, 3) each, so
-                that the image is decoded once for all of them. It runs in threads.
+                that the image is decoded once for all of them. It runs in threads; with a GPU and
+                many images in processes, which it is pickled for.
 
         Returns:
             The views of the first image, then those of the second, and so on.
@@ -119,45 +128,71 @@ class FeatureCache:
         cached = len(paths) - computed
         logger.info("frozen features: %d forward passes, %d from the cache", computed, cached)
         if missing:
-            self._compute(list(missing_paths), missing, load)
+            jobs = [(images[image], views) for image, views in missing.items()]
+            self._compute(list(missing_paths), jobs, load)
         return Features(np.array(paths, str), self.shape, self._averages)
 
-    def _compute(self, paths: list[Path], missing: dict[int, list[int]], load: Loader) -> None:
+    def _compute(self, paths: list[Path], jobs: list[Job], load: Loader) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         run = forward(self._trunk, self._precision)
-        size = 32 if _has_gpu() else 4  # on a CPU more isn't faster, and takes memory
-        loaded = _load_ahead(missing, load, max_views=3 * size)
-        temp_path = self.folder / f"{uuid.uuid4().hex}.unfinished"
-        with progress(total=len(paths), desc=f"features ({self._precision})", unit="image") as bar:
+        size = 128 if backend.has_gpu() else 4  # on a CPU more isn't faster, and takes memory
+        loaded = _load_ahead(jobs, load, max_views=3 * size)
+        writing: list[Future[None]] = []  # what the network computed before
+        with (
+            progress(total=len(paths), desc=f"features ({self._precision})", unit="image") as bar,
+            ThreadPoolExecutor(1) as writer,
+        ):
             for start in range(0, len(paths), size):
                 batch = paths[start : start + size]
-                images = list(islice(loaded, size))
-                images += images[:1] * (size - len(images))  # one shape: no second trace
-                maps, averages = run(np.stack(images))
-                rows = np.concatenate([maps.reshape(len(maps), -1), averages], axis=1)
-                rows = rows.clip(-_MAX_FLOAT16, _MAX_FLOAT16).astype(np.float16)
-                for path, row in zip(batch, rows, strict=False):
-                    row.tofile(temp_path)
-                    temp_path.replace(path)
+                pixels = list(islice(loaded, size))
+                pixels += pixels[:1] * (size - len(pixels))  # one shape: no second trace
+                rows = run(np.stack(pixels))
+                for written in writing:
+                    written.result()
+                writing = [writer.submit(self._write, batch, rows)]
                 bar.update(len(batch))
+            for written in writing:
+                written.result()
+
+    def _write(self, paths: list[Path], rows: np.ndarray) -> None:
+        temp_path = self.folder / f"{uuid.uuid4().hex}.unfinished"
+        for path, row in zip(paths, rows, strict=False):
+            row.tofile(temp_path)
+            temp_path.replace(path)
 
 
-def _load_ahead(
-    missing: dict[int, list[int]], load: Loader, max_views: int
-) -> Iterator[np.ndarray]:
-    """Yield the missing views in order; threads load ahead of the network, within a bound."""
-    ahead = max(_MAX_THREADS, max_views // max(map(len, missing.values())))  # images
-    jobs = iter(missing.items())
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-        waiting = deque(pool.submit(load, *job) for job in islice(jobs, ahead))
+def _load_ahead(jobs: Sequence[Job], load: Loader, max_views: int) -> Iterator[np.ndarray]:
+    """Yield the views of the jobs in order, loading ahead of the network, within a bound."""
+    cores = joblib.cpu_count()
+    use_processes = (
+        cores > _MAX_THREADS and len(jobs) >= _MIN_IMAGES_FOR_PROCESSES and backend.has_gpu()
+    )
+    if use_processes:
+        # A copy of this process would hold the locks of the backend's threads for ever.
+        pool: Executor = ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"))
+        size = _IMAGES_PER_TASK
+    else:
+        pool, size = ThreadPoolExecutor(min(_MAX_THREADS, cores)), 1
+    views_per_task = size * max(len(views) for _, views in jobs)
+    ahead = max(2 * cores if use_processes else _MAX_THREADS, max_views // views_per_task)  # tasks
+    tasks = (jobs[start : start + size] for start in range(0, len(jobs), size))
+    with pool:
+        waiting = deque(pool.submit(_load, load, task) for task in islice(tasks, ahead))
         while waiting:
             yield from waiting.popleft().result()
-            waiting.extend(pool.submit(load, *job) for job in islice(jobs, 1))
+            waiting.extend(pool.submit(_load, load, task) for task in islice(tasks, 1))
+
+
+def _load(load: Loader, jobs: Sequence[Job]) -> list[np.ndarray]:
+    return list(chain.from_iterable(load(*job) for job in jobs))
 
 
 def trunk_id(trunk: "keras.Model", precision: str) -> str:
-    """Hash all that decides a feature map besides the image: layers, weights, precision."""
-    digest = hashlib.sha256(f"{_FORMAT} {precision} ".encode())
+    """Hash all that decides a feature map besides the image: layers, weights, arithmetic."""
+    arithmetic = precision
+    if backend.name() != "tensorflow":  # whose maps were cached before there were other backends
+        arithmetic = f"{precision} {backend.name()}"
+    digest = hashlib.sha256(f"{_FORMAT} {arithmetic} ".encode())
     digest.update(json.dumps(trunk.get_config(), sort_keys=True, default=str).encode())
     for weight in trunk.weights:
         digest.update(np.ascontiguousarray(weight, dtype="<f4").tobytes())
@@ -196,15 +231,14 @@ def split_at(
     return trunk, tail
 
 
-def forward(
-    trunk: "keras.Model", precision: str
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def forward(trunk: "keras.Model", precision: str) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that runs the trunk on uint8 (n, height, width, 3).
 
-    It returns the feature maps and the averages of the blocks, float32.
+    It returns the values of each feature map and then the averages of the blocks, float16
+    (n, values). The casts are part of the graph, so that a GPU receives and returns few bytes.
     """
     import keras
-    import tensorflow as tf
+    from keras import ops
 
     def with_precision(layer: "keras.layers.Layer") -> "keras.layers.Layer":
         config = layer.get_config()
@@ -218,17 +252,13 @@ def forward(
     if precision != "float32":
         model = keras.models.clone_model(trunk, clone_function=with_precision)
         model.set_weights(trunk.get_weights())
-
-    @tf.function(jit_compile=False, reduce_retracing=True)
-    def step(images: "tf.Tensor") -> list["tf.Tensor"]:
-        outputs = model(tf.cast(images, tf.float32), training=False)
-        return [tf.cast(output, tf.float32) for output in outputs]
-
-    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        maps, averages = step(tf.constant(images))
-        return maps.numpy(), averages.numpy()
-
-    return run
+    image = keras.Input(trunk.input_shape[1:], dtype="uint8")
+    parts = []
+    for output in model(ops.cast(image, "float32"), training=False):
+        values = ops.cast(ops.reshape(output, (-1, int(np.prod(output.shape[1:])))), "float32")
+        parts.append(ops.clip(values, -_MAX_FLOAT16, _MAX_FLOAT16))
+    rows = ops.cast(ops.concatenate(parts, axis=1), "float16")
+    return keras.Model(image, rows).predict_on_batch
 
 
 def choose_precision(requested: str) -> str:
@@ -239,15 +269,9 @@ def choose_precision(requested: str) -> str:
     """
     if requested != "auto":
         return requested
-    if _has_gpu():
+    if backend.has_gpu():
         return "float16"
     return "bfloat16" if _cpu_has_bfloat16() else "float32"
-
-
-def _has_gpu() -> bool:
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _cpu_has_bfloat16() -> bool:

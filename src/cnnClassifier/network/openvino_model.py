@@ -19,8 +19,8 @@ from cnnClassifier.network.architecture import (
     heads_of,
     local_kind_of,
 )
-from cnnClassifier.network.serialization import write_archive
-from cnnClassifier.network.tf_setup import disable_telemetry
+from cnnClassifier.network.backend import disable_telemetry
+from cnnClassifier.network.serialization import load_model, write_archive
 
 if TYPE_CHECKING:
     import keras
@@ -254,6 +254,21 @@ def quantize(network: "openvino.Model", images: Sequence[np.ndarray]) -> "openvi
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
             ),
         )
+
+
+def write_int8(
+    path: Path, model_path: Path, feature_layer: str, images: Sequence[np.ndarray]
+) -> None:
+    """Quantize a saved model, and write it as `save_openvino` does.
+
+    Args:
+        path: of the archive.
+        model_path: `.keras` file of a model from `combine_heads`.
+        feature_layer: see `export_openvino`.
+        images: see `quantize`.
+    """
+    model = load_model(model_path, "train it again")
+    save_openvino(path, quantize(export_openvino(model, feature_layer), images))
 
 
 def _upstream(node: Any) -> set[str]:

@@ -19,15 +19,6 @@ History = dict[str, list[float]]
 EpochCallback = Callable[[dict[str, float], int], None]
 
 
-def make_deterministic(seed: int) -> None:
-    """Seed Python, NumPy and TensorFlow, and use deterministic kernels."""
-    import keras
-    import tensorflow as tf
-
-    keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
-
-
 class Fitted(NamedTuple):
     """The result of `fit`.
 

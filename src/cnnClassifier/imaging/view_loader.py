@@ -1,0 +1,45 @@
+"""Read a training image and make its views; it can be sent to other processes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cnnClassifier.entity.dicom_options import DicomOptions
+from cnnClassifier.imaging.augment import View, augment
+from cnnClassifier.imaging.decode import prepare
+
+
+@dataclass(frozen=True)
+class ViewLoader:
+    """Return some of the views of an image, which is decoded once for all of them.
+
+    Attributes:
+        data_dir: the folder that the paths are relative to.
+        image_size: (height, width, 3) of the model.
+        max_pixels: refuse images with more.
+        dicom_options: window and frame of DICOM files.
+    """
+
+    data_dir: Path
+    image_size: tuple[int, int, int]
+    max_pixels: int
+    dicom_options: DicomOptions
+
+    def __call__(
+        self, file: tuple[str, Sequence[View]], numbers: Sequence[int]
+    ) -> list[np.ndarray]:
+        """Read a file.
+
+        Args:
+            file: its path, and all views of the image.
+            numbers: of the requested views.
+
+        Returns:
+            uint8, `image_size`, for each number.
+        """
+        path, views = file
+        data = (self.data_dir / path).read_bytes()
+        pixels = prepare(data, self.image_size, self.max_pixels, self.dicom_options)
+        return [augment(pixels, views[number]) for number in numbers]

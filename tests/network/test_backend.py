@@ -1,0 +1,78 @@
+"""Keras's backend, without JAX and PyTorch: their stand-ins have what the module uses of them."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from cnnClassifier.network import backend
+from cnnClassifier.utils.errors import UserError
+
+
+@pytest.fixture
+def start(keras, monkeypatch):
+    """Start as if Keras weren't imported yet; return the backend that was chosen."""
+
+    def start(requested, installed):
+        started = []
+        monkeypatch.delitem(sys.modules, "keras")
+        if requested is None:
+            monkeypatch.delenv("KERAS_BACKEND", raising=False)
+        else:
+            monkeypatch.setenv("KERAS_BACKEND", requested)
+        monkeypatch.setattr(backend, "find_spec", lambda name: name in installed or None)
+        monkeypatch.setattr(backend, "_start_devices", started.append)
+        monkeypatch.setattr(backend, "name", lambda: os.environ["KERAS_BACKEND"])
+        backend.start()
+        return started
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("requested", "installed", "expected"),
+    [
+        (None, ("tensorflow", "jax", "torch"), "tensorflow"),
+        (None, ("torch",), "torch"),
+        ("jax", ("tensorflow", "jax"), "jax"),
+    ],
+)
+def test_the_requested_backend_starts_else_the_one_that_is_installed(
+    start, requested, installed, expected
+):
+    assert start(requested, installed) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("requested", "installed", "message"),
+    [
+        ("torch", ("tensorflow",), "torch isn't installed; run `make setup BACKEND=torch`"),
+        (None, (), "tensorflow isn't installed"),
+        ("openvino", ("tensorflow",), "openvino can't train; expected one of tensorflow, jax"),
+    ],
+)
+def test_a_backend_that_cannot_train_is_a_clear_error(start, requested, installed, message):
+    with pytest.raises(UserError, match=message):
+        start(requested, installed)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "expected"),
+    [
+        ("jax", SimpleNamespace(default_backend=lambda: "gpu"), True),
+        ("jax", SimpleNamespace(default_backend=lambda: "cpu"), False),
+        ("torch", SimpleNamespace(accelerator=SimpleNamespace(is_available=lambda: True)), True),
+        ("torch", SimpleNamespace(accelerator=SimpleNamespace(is_available=lambda: False)), False),
+    ],
+)
+def test_each_backend_finds_its_gpu(monkeypatch, name, module, expected):
+    monkeypatch.setattr(backend, "name", lambda: name)
+    monkeypatch.setitem(sys.modules, name, module)
+    assert backend.has_gpu() is expected
+
+
+def test_a_process_on_openvino_leaves_this_one_as_it_is(keras):
+    before = dict(os.environ)
+    assert backend.run_on_openvino(backend.name) == "openvino"
+    assert (backend.name(), dict(os.environ)) == ("tensorflow", before)
