@@ -158,6 +158,7 @@ def test_damage_is_reported(tmp_path, content, message):
         (tar_of(IMAGES, "gz")[:15], "not a complete archive"),
         (tar_of(IMAGES, "xz")[:80], "not a complete archive"),
     ],
+    ids=["empty", "text", "web page", "zip", "tar.gz", "tar.xz"],  # the bytes have the time in them
 )
 def test_other_files_are_no_archives(tmp_path, content, message):
     assert message in archive_error(write(tmp_path, content))
