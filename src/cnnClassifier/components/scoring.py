@@ -92,15 +92,12 @@ class Scoring:
     def _score(
         self, scorer: BatchScorer, parts: ScoredParts, pending: list[str], total: int
     ) -> None:
-        finished = total - len(pending)
-        with progress(desc="score", unit="file", total=total, initial=finished) as bar:
+        done = total - len(pending)
+        with progress(desc="score", unit="file", total=total, initial=done) as bar:
             for start in range(0, len(pending), self.part_size):
                 batch = pending[start : start + self.part_size]
                 try:
                     parts.append(scorer.score(batch, bar.update))
                 except KeyboardInterrupt:
-                    logger.info(
-                        "score: %d of %d files are done; --resume continues", finished, total
-                    )
+                    logger.info("score: all parts are complete; --resume continues")
                     raise
-                finished += len(batch)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from flask import Request, g, request
 
-from cnnClassifier.entity.bundle import is_uncertain
+from cnnClassifier.entity.bundle import ModelBundle, is_uncertain
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.dicom_options import DicomOptions, parse_window
 from cnnClassifier.imaging.decode import shrink
