@@ -8,6 +8,7 @@ MODULES = {
     "serving": "the server against the usual app, on the pipeline's bundle",
     "endurance": "ten minutes of 16 clients, one request in ten rubbish, three swaps of the model",
     "hostile_uploads": "time and memory of uploads made to take much of them (five minutes)",
+    "scoring": "score against the server, and killed three times (five minutes)",
     "backbones": "size and speed of each backbone, in floating point and in int8 (ten minutes)",
     "gpu": "decoding, the frozen layers, the feature cache and training on a GPU (five minutes)",
     "head_settings": "settings of the heads, out-of-fold and on the test split (ten minutes)",

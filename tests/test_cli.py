@@ -113,6 +113,8 @@ def test_a_wrong_command_line_is_refused(capsys, words, message):
         (["scores"], "scores: artifacts/evaluation/scores.json is missing; run `dvc repro`"),
         (["search", "--timeout", "-1"], "search: --timeout: expected a number above 0"),
         (["drift"], "drift: serving.drift_dir is null; set it to a folder in config.yaml"),
+        (["score", "--out", "x"], "score: name a SOURCE to score, or add --summary"),
+        (["score", "a", "--out", "x", "--part-size", "0"], "score: --part-size: expected a number"),
         (["promote", "--force"], "promote: --force needs --reason TEXT"),
         (["feedback"], "feedback: serving.feedback_dir is null in config.yaml: set it to a folder"),
         (

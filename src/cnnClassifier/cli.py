@@ -104,6 +104,23 @@ def _build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--markdown", action="store_true", help="print Markdown")
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write a page with curves")
 
+    score = add("score", "predict all images of a source, in bulk, into Parquet files")
+    score.add_argument(
+        "SOURCE",
+        nargs="?",
+        help="a source that data ingestion takes, or a .txt file with one path per line",
+    )
+    score.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the parts")
+    score.add_argument("--resume", action="store_true", help="score what DIR doesn't have yet")
+    score.add_argument(
+        "--summary",
+        action="store_true",
+        help="print counts of the parts in DIR; alone or at the end",
+    )
+    score.add_argument(
+        "--part-size", type=int, default=1000, metavar="N", help="files in a part (default: 1000)"
+    )
+
     search = add("search", "search for better hyperparameters, as config/search.yaml says")
     search.add_argument(
         "--n-trials", type=int, metavar="N", help="trials in total (default: trials in search.yaml)"
@@ -217,6 +234,22 @@ def _compare(manager: Any, options: argparse.Namespace) -> None:
         logger.info("page with curves: %s", options.html)
 
 
+def _score(manager: Any, options: argparse.Namespace) -> None:
+    from cnnClassifier.components.scoring import Scoring
+    from cnnClassifier.evaluation.scored_parts import ScoredParts
+
+    if not options.SOURCE and not options.summary:
+        raise UserError("name a SOURCE to score, or add --summary for the parts in --out")
+    if options.part_size < 1:
+        raise UserError(f"--part-size: expected a number above 0, found {options.part_size}")
+    config = manager.serving()
+    if options.SOURCE:
+        scoring = Scoring(config, manager.data_ingestion(), options.part_size)
+        scoring.run(options.SOURCE, options.out, options.resume)
+    if options.summary:
+        print(ScoredParts(options.out).summarize(config.project.disclaimer))
+
+
 def _search(manager: Any, options: argparse.Namespace) -> None:
     from cnnClassifier.components.search import Search
 
@@ -302,6 +335,7 @@ def _connect(manager: Any, options: argparse.Namespace) -> None:
 
 _COMMANDS = {
     "connect": _connect,
+    "score": _score,
     "scores": _scores,
     "compare": _compare,
     "feedback": _feedback,

@@ -26,7 +26,7 @@ def fetch(tmp_path):
 
     def run(url: str, **changes) -> dict[str, bytes]:
         config = DataIngestionConfig(**ingestion_options(tmp_path, url, retries=0, **changes))
-        return read_files(fetch_images(config, tmp_path / "temp"))
+        return read_files(fetch_images(config, tmp_path / "temp", config.data_dir))
 
     return run
 

@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from cnnClassifier.entity.bundle import ModelBundle
+from cnnClassifier.entity.bundle import ModelBundle, is_uncertain
 from cnnClassifier.serving.app import create_app
-from cnnClassifier.serving.predict import is_uncertain
 from tests.serving.client import error_of, make_config
 
 MAX_UPLOAD_BYTES = 200_000

@@ -42,7 +42,7 @@ class DataIngestion:
             remove_stale_temp(config.data_dir)
             with atomic_write(config.data_dir) as temp_path:
                 temp_dir = temp_path.with_name("source")
-                path = fetch_images(config, temp_dir)
+                path = fetch_images(config, temp_dir, config.data_dir)
                 if path.is_dir():
                     folder, found = path, find_class_folders(list_images(path), source)
                 else:

@@ -18,6 +18,16 @@ def is_table(path: PurePath) -> bool:
     return path.suffix.lower() in _SUFFIXES
 
 
+def read_paths(path: Path) -> list[str]:
+    """Read the column `path` alone; no file needs to exist.
+
+    Raises:
+        SourceError: the table can't be read, has no rows or no such column.
+        OSError: a file can't be read.
+    """
+    return _read(path, ("path",))["path"].tolist()
+
+
 def read_image_table(path: Path) -> list[SourceImage]:
     """Read the columns `path`, `label` and, if there is one, `group`; others are ignored.
 
@@ -28,7 +38,7 @@ def read_image_table(path: Path) -> list[SourceImage]:
         SourceError: the table can't be read, a column is missing, or a value is invalid.
         OSError: a file can't be read.
     """
-    table = _read(path)
+    table = _read(path, _REQUIRED)
     # A spreadsheet and an editor show the header of a CSV file as row 1.
     first_row = 2 if path.suffix.lower() == ".csv" else 1
     files = [Path(os.path.normpath(path.parent / value)) for value in table["path"]]
@@ -49,8 +59,8 @@ def read_image_table(path: Path) -> list[SourceImage]:
     return images
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """Return the three columns as text without surrounding spaces."""
+def _read(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
+    """Return the required columns and `group`, as text without surrounding spaces."""
     try:
         if path.suffix.lower() == ".csv":
             table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
@@ -59,16 +69,16 @@ def _read(path: Path) -> pd.DataFrame:
     except ValueError as error:  # of pandas, of pyarrow, or of the encoding
         reason = " ".join(str(error).split())
         raise SourceError(f"{path}: can't be read as a table: {reason}; save it again") from error
-    missing = [name for name in _REQUIRED if name not in table]
+    missing = [name for name in required if name not in table]
     if missing or table.empty:
         problem = f"no column {missing[0]}" if missing else "no rows"
         raise SourceError(
-            f"{path}: {problem}; expected the columns path, label and, if images are related, "
-            f"group; found {', '.join(map(str, table.columns))}"
+            f"{path}: {problem}; expected the columns {', '.join(required)} and, if images are "
+            f"related, group; found {', '.join(map(str, table.columns))}"
         )
     if "group" not in table:
         table["group"] = ""
-    columns = table[[*_REQUIRED, "group"]]
+    columns = table[[*required, "group"]]
     return columns.astype("string").fillna("").apply(lambda column: column.str.strip())
 
 

@@ -26,7 +26,9 @@ Options = TypeVar("Options")
 _DRIVE_URL = re.compile(r"https?://(drive|docs|drive\.usercontent)\.google\.com/", re.IGNORECASE)
 
 
-def fetch_images(config: DataIngestionConfig, temp_dir: Path) -> Path:
+def fetch_images(
+    config: DataIngestionConfig, temp_dir: Path, replaced_dir: Path | None = None
+) -> Path:
     """Bring the images of `source_URL` to a local folder.
 
     Downloads are kept in `config.download_dir`, so that a second run downloads nothing.
@@ -34,6 +36,7 @@ def fetch_images(config: DataIngestionConfig, temp_dir: Path) -> Path:
     Args:
         config: source, hash, folders, timeouts and limits.
         temp_dir: for extracted or generated images; created if needed, removed by the caller.
+        replaced_dir: the caller replaces it by the images: it must not overlap with the source.
 
     Returns:
         The folder with the images: `temp_dir`, or a folder or a table of the user, which must not
@@ -51,7 +54,7 @@ def fetch_images(config: DataIngestionConfig, temp_dir: Path) -> Path:
         _generate(url, temp_dir)
         return temp_dir
     is_remote = url.lower().startswith(("http://", "https://")) or is_hub(url) or is_store(url)
-    path = _download(url, config) if is_remote else _find_local(url, config.data_dir)
+    path = _download(url, config) if is_remote else _find_local(url, replaced_dir)
     with disk_errors(path):
         if path.is_dir() or (is_table(path) and not is_remote):
             _refuse_sha256(url, config)
@@ -123,8 +126,8 @@ _GENERATORS = {
 }
 
 
-def _find_local(url: str, data_dir: Path) -> Path:
-    """Return an existing file or folder that doesn't overlap with the data folder."""
+def _find_local(url: str, replaced_dir: Path | None) -> Path:
+    """Return an existing file or folder that doesn't overlap with `replaced_dir`."""
     path = Path(url).expanduser()
     if url.lower().startswith("file://"):
         path = Path(url2pathname(urlsplit(url).path))
@@ -135,10 +138,13 @@ def _find_local(url: str, data_dir: Path) -> Path:
             "Google Drive link, an http(s) URL, or the path of an archive, a folder or a table"
         )
     with disk_errors(path):
-        source, target = path.resolve(strict=True), data_dir.resolve()
+        source = path.resolve(strict=True)
+    if replaced_dir is None:
+        return path
+    target = replaced_dir.resolve()
     if source.is_relative_to(target) or target.is_relative_to(source):
         raise SourceError(
-            f"{path}: it contains data_ingestion.data_dir ({data_dir}), or is inside of it, "
+            f"{path}: it contains data_ingestion.data_dir ({replaced_dir}), or is inside of it, "
             "and that folder is replaced; change one of them"
         )
     return path

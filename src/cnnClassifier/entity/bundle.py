@@ -291,6 +291,26 @@ class ModelBundle(BaseModel):
         return words[:1].upper() + words[1:]
 
 
+def is_uncertain(
+    probabilities: Mapping[str, float], disagreement: float, bundle: ModelBundle, margin: float
+) -> bool:
+    """Return whether another class is almost as probable, or the heads disagree.
+
+    Args:
+        probabilities: of each class of `bundle`.
+        disagreement: of the heads; compared with the bundle's limit, if it has one.
+        bundle: with two classes, the positive one's probability is compared with its threshold;
+            with more, the two highest with each other.
+        margin: a smaller difference is uncertain.
+    """
+    if bundle.max_disagreement is not None and disagreement > bundle.max_disagreement:
+        return True
+    if bundle.positive_class and bundle.threshold is not None:
+        return abs(probabilities[bundle.positive_class] - bundle.threshold) < margin
+    second, highest = sorted(probabilities.values())[-2:]
+    return highest - second < margin
+
+
 def _first_message(error: ValidationError) -> str:
     """Return the first of pydantic's messages in one line, without the value."""
     first = error.errors(include_url=False, include_input=False)[0]

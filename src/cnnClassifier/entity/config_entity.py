@@ -874,6 +874,11 @@ class ServingConfig(Settings):
         description="Interval between checks of the model registry, in seconds",
     )
 
+    @property
+    def int8_evaluation_dir(self) -> Path | None:
+        """Folder with the evaluation's decision on int8; None: int8 isn't to be used."""
+        return self.evaluation_dir if self.int8 else None
+
 
 class FeedbackConfig(Settings):
     """Settings of the command feedback."""

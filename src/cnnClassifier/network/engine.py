@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class Engine:
     Args:
         bundle: from `ModelBundle.read`.
         int8: run `model_int8.zip` instead of `model.keras`. Keras isn't imported then.
+        hint: of OpenVINO: LATENCY (all cores work on one image) or THROUGHPUT (each on its own).
+            The results are the same.
 
     Attributes:
         bundle: the model's description.
@@ -44,7 +46,12 @@ class Engine:
         BundleError: the model can't be run, or isn't the one that the bundle describes.
     """
 
-    def __init__(self, bundle: ModelBundle, int8: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        int8: bool = False,
+        hint: Literal["LATENCY", "THROUGHPUT"] = "LATENCY",
+    ) -> None:
         self.bundle = bundle
         self.name = "int8" if int8 else "keras-openvino"
         path = bundle.bundle_dir / (INT8_FILE if int8 else MODEL_FILE)
@@ -59,7 +66,7 @@ class Engine:
 
                 model = keras.models.load_model(path, compile=False)
                 network = export_openvino(model, bundle.feature_layer)
-            self._requests = _create_requests(network, bundle.image_size)
+            self._requests = _create_requests(network, bundle.image_size, hint)
             # The first inference allocates memory for all others: no request has to wait for that.
             probabilities = self._infer(np.zeros(bundle.image_size, np.uint8))[0]
         except ImportError as error:
@@ -105,14 +112,14 @@ class Engine:
 
 
 def _create_requests(
-    network: "openvino.Model", image_size: tuple[int, int, int]
+    network: "openvino.Model", image_size: tuple[int, int, int], hint: str
 ) -> "SimpleQueue[Any]":
     """Return inference requests that take uint8 (1, height, width, 3).
 
-    Each uses all cores, for the lowest latency of a single one. The second request keeps them busy
-    while the results of the first are copied.
+    One more than OpenVINO works on at a time: it keeps the cores busy while the results of another
+    are copied.
     """
-    compiled = compile_network(network, image_size, {"PERFORMANCE_HINT": "LATENCY"})
+    compiled = compile_network(network, image_size, {"PERFORMANCE_HINT": hint})
     requests: SimpleQueue[Any] = SimpleQueue()
     for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1):
         requests.put(compiled.create_infer_request())

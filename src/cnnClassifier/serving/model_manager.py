@@ -39,7 +39,7 @@ class ModelManager:
     def __init__(self, config: ServingConfig, poll_s: float = 1.0) -> None:
         self._config = config
         self._bundle_dir = config.bundle_dir
-        self._evaluation_dir = config.evaluation_dir if config.int8 else None
+        self._evaluation_dir = config.int8_evaluation_dir
         files = [MODEL_FILE, METADATA_FILE, OOD_DETECTOR_FILE, INT8_FILE]
         self._paths = [self._bundle_dir / name for name in files]
         if self._evaluation_dir:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from flask import Request, g, request
 
-from cnnClassifier.entity.bundle import ModelBundle
+from cnnClassifier.entity.bundle import ModelBundle, is_uncertain
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.dicom_options import DicomOptions, parse_window
 from cnnClassifier.imaging.decode import shrink
@@ -304,26 +304,6 @@ def predict_all(
         raise errors[0]
     message = f"none of {len(errors)} images can be used; the first: {errors[0]}"
     raise RequestError(422, errors[0].code, message)
-
-
-def is_uncertain(
-    probabilities: Mapping[str, float], disagreement: float, bundle: ModelBundle, margin: float
-) -> bool:
-    """Return whether another class is almost as probable, or the heads disagree.
-
-    Args:
-        probabilities: of each class of `bundle`.
-        disagreement: of the heads; compared with the bundle's limit, if it has one.
-        bundle: with two classes, the positive one's probability is compared with its threshold;
-            with more, the two highest with each other.
-        margin: a smaller difference is uncertain.
-    """
-    if bundle.max_disagreement is not None and disagreement > bundle.max_disagreement:
-        return True
-    if bundle.positive_class and bundle.threshold is not None:
-        return abs(probabilities[bundle.positive_class] - bundle.threshold) < margin
-    second, highest = sorted(probabilities.values())[-2:]
-    return highest - second < margin
 
 
 def _predict(

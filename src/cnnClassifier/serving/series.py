@@ -8,11 +8,16 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from cnnClassifier.entity.bundle import ModelBundle, apply_threshold, pool_probabilities
+from cnnClassifier.entity.bundle import (
+    ModelBundle,
+    apply_threshold,
+    is_uncertain,
+    pool_probabilities,
+)
 from cnnClassifier.entity.config_entity import NO_GROUPS, ServingConfig
 from cnnClassifier.imaging.dicom_header import is_dicom, read_series_pseudonym
 from cnnClassifier.serving.errors import RequestError
-from cnnClassifier.serving.predict import Upload, is_uncertain
+from cnnClassifier.serving.predict import Upload
 
 _TOLERANCE = 0.01  # of the sum of probabilities that a client may have rounded
 _MAX_IMAGES, _MAX_BYTES = 10_000, 2_000_000  # of a request that has no images but their results

@@ -39,8 +39,16 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"{name}: {error.strerror or error}; {hint}") from error
 
 
-def exclusive_lock(target: Path) -> AbstractContextManager:
-    """Acquire the lock of `target` until the end of the block; wait if another process holds it."""
+def exclusive_lock(target: Path, wait: bool = True) -> AbstractContextManager:
+    """Acquire the lock of `target` until the end of the block.
+
+    Args:
+        target: a file or a folder; the lock is a hidden file beside it.
+        wait: if another process holds the lock, wait instead of raising an error.
+
+    Raises:
+        StorageError: another process is writing `target`.
+    """
     from filelock import FileLock, Timeout  # the server has no filelock
 
     create_directories(target.parent)
@@ -48,5 +56,9 @@ def exclusive_lock(target: Path) -> AbstractContextManager:
     try:
         return lock.acquire(timeout=0)
     except Timeout:
+        if not wait:
+            raise StorageError(
+                f"{target}: another process is writing it; wait for its end or choose another path"
+            ) from None
         logger.info("another process is writing %s; waiting for it", target)
         return lock.acquire()

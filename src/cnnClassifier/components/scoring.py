@@ -1,0 +1,103 @@
+"""The command score: predict all images of a source, in bulk."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cnnClassifier.components.batch_scorer import BatchScorer, path_text
+from cnnClassifier.dataset.file_list import list_source
+from cnnClassifier.entity.bundle import METADATA_FILE, ModelBundle
+from cnnClassifier.entity.config_entity import DataIngestionConfig, ServingConfig
+from cnnClassifier.evaluation.scored_parts import ScoredParts, part_schema
+from cnnClassifier.utils.common import create_directories, sha256_of
+from cnnClassifier.utils.errors import SourceError
+from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.progress import progress
+from cnnClassifier.utils.redaction import redact_url
+from cnnClassifier.utils.storage import disk_errors, exclusive_lock
+
+
+class Scoring:
+    """Write the predictions for all images of a source to a folder of Parquet files.
+
+    Args:
+        config: of the server: model, int8 and limits.
+        ingestion: folder of downloads, timeouts and limits of the source.
+        part_size: files in one Parquet file; what a kill loses at most.
+    """
+
+    def __init__(
+        self, config: ServingConfig, ingestion: DataIngestionConfig, part_size: int
+    ) -> None:
+        self.config = config
+        self.ingestion = ingestion
+        self.part_size = part_size
+
+    def run(self, source: str, out_dir: Path, resume: bool = False) -> None:
+        """Score the files that the parts in `out_dir` don't have yet.
+
+        Args:
+            source: see `list_source`.
+            out_dir: created if necessary.
+            resume: whether `out_dir` may have parts, of the same source, model and settings.
+
+        Raises:
+            UserError: the source or the model can't be used, `out_dir` has other parts, or another
+                process writes to it.
+        """
+        parts = ScoredParts(out_dir)
+        temp_dir = out_dir / ".source"
+        with disk_errors(out_dir), exclusive_lock(out_dir.resolve(), wait=False):
+            bundle = ModelBundle.read(self.config.bundle_dir)
+            settings = self._settings(bundle, source)
+            done = parts.read_done(settings, resume)
+            shutil.rmtree(temp_dir, ignore_errors=True)  # of a killed run
+            create_directories(out_dir)
+            try:
+                folder, paths = self._list_source(source, temp_dir)
+                pending = [path for path in paths if path_text(path) not in done]
+                logger.info("score: %d of %d files to do", len(pending), len(paths))
+                if pending:
+                    schema = part_schema(bundle.classes, settings)
+                    scorer = BatchScorer(bundle, self.config, folder, schema)
+                    self._score(scorer, parts, pending, len(paths))
+            finally:
+                shutil.rmtree(temp_dir, ignore_errors=True)
+        logger.info("score: %d files done; parts in %s", len(paths), out_dir)
+
+    def _settings(self, bundle: ModelBundle, source: str) -> dict[str, Any]:
+        """Return what all parts of a folder must have in common."""
+        config = self.config
+        path = Path(source).expanduser()
+        return {
+            "source": str(path.resolve()) if path.exists() else redact_url(source),
+            "model_sha256": bundle.model_sha256,
+            # Of threshold, temperature and all else that belongs to the model.
+            "bundle_sha256": sha256_of(bundle.bundle_dir / METADATA_FILE),
+            "int8": bundle.accepts_int8(config.int8_evaluation_dir),
+            "uncertain_margin": config.uncertain_margin,
+            "max_pixels": config.max_pixels,
+            "max_upload_bytes": config.max_upload_bytes,
+            "synthetic": bundle.synthetic,
+        }
+
+    def _list_source(self, source: str, temp_dir: Path) -> tuple[Path, list[str]]:
+        changes = {"source_URL": source, "source_sha256": None}
+        try:
+            return list_source(self.ingestion.model_copy(update=changes), temp_dir)
+        except SourceError as error:  # its messages name the setting of data ingestion
+            message = str(error).replace("data_ingestion.source_URL", "SOURCE")
+            raise SourceError(message) from error
+
+    def _score(
+        self, scorer: BatchScorer, parts: ScoredParts, pending: list[str], total: int
+    ) -> None:
+        done = total - len(pending)
+        with progress(desc="score", unit="file", total=total, initial=done) as bar:
+            for start in range(0, len(pending), self.part_size):
+                batch = pending[start : start + self.part_size]
+                try:
+                    parts.append(scorer.score(batch, bar.update))
+                except KeyboardInterrupt:
+                    logger.info("score: all parts are complete; --resume continues")
+                    raise
