@@ -10,13 +10,17 @@ MODULES = {
     "hostile_uploads": "time and memory of uploads made to take much of them (five minutes)",
     "scoring": "score against the server, and killed three times (five minutes)",
     "backbones": "size and speed of each backbone, in floating point and in int8 (ten minutes)",
+    # begin: medical projects
     "gpu": "decoding, the frozen layers, the feature cache and training on a GPU (five minutes)",
+    # end: medical projects
     "head_settings": "settings of the heads, out-of-fold and on the test split (ten minutes)",
     "validation_growth": "data_validation from 1,000 to 50,000 files (an hour)",
     "interval_coverage": "coverage of the interval of proportions, by simulation (a minute)",
     "page": "100 images on the page against 100 requests one after the other",
     "drift": "alarms of drift without drift and with it, by simulation (a minute)",
+    # begin: medical projects
     "pictures": "the README's pictures",
+    # end: medical projects
 }
 USUAL = ("training", "serving")
 

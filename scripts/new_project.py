@@ -43,6 +43,8 @@ MEDICAL_FILES = (
     "tests/ct_phantom",
     "templates/static/examples",
     "docs/phantom.png",
+    "benchmarks/drift_phantoms.py",
+    "benchmarks/gpu.py",
     "benchmarks/pictures.py",
 )
 # Between such comments, in Markdown <!-- begin: … -->, is what only some projects have.

@@ -77,7 +77,8 @@ def write_images(data_dir):
         rows.append((f"{label}/{path.name}", label, str(number), str(number), split))
     table = pd.DataFrame(rows, columns=["path", "label", "sha256", "group", "split"])
     others = {"reason": "", "duplicate_of": "", "format": "PNG", "mode": "L"}
-    return Manifest.from_table(table.assign(**others, width=32, height=32, bytes=1))
+    others |= {"width": 32, "height": 32, "bytes": 1, "mean_intensity": 0}
+    return Manifest.from_table(table.assign(**others))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -109,7 +109,7 @@ def test_sign_in_and_out(make_client):
     session = client.get_cookie("session").value
     page = client.get("/", headers=NAVIGATION)
     assert page.status_code == 200
-    assert '<form method="post" action="/session/end">' in page.text
+    assert '<form id="sign-out" method="post" action="/session/end">' in page.text
     start = client.post("/train")
     assert error_of(start) == (401, "bearer_needed")
     assert start.headers["WWW-Authenticate"] == "Bearer"
