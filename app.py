@@ -45,6 +45,8 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "(default: the output of training)",
     )
     add("--model-sha256", metavar="HEX", help="expected sha256 of the zip")
+    add("--compare", metavar="MODEL", help="a candidate, as --model: /predict compares both")
+    add("--compare-sha256", metavar="HEX", help="expected sha256 of the candidate's zip")
     add("--new-token", metavar="NAME", help="print a new token and its API_TOKENS entry, and exit")
     add("--may-train", action="store_true", help="with --new-token: it may start trainings")
     add("--may-give-feedback", action="store_true", help="with --new-token: it may give feedback")
@@ -84,8 +86,14 @@ def _serve(args: argparse.Namespace) -> None:
     tokens = parse_tokens(os.environ.get(TOKENS_VARIABLE, ""))
     listener = bind(host, port)
     configure_logging(configuration.log_file, or_terminal=True)
-    bundle_dir = _bundle_dir(args, configuration) if args.model else config.bundle_dir
+    bundle_dir = config.bundle_dir
+    if args.model:
+        bundle_dir = _bundle_dir(args.model, args.model_sha256, configuration)
     config = config.model_copy(update={"host": host, "port": port, "bundle_dir": bundle_dir})
+    candidate = None
+    if args.compare:
+        candidate_dir = _bundle_dir(args.compare, args.compare_sha256, configuration)
+        candidate = ModelManager(config.model_copy(update={"bundle_dir": candidate_dir}))
     print(f"Open {url_of(listener)} (Ctrl-C stops it).", flush=True)
     if is_public(listener) and not tokens:
         print(
@@ -95,30 +103,33 @@ def _serve(args: argparse.Namespace) -> None:
         )
     manager = ModelManager(config)
     manager.start()
+    if candidate:
+        candidate.start()
     jobs = TrainingJobs(Path.cwd(), configuration.log_file.parent / "jobs")
     unanswered = 0
     try:
-        unanswered = serve(create_app(config, manager, tokens, jobs), listener, config)
+        app = create_app(config, manager, tokens, jobs, candidate)
+        unanswered = serve(app, listener, config)
     finally:
         jobs.stop()
-    if unanswered or manager.is_loading:
+    if unanswered or manager.is_loading or (candidate and candidate.is_loading):
         # A thread that is still in native code would abort the process at a normal exit.
         logging.shutdown()
         os._exit(0)
 
 
-def _bundle_dir(args: argparse.Namespace, configuration: "ConfigurationManager") -> Path:
+def _bundle_dir(model: str, sha256: str | None, configuration: "ConfigurationManager") -> Path:
     """Return the folder of the requested model; download it and follow an alias if necessary."""
     from cnnClassifier.serving.model_download import download_bundle
     from cnnClassifier.tracking.connection import TrackingError
     from cnnClassifier.tracking.model_poller import SCHEMES, ModelPoller
 
-    if args.model.startswith(("http://", "https://")):
-        return download_bundle(args.model, args.model_sha256)
-    if not args.model.startswith(SCHEMES):
-        return Path(args.model)
+    if model.startswith(("http://", "https://")):
+        return download_bundle(model, sha256)
+    if not model.startswith(SCHEMES):
+        return Path(model)
     config = configuration.serving()
-    poller = ModelPoller(args.model, configuration.tracking().uri, config.model_cache)
+    poller = ModelPoller(model, configuration.tracking().uri, config.model_cache)
     try:
         poller.fetch()
     except TrackingError as error:

@@ -39,10 +39,14 @@ function errorOf(status, text, retryAfter) {
   return new ApiError(code, message, status, Number(retryAfter) || 0);
 }
 
-export async function fetchJson(url) {
+/**
+ * @param {string} url
+ * @param {RequestInit} options such as method and body
+ */
+export async function fetchJson(url, options = {}) {
   let response, text;
   try {
-    response = await fetch(url, { headers: { Accept: "application/json" } });
+    response = await fetch(url, { ...options, headers: { Accept: "application/json", ...options.headers } });
     text = await response.text();
   } catch {
     throw offline();
@@ -80,7 +84,8 @@ export function predict(file, options, onProgress, signal) {
       const error = errorOf(request.status, request.responseText, request.getResponseHeader("Retry-After"));
       if (request.status !== 200) return reject(error);
       try {
-        const [result] = JSON.parse(request.responseText);
+        const content = JSON.parse(request.responseText);
+        const [result] = content.images ?? content; // with `series` it is an object
         if (result.error) return reject(new ApiError(result.error.code, result.error.message, 422));
         resolve(result);
       } catch {
@@ -106,13 +111,5 @@ export async function sendFeedback(file, label, frame) {
   form.append("file", file, "image");
   form.append("label", label);
   if (frame) form.append("frame", frame);
-  let response, text;
-  try {
-    const headers = { Accept: "application/json" };
-    response = await fetch("feedback", { method: "POST", body: form, headers });
-    text = await response.text();
-  } catch {
-    throw offline();
-  }
-  if (!response.ok) throw errorOf(response.status, text, response.headers.get("Retry-After"));
+  await fetchJson("feedback", { method: "POST", body: form });
 }

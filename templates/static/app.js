@@ -10,6 +10,7 @@ import { showMessage } from "./messages.js";
 import { watchModelLink } from "./model.js";
 import { Queue } from "./queue.js";
 import * as results from "./results.js";
+import { droppedFiles } from "./series.js";
 import { showSnippets } from "./snippets.js";
 import { ModelStatus } from "./status.js";
 import { showEnlarged } from "./viewer.js";
@@ -63,9 +64,15 @@ function addChosen() {
   el("file").value = "";
 }
 
+function addDropped(transfer) {
+  const onError = () => showMessage("skipped", "The browser can’t read the folder.");
+  droppedFiles(transfer).then((files) => add(files), onError);
+}
+
 function addOne(file, isExample) {
-  const name = file.name || "Pasted image";
-  const item = { name, file, image: file, picture: null, isExample, result: null };
+  const folder = file.folder ?? "";
+  const name = folder ? `${folder}/${file.name}` : file.name || "Pasted image";
+  const item = { name, folder, file, image: file, picture: null, isExample, result: null };
   item.card = createCard(item);
   results.append(item);
   enqueue(item);
@@ -123,7 +130,9 @@ async function classify(item) {
     await checkFile(item.file);
     item.needsPreview ??= !(await results.loadPicture(item));
     item.options = { map: "true", ...(item.needsPreview && { preview: "true" }), ...item.card.options };
-    const result = await predictWithRetries(item, signal);
+    // A file that the browser can't show may be DICOM, whose header names the series.
+    const options = { ...item.options, ...(item.needsPreview && { series: "true" }) };
+    const result = await predictWithRetries(item, options, signal);
     if (result.model !== status.model?.model) status.model = await fetchJson("model");
     if (result.preview) await results.showPreview(item, result.preview);
     delete result.preview;
@@ -156,7 +165,7 @@ async function checkFile(file) {
 }
 
 /** Send an image; if the server lacks capacity, wait as long as it requests and try again. */
-async function predictWithRetries(item, signal) {
+async function predictWithRetries(item, options, signal) {
   for (let attempt = 1; ; attempt++) {
     item.card.showProgress("Classifying…");
     const onProgress = (fraction) => {
@@ -164,7 +173,7 @@ async function predictWithRetries(item, signal) {
       else item.card.showProgress("Classifying…");
     };
     try {
-      return await predict(item.file, item.options, onProgress, signal);
+      return await predict(item.file, options, onProgress, signal);
     } catch (error) {
       if (!error.isTemporary || attempt === MAX_ATTEMPTS) throw error;
       const reason = error.status === 429 ? "Rate limit reached" : "The server is busy";
@@ -260,7 +269,7 @@ for (const type of ["dragover", "drop", "dragleave"]) {
   document.addEventListener(type, (event) => {
     event.preventDefault();
     el("drop").classList.toggle("over", type === "dragover");
-    if (type === "drop") add(event.dataTransfer?.files ?? []);
+    if (type === "drop" && event.dataTransfer) addDropped(event.dataTransfer);
   });
 }
 window.addEventListener("beforeunload", (event) => {

@@ -1,7 +1,7 @@
 // One image and its result.
 
 import { acceptsFeedback } from "./feedback.js";
-import { percent, sentence } from "./format.js";
+import { describeCandidate, percent, sentence } from "./format.js";
 import { drawHeatmap } from "./heatmap.js";
 
 const MAX_CLASSES = 8;
@@ -92,6 +92,9 @@ export class Card {
     this.#find(".unfamiliar").hidden = !result.unfamiliar;
     this.#find(".uncertain").hidden = !result.uncertain;
     this.#find(".uncertain span").textContent = uncertaintyReason(result);
+    this.#find(".candidate").hidden = !result.compared;
+    this.#find(".candidate").textContent = `Candidate: ${describeCandidate(this.item)}`;
+    this.#find(".candidate").classList.toggle("disagrees", result.compared?.agrees === false);
     this.#find(".viewer").hidden = !file;
     this.#showBars();
     this.#showDicom(result.dicom);

@@ -36,6 +36,11 @@ export function toCsv(items, disclaimer) {
     answered_at: (item) => item.at.toISOString(),
     server_ms: (item) => item.result?.ms,
     model_sha256: (item) => item.result?.model_sha256,
+    ...(items.some((item) => item.result?.compared) && {
+      candidate: (item) => item.result?.compared?.model,
+      candidate_class: (item) => item.result?.compared?.class,
+      candidate_probability: (item) => item.result?.compared?.probability,
+    }),
     trained_on_synthetic: (item) => item.result?.synthetic,
     disclaimer: (item) => item.result?.disclaimer ?? disclaimer,
   };

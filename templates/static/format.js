@@ -24,6 +24,14 @@ export function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+/** @returns {?string} the candidate's prediction, or why it has none; null without a candidate */
+export function describeCandidate({ result, model }) {
+  const compared = result?.compared;
+  if (!compared) return null;
+  if (compared.error) return sentence(compared.error.message);
+  return `${model.labels[compared.class] ?? compared.class}, ${percent(compared.probability)}`;
+}
+
 export function download(blob, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);

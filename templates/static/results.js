@@ -4,6 +4,7 @@ import { toCsv } from "./csv.js";
 import { download, duration, percent, plural } from "./format.js";
 import { blobOf, makeThumbnail } from "./images.js";
 import { closeMessage, showMessage } from "./messages.js";
+import { showSeries } from "./series.js";
 import { loadResults, saveResults } from "./storage.js";
 import { matches, showTable, updateFilters, watchTable } from "./table.js";
 
@@ -157,6 +158,7 @@ export function refresh() {
   el("disclaimer").hidden = !isSynthetic && !el("disclaimer-text").textContent;
   for (const item of items) item.card.showModel(model);
   updateFilters(items);
+  if (!isBusy) showSeries(items, model);
   showView();
 }
 
@@ -195,6 +197,11 @@ function describeModel() {
   const facts = model ? [`Model ${backbone} · ${model.model}`] : [];
   if (typeof threshold === "number") {
     facts.push(`Decision threshold for ${labels[positive]}: ${percent(threshold)}`);
+  }
+  const compared = items.filter((item) => typeof item.result?.compared?.agrees === "boolean");
+  if (compared.length) {
+    const agreeing = compared.filter((item) => item.result.compared.agrees).length;
+    facts.push(`Candidate agrees on ${agreeing} of ${compared.length}`);
   }
   if (times.length) facts.push(`${duration(median(times))} per image (median)`);
   return facts.join(" · ");

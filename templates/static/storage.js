@@ -4,10 +4,10 @@ const KEY = "results";
 
 /** @param {object[]} items with a result */
 export function saveResults(items) {
-  const kept = items.map(({ name, isExample, isExported, at, flagged, model, result }) => {
+  const kept = items.map(({ name, folder, isExample, isExported, at, flagged, model, result }) => {
     const { map, ...values } = result;
     const { labels, positive_class } = model;
-    return { name, isExample, isExported, at, flagged, result: values, model: { labels, positive_class } };
+    return { name, folder, isExample, isExported, at, flagged, result: values, model: { labels, positive_class } };
   });
   try {
     if (kept.length) sessionStorage.setItem(KEY, JSON.stringify(kept));

@@ -1,6 +1,6 @@
 // The results as a table that can be sorted, and the filter of both views.
 
-import { duration, percent, sentence } from "./format.js";
+import { describeCandidate, duration, percent, sentence } from "./format.js";
 
 const el = (id) => document.getElementById(id);
 const UNFINISHED = 2; // sorts behind every probability
@@ -11,12 +11,14 @@ const COLUMNS = {
   probability: (item) => item.result?.probability ?? UNFINISHED,
   note: (item) => notesOf(item).join(", "),
   time: (item) => item.result?.ms ?? Infinity,
+  candidate: (item) => describeCandidate(item) ?? "",
 };
 const FILTERS = {
   uncertain: ["Uncertain", (item) => item.result?.uncertain],
   unfamiliar: ["Unfamiliar", (item) => item.result?.unfamiliar],
   failed: ["Failed", (item) => item.error],
   flagged: ["Flagged as wrong", (item) => item.flagged],
+  disagrees: ["Candidate disagrees", (item) => item.result?.compared?.agrees === false],
 };
 const collator = new Intl.Collator(undefined, { numeric: true });
 let order = { column: "position", isDescending: false };
@@ -57,6 +59,7 @@ export function updateFilters(items) {
 
 /** @param {object[]} items in the order of the files */
 export function showTable(items) {
+  el("table").classList.toggle("no-candidate", !items.some((item) => item.result?.compared));
   const value = COLUMNS[order.column];
   const sign = order.isDescending ? -1 : 1;
   const compare = (a, b) => (typeof a === "string" ? collator.compare(a, b) : Math.sign(a - b));
@@ -80,6 +83,7 @@ function createRow({ item, index }) {
     result ? percent(result.probability) : "–",
     notesOf(item).join(", "),
     result ? duration(result.ms) : "–",
+    describeCandidate(item) ?? "–",
   ];
   row.append(...texts.map((text, column) => createCell(column === 1 ? "th" : "td", text)));
   const button = document.createElement("button");
@@ -89,6 +93,7 @@ function createRow({ item, index }) {
   row.children[1].scope = "row";
   row.children[1].append(button);
   row.classList.toggle("failed", Boolean(item.error));
+  row.classList.toggle("disagrees", result?.compared?.agrees === false);
   row.classList.toggle("unreliable", Boolean(result?.unfamiliar));
   return row;
 }

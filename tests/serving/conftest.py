@@ -45,10 +45,10 @@ def start_app(app_command, make_workdir):
     """Run app.py on a free port; yield its URL and its process, which has its `workdir`."""
 
     @contextmanager
-    def start(bundle_dir, *, ready=True, **environment):
+    def start(bundle_dir, *arguments, ready=True, **environment):
         workdir = make_workdir(bundle_dir)
         with subprocess.Popen(
-            [*app_command, "--port", "0"],
+            [*app_command, "--port", "0", *arguments],
             cwd=workdir,
             env=os.environ | environment,
             stdout=subprocess.PIPE,

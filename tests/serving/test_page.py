@@ -21,6 +21,7 @@ from tests.evaluation.test_model_card import cards
 from tests.pictures import picture as random_picture
 from tests.pictures import save
 from tests.project import write_project
+from tests.serving.client import post
 from tests.waiting import PATIENCE_S, until
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -110,9 +111,14 @@ def errors_of(message):
 
 
 @pytest.fixture(scope="module")
-def site(start_app, evaluated):
-    """Return the URL of a server: white images are unfamiliar to it, some gray ones uncertain."""
-    with start_app(evaluated / "bundle") as (url, _):
+def site(start_app, evaluated, write_bundle, tmp_path_factory):
+    """Return the URL of a server: white images are unfamiliar to it, some gray ones uncertain.
+
+    Its candidate has a higher threshold.
+    """
+    candidate = write_bundle(tmp_path_factory.mktemp("candidate"), threshold=0.95)
+    with start_app(evaluated / "bundle", "--compare", str(candidate)) as (url, _):
+        until(lambda: "agrees" in post(url, IMAGES["spot.png"])[2][0]["compared"])
         yield url
 
 
@@ -129,10 +135,10 @@ def make_png(background, spot):
     return out.getvalue()
 
 
-def make_dicom():
+def make_dicom(**elements):
     """Return a file with a patient name and three frames of increasing density."""
     frames = np.stack([np.full((32, 48), 300 * n - 900, np.int16) for n in range(3)])
-    return dicom(frames, NumberOfFrames=3, RescaleIntercept=0, PatientID="4711-0815")
+    return dicom(frames, NumberOfFrames=3, RescaleIntercept=0, PatientID="4711-0815", **elements)
 
 
 def transfer(page, how, files):
@@ -153,6 +159,14 @@ def transfer(page, how, files):
         }""",
         [how, [[name, list(data)] for name, data in files]],
     )
+
+
+def drop_folder(page, folder):
+    """Drop a folder as a person does: a script can't make one."""
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
 
 
 def card(page, name):
@@ -240,6 +254,7 @@ def first_column(page):
 def test_images_become_cards_with_the_disclaimer_in_sight(page_with_results, site):
     page = page_with_results
     assert card_names(page) == [*IMAGES, EXAMPLE]
+    assert page.is_hidden("#series")
     summary = r"7 images: \d Adenocarcinoma, \d Normal; \d uncertain, 1 unfamiliar"
     assert re.fullmatch(summary, page.inner_text("#count"))
     facts = page.inner_text("#facts")
@@ -255,6 +270,10 @@ def test_images_become_cards_with_the_disclaimer_in_sight(page_with_results, sit
     bar = spot.locator(".bars li").first.text_content()
     assert re.fullmatch(r"Adenocarcinoma91\.\d %", bar)
     assert spot.locator(".threshold-mark").count() == 1
+    assert re.fullmatch(r"Candidate: Normal, 8\.\d %", spot.locator(".candidate").text_content())
+    disagreeing = page.locator(".candidate.disagrees").count()
+    assert 1 <= disagreeing < 7
+    assert f" · Candidate agrees on {7 - disagreeing} of 7 · " in facts
     near, between = (card(page, name).locator(".uncertain") for name in ("even.png", "between.png"))
     assert "The probability is near the decision threshold." in near.text_content()
     assert between.text_content().endswith("heads, trained on different images, disagree.")
@@ -287,10 +306,14 @@ def test_results_can_be_sorted_filtered_and_enlarged(page_with_results):
     page = page_with_results
     page.get_by_label("Filter by result").select_option("Unfamiliar")
     assert page.locator(".card:visible .name").all_inner_texts() == ["white.png"]
+    page.get_by_label("Filter by result").select_option("Candidate disagrees")
+    assert "spot.png" in page.locator(".card:visible .name").all_inner_texts()
     page.get_by_label("Filter by result").select_option("All results")
     page.get_by_label("Table", exact=True).check()
     assert page.is_hidden("#cards")
     assert first_column(page) == [*IMAGES, EXAMPLE]
+    candidate = page.get_by_role("row", name="spot.png").get_by_role("cell").last
+    assert re.fullmatch(r"Normal, 8\.\d %", candidate.inner_text())
     header = page.get_by_role("columnheader", name="Probability")
     for order in ("ascending", "descending"):
         header.get_by_role("button").click()
@@ -488,7 +511,7 @@ def test_a_wrong_result_can_be_flagged(site, open_page):
 
 
 @pytest.mark.slow
-def test_a_dicom_file_is_classified_again_with_another_window_and_frame(site, open_page):
+def test_a_dicom_file_is_classified_again_with_another_window_and_frame(site, open_page, tmp_path):
     page = open_page(site)
     page.set_input_files("#file", {"name": "series", "mimeType": "", "buffer": make_dicom()})
     found = wait_for_card(page, "series")
@@ -519,6 +542,27 @@ def test_a_dicom_file_is_classified_again_with_another_window_and_frame(site, op
     assert "custom window, center -300" in info.inner_text()
     assert found.locator(".frame-control output").inner_text() == "3 of 3"
     assert found.locator(".image").get_attribute("src") != first
+
+    # A folder has a series for each folder and for each DICOM series.
+    save(tmp_path / "study", {f"p1/{name}": IMAGES[name] for name in ("white.png", "spot.png")})
+    scan = make_dicom(SeriesInstanceUID="1.2.3")
+    save(tmp_path / "study", {"scan/1": scan, "scan/2": scan})
+    save(tmp_path / "study", {"p2/even.png": IMAGES["even.png"]})
+    drop_folder(page, tmp_path / "study")
+    folders = page.locator("#series tbody tr")
+    folders.nth(1).wait_for()
+    assert folders.count() == 2
+    p1, scan = (row.get_by_role("cell").all_inner_texts() for row in folders.all())
+    names = page.locator("#series tbody th").all_inner_texts()
+    assert names[0] == "study/p1"
+    assert re.fullmatch(r"study/scan · dicom-[0-9a-f]{12}", names[1])
+    assert p1[:2] == ["2", "Adenocarcinoma"]
+    assert p1[3] == "1 image unfamiliar"
+    assert float(p1[2].strip("> %")) > 90
+    assert scan[0] == "2"
+    sent = next(request for request in page.requests if request.url.endswith("/series"))
+    assert not re.search("study|p1|dicom-", sent.post_data)
+    assert "study/p1/spot.png" in card_names(page)
     assert not re.search(f"{re.escape(NAME)}|4711", page.content())
     assert_only_own_host(page, site)
 

@@ -31,6 +31,7 @@ def create_app(
     manager: ModelManager | None = None,
     tokens: Tokens | None = None,
     jobs: training_jobs.TrainingJobs | None = None,
+    candidate: ModelManager | None = None,
 ) -> Flask:
     """Return the app; it loads the model at the first request that needs it.
 
@@ -39,6 +40,7 @@ def create_app(
         manager: one that is loading the model already.
         tokens: without any, every client is admitted.
         jobs: runs trainings; by default in the working folder.
+        candidate: loads a second model; /predict compares both.
     """
     app = Flask(
         "cnnClassifier", template_folder=_TEMPLATES_DIR, static_folder=_TEMPLATES_DIR / "static"
@@ -57,7 +59,7 @@ def create_app(
     register_request_logging(app, metrics, config.frame_ancestors)
     app.register_error_handler(Exception, handle_error)
     Auth(app, config, tokens or {})
-    app.register_blueprint(routes.make_blueprint(manager, config, limiter, metrics))
+    app.register_blueprint(routes.make_blueprint(manager, config, limiter, metrics, candidate))
     app.register_blueprint(feedback.make_blueprint(manager, config, limiter))
     app.register_blueprint(protocols.make_blueprint(manager, config, limiter, metrics))
     app.register_blueprint(

@@ -45,8 +45,8 @@ def download_bundle(url: str, sha256: str | None) -> Path:
     name = redact_url(url)
     if not sha256:
         raise BundleError(
-            f"{name}: --model-sha256 is missing; set it to the hash that `sha256sum` prints for "
-            "the zip of the expected model"
+            f"{name}: --model-sha256 is missing (for --compare: --compare-sha256); set it to the "
+            "hash that `sha256sum` prints for the zip of the expected model"
         )
     logger.info("downloading the model from %s", name)
     with (

@@ -88,6 +88,18 @@ class ModelManager:
         finally:
             self._loading.release()
 
+    def loaded_predictor(self) -> Predictor:
+        """Return the loaded model, without a try to load it.
+
+        Raises:
+            RequestError: 503 `loading` or `no_model`.
+        """
+        if self._predictor:
+            return self._predictor
+        if self.is_loading:
+            raise RequestError(503, "loading", "the model is being loaded")
+        raise RequestError(503, "no_model", "no model is loaded; see the server's log")
+
     def _load(self, fingerprint: _Fingerprint) -> Predictor:
         start = time.perf_counter()
         self._tried = fingerprint

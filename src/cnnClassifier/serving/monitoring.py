@@ -92,6 +92,12 @@ class Metrics:
             "Images near the decision threshold, or on which the heads disagree",
             registry=registry,
         )
+        self._compared = Counter(
+            "predictions_compared",
+            "Predictions of the candidate, by whether the class is the same",
+            ["agrees"],
+            registry=registry,
+        )
         self._features = {}
         for feature, (name, text, buckets) in _HISTOGRAMS.items():
             self._features[feature] = Histogram(name, text, buckets=buckets, registry=registry)
@@ -127,6 +133,9 @@ class Metrics:
             self._predictions.labels(result["class"]).inc()
             self._unfamiliar.inc(result["unfamiliar"])
             self._uncertain.inc(result["uncertain"])
+            agrees = result.get("compared", {}).get("agrees")
+            if agrees is not None:
+                self._compared.labels(str(agrees).lower()).inc()
             for feature, histogram in self._features.items():
                 histogram.observe(result[feature])
         self._drift_monitor.count(classified, bundle)

@@ -20,6 +20,7 @@ from cnnClassifier.entity.dicom_options import DicomOptions, parse_window
 from cnnClassifier.imaging.decode import shrink
 from cnnClassifier.imaging.gray import mean_intensity, to_gray
 from cnnClassifier.serving.archive import File, unpack_archives
+from cnnClassifier.serving.comparison import compare
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter, make_check
 from cnnClassifier.serving.errors import RequestError, error_body
 from cnnClassifier.serving.model_manager import ModelManager
@@ -218,6 +219,7 @@ class Classifier:
         config: limits, margin of uncertain predictions, and the disclaimer.
         limiter: its slots.
         metrics: counts the predictions.
+        candidate: has a second model, whose predictions are added.
     """
 
     def __init__(
@@ -226,11 +228,13 @@ class Classifier:
         config: ServingConfig,
         limiter: ConcurrencyLimiter,
         metrics: Metrics,
+        candidate: ModelManager | None = None,
     ) -> None:
         self._manager = manager
         self._config = config
         self._limiter = limiter
         self._metrics = metrics
+        self._candidate = candidate
 
     @contextmanager
     def slot(self) -> Iterator[Callable[[], None]]:
@@ -257,7 +261,9 @@ class Classifier:
             g.image_count = len(upload.images)
             predictor = self._manager.predictor(wait=True)
             let_others = partial(self._limiter.let_others, check)
-            results = predict_all(predictor, upload, self._config, check, let_others)
+            results = predict_all(
+                predictor, upload, self._config, check, let_others, self._candidate
+            )
         self._metrics.count_predictions(results, predictor.bundle)
         return results, upload, predictor.bundle
 
@@ -268,6 +274,7 @@ def predict_all(
     config: ServingConfig,
     check: Callable[[], None],
     let_others: Callable[[], None],
+    candidate: ModelManager | None = None,
 ) -> list[dict[str, Any]]:
     """Classify the images of a request, in order.
 
@@ -277,6 +284,7 @@ def predict_all(
         config: margin of uncertain predictions, and the disclaimer.
         check: called before each image; an exception from it ends the request.
         let_others: called between two images, so that many in one request delay no other request.
+        candidate: has a second model, whose predictions are added as `compared`.
 
     Returns:
         One result for each image; where an image can't be used, its error.
@@ -294,7 +302,7 @@ def predict_all(
         try:
             if isinstance(image, RequestError):
                 raise image
-            results.append(_predict(predictor, image, upload, config))
+            results.append(_predict(predictor, image, upload, config, candidate))
         except (ImageError, RequestError) as error:
             errors.append(error)
             results.append(error_body(error.code, str(error)))
@@ -307,10 +315,15 @@ def predict_all(
 
 
 def _predict(
-    predictor: Predictor, image: bytes, upload: Upload, config: ServingConfig
+    predictor: Predictor,
+    image: bytes,
+    upload: Upload,
+    config: ServingConfig,
+    candidate: ModelManager | None,
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    prediction = predictor.predict(image, upload.dicom)
+    prepared = predictor.prepare(image, upload.dicom)
+    prediction = predictor.predict_prepared(prepared)
     bundle, limit = predictor.bundle, predictor.bundle.max_disagreement
     result: dict[str, Any] = {
         "image": prediction.label,
@@ -337,10 +350,14 @@ def _predict(
         result["preview"] = image_data_uri(preview, "PNG", compress_level=1)
     if prediction.dicom:
         result["dicom"] = asdict(prediction.dicom)
-    return result | {
+    result |= {
         "ms": round((time.perf_counter() - start) * 1000, 1),
         "model": prediction.model_id,
         "model_sha256": bundle.model_sha256,
         "synthetic": bundle.synthetic,
         "disclaimer": config.project.disclaimer,
     }
+    if candidate:
+        class_name = prediction.class_name
+        result["compared"] = compare(class_name, image, upload.dicom, prepared, candidate)
+    return result

@@ -1,13 +1,31 @@
 """From an image file's bytes to a prediction."""
 
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from cnnClassifier.entity.bundle import ModelBundle
 from cnnClassifier.entity.dicom_options import DEFAULT_DICOM_OPTIONS, DicomOptions
 from cnnClassifier.entity.prediction import Prediction
-from cnnClassifier.imaging.decode import decode, resize
+from cnnClassifier.imaging.decode import DecodedImage, decode, resize
 from cnnClassifier.imaging.limits import PixelBudget
 from cnnClassifier.network.engine import Engine
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image that is ready for a model.
+
+    Attributes:
+        decoded: the image.
+        dicom_options: with which it was decoded; `auto` has become the model's window.
+        pixels: the model's input, uint8 (height, width, 3).
+    """
+
+    decoded: DecodedImage
+    dicom_options: DicomOptions
+    pixels: np.ndarray
 
 
 class Predictor:
@@ -49,10 +67,36 @@ class Predictor:
         Raises:
             ImageError: the bytes can't be used as an image.
         """
-        bundle = self.bundle
-        dicom_options = dicom_options.with_default_window(bundle.dicom_window)
-        decoded = decode(data, self._max_pixels, dicom_options, self._budget)
-        result = self._engine.predict([resize(decoded.pixels, bundle.image_size)])
+        return self.predict_prepared(self.prepare(data, dicom_options))
+
+    def prepare(
+        self, data: bytes, dicom_options: DicomOptions, other: PreparedImage | None = None
+    ) -> PreparedImage:
+        """Decode one image file and resize it.
+
+        Args:
+            data: see `predict`.
+            dicom_options: see `predict`.
+            other: the same file, prepared for another model with the same `dicom_options`; what is
+                the same for this model isn't computed again.
+
+        Raises:
+            ImageError: the bytes can't be used as an image.
+        """
+        dicom_options = dicom_options.with_default_window(self.bundle.dicom_window)
+        if other and (other.decoded.dicom is None or other.dicom_options == dicom_options):
+            decoded = other.decoded
+            if other.pixels.shape == self.bundle.image_size:
+                return other
+        else:
+            decoded = decode(data, self._max_pixels, dicom_options, self._budget)
+        pixels = resize(decoded.pixels, self.bundle.image_size)
+        return PreparedImage(decoded, dicom_options, pixels)
+
+    def predict_prepared(self, image: PreparedImage) -> Prediction:
+        """Classify an image that `prepare` has returned."""
+        bundle, decoded = self.bundle, image.decoded
+        result = self._engine.predict([image.pixels])
         class_name = bundle.classes[result.predicted[0]]
         return Prediction(
             label=bundle.label(class_name),

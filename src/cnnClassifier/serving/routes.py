@@ -12,11 +12,15 @@ from cnnClassifier.serving.series import add_series, predict_series, read_images
 
 
 def make_blueprint(
-    manager: ModelManager, config: ServingConfig, limiter: ConcurrencyLimiter, metrics: Metrics
+    manager: ModelManager,
+    config: ServingConfig,
+    limiter: ConcurrencyLimiter,
+    metrics: Metrics,
+    candidate: ModelManager | None,
 ) -> Blueprint:
-    """Return the routes, which use the model in `manager`."""
+    """Return the routes, which use the model in `manager` and compare it with the candidate."""
     routes = Blueprint("routes", __name__)
-    classifier = Classifier(manager, config, limiter, metrics)
+    classifier = Classifier(manager, config, limiter, metrics, candidate)
 
     @routes.get("/")
     def index() -> str:
