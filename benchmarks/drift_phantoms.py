@@ -1,7 +1,4 @@
-"""How often drift is reported: of phantoms that a trained model sees in other display windows.
-
-python -m benchmarks.drift_phantoms artifacts/training
-"""
+"""How often drift is reported: of phantoms that a trained model sees in other display windows."""
 
 import argparse
 import io
