@@ -5,7 +5,7 @@ import { Card } from "./card.js";
 import { showExamples } from "./examples.js";
 import { flag } from "./feedback.js";
 import { copyText, download, fileSize, percent, plural } from "./format.js";
-import { drawOverlay } from "./images.js";
+import { drawOverlay, isDisplayable } from "./images.js";
 import { showMessage } from "./messages.js";
 import { watchModelLink } from "./model.js";
 import { Queue } from "./queue.js";
@@ -88,7 +88,6 @@ function createCard(item) {
     save: () => saveOverlay(item),
     code: () => showSnippets(item.name, item.options),
     flag: () => flag(item, () => showFlag(item)),
-    reveal: () => results.reveal(item),
   });
 }
 
@@ -127,8 +126,8 @@ async function classify(item) {
   const { signal } = item.abortController;
   item.isWaiting = false;
   try {
-    await checkFile(item.file);
-    item.needsPreview ??= !(await results.loadPicture(item));
+    item.card.showProgress("Classifying…");
+    item.needsPreview ??= !(await checkFile(item.file));
     item.options = { map: "true", ...(item.needsPreview && { preview: "true" }), ...item.card.options };
     // A file that the browser can't show may be DICOM, whose header names the series.
     const options = { ...item.options, ...(item.needsPreview && { series: "true" }) };
@@ -150,6 +149,7 @@ async function classify(item) {
   }
 }
 
+/** Return whether browsers show the file. */
 async function checkFile(file) {
   if (file.size > maxBytes) {
     const message = `The file has ${fileSize(file.size)}; the limit is ${fileSize(maxBytes)}.`;
@@ -157,7 +157,7 @@ async function checkFile(file) {
   }
   if (file.size === 0) throw new ApiError("empty", "The file is empty.");
   try {
-    await file.slice(0, 1).arrayBuffer();
+    return await isDisplayable(file);
   } catch {
     const message = "The browser can’t read the file. Is it a folder, or was it moved?";
     throw new ApiError("unreadable", message);
@@ -167,7 +167,6 @@ async function checkFile(file) {
 /** Send an image; if the server lacks capacity, wait as long as it requests and try again. */
 async function predictWithRetries(item, options, signal) {
   for (let attempt = 1; ; attempt++) {
-    item.card.showProgress("Classifying…");
     const onProgress = (fraction) => {
       if (fraction < 1) item.card.showProgress(`Uploading, ${Math.round(100 * fraction)} %`, fraction);
       else item.card.showProgress("Classifying…");
@@ -182,6 +181,7 @@ async function predictWithRetries(item, options, signal) {
         item.card.showProgress(`${reason}: next attempt in ${seconds} s (${count}).`);
         await delay(1000, signal);
       }
+      item.card.showProgress("Classifying…");
     }
   }
 }
@@ -216,8 +216,10 @@ function describe({ result }) {
   return [`Prediction: ${result.image}, ${percent(result.probability)}`, ...notes].join(" · ");
 }
 
-function enlarge(item) {
-  const shown = results.items.filter((other) => other.picture && !other.card.element.hidden);
+async function enlarge(item) {
+  const picture = item.image && (await results.loadPicture(item));
+  if (!picture) return results.reveal(item);
+  const shown = results.items.filter((other) => other.image && !other.card.element.hidden);
   const step = (offset) => {
     const index = shown.indexOf(item) + offset;
     if (shown[index]) enlarge(shown[index]);

@@ -15,7 +15,7 @@ export class Card {
   /**
    * @param {object} item `name`, `file` (null after a reload), `picture`, `result`, `model`, `error`
    * @param {Record<string, () => void>} actions `remove`, `cancel`, `retry`, `update`, `enlarge`,
-   *   `save`, `code`, `flag` and `reveal`
+   *   `save`, `code` and `flag`
    */
   constructor(item, actions) {
     this.item = item;
@@ -32,16 +32,18 @@ export class Card {
     if (this.#find(".dicom")) this.#watchDicomControls(actions.update);
   }
 
-  /** Enlarge the image, or without one show the card. */
   open() {
-    if (this.item.picture) this.#actions.enlarge();
-    else this.#actions.reveal();
+    this.#actions.enlarge();
   }
 
   /** Draw what takes memory only while the card is on the screen. */
   setVisible(isVisible) {
     this.#isVisible = isVisible;
     this.#drawHeatmap();
+  }
+
+  get isVisible() {
+    return this.#isVisible;
   }
 
   /** Show the item's picture, or that the browser can't decode the file. */
@@ -59,10 +61,14 @@ export class Card {
    * @param {boolean} isWaiting whether the request hasn't started
    */
   showProgress(text, fraction = null, isWaiting = false) {
-    this.#setState(isWaiting ? "waiting" : "working");
+    const state = isWaiting ? "waiting" : "working";
     const label = this.#find(".progress-text");
-    if (label.textContent !== text) label.textContent = text;
     const bar = this.#find("progress");
+    // Every change costs the browser a frame.
+    const isSame = label.textContent === text && bar.hidden && fraction === null;
+    if (isSame && this.element.dataset.state === state) return;
+    this.#setState(state);
+    label.textContent = text;
     bar.hidden = fraction === null;
     bar.value = fraction ?? 0;
   }
@@ -96,6 +102,8 @@ export class Card {
     this.#find(".candidate").textContent = `Candidate: ${describeCandidate(this.item)}`;
     this.#find(".candidate").classList.toggle("disagrees", result.compared?.agrees === false);
     this.#find(".viewer").hidden = !file;
+    const hasEvidence = result.map?.some((row) => row.some((value) => value > 0)) ?? true;
+    this.#find(".no-evidence").hidden = hasEvidence;
     this.#showBars();
     this.#showDicom(result.dicom);
     this.showFlag();
@@ -136,7 +144,6 @@ export class Card {
     const { result, picture } = this.item;
     const canvas = this.#find(".heatmap");
     canvas.hidden = !(result?.map?.length && picture);
-    this.#find(".no-evidence").hidden = canvas.hidden || result.map.some((row) => row.some((value) => value > 0));
     if (canvas.hidden || !this.#isVisible) canvas.width = canvas.height = 0;
     else drawHeatmap(canvas, result.map, picture.width / picture.height);
   }

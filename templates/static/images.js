@@ -1,9 +1,22 @@
-// Decode, shrink and save images. Only thumbnails stay in memory.
+// Decode, shrink and save images. Only thumbnails of those that were on the screen stay in memory.
 
 import { drawHeatmap } from "./heatmap.js";
 
 const THUMBNAIL_SIZE = 640; // pixels of the longest side
 const SAVED_SIZE = [512, 2048]; // limits of the longest side of a saved image
+
+// The first bytes of the formats that browsers show; dots are any bytes.
+const SIGNATURES = /^(\x89PNG|\xff\xd8\xff|GIF8|BM|RIFF.{4}WEBP)/s;
+
+/**
+ * @param {Blob} blob
+ * @returns {Promise<boolean>} whether browsers show its format
+ * @throws {DOMException} it can't be read
+ */
+export async function isDisplayable(blob) {
+  const bytes = new Uint8Array(await blob.slice(0, 12).arrayBuffer());
+  return SIGNATURES.test(String.fromCharCode(...bytes));
+}
 
 /**
  * Make a small version of an image.

@@ -55,7 +55,9 @@ export function place(item) {
 
 /** Decode an image and show its thumbnail; returns null if the browser can't. */
 export function loadPicture(item) {
-  item.loading ??= makeThumbnail(item.image).then((picture) => {
+  const { image } = item;
+  item.loading ??= makeThumbnail(image).then((picture) => {
+    if (item.image !== image) return null; // a preview has replaced it
     item.picture = picture;
     item.card.showPicture();
     if (item.isDiscarded) discard([item]);
@@ -65,11 +67,12 @@ export function loadPicture(item) {
 }
 
 /** Show the server's preview of a file that the browser can't decode. */
-export function showPreview(item, dataUri) {
+export async function showPreview(item, dataUri) {
   const old = item.picture;
   item.image = blobOf(dataUri);
   item.loading = null;
-  return loadPicture(item).then(() => old && URL.revokeObjectURL(old.url));
+  if (item.card.isVisible) await loadPicture(item);
+  if (old) URL.revokeObjectURL(old.url);
 }
 
 /** Show an item's result or error, and keep it for a reload. */

@@ -377,7 +377,7 @@ def test_results_survive_undo_reload_and_the_page_on_the_model(page_with_results
     assert page.evaluate("document.activeElement.textContent") == "Undo"
     page.keyboard.press("Enter")
     assert card_names(page) == [name for name in names if name != "white.png"]
-    assert page.evaluate("objectUrls.size") == 6
+    assert page.evaluate("objectUrls.size") <= 6
 
     labels = page.locator(".label").all_text_contents()
     page.reload()
@@ -470,8 +470,8 @@ def test_a_hundred_images_keep_their_order_and_little_memory(site, open_page):
     assert card_names(page) == names[:100]
     assert page.locator(".message").get_by_text(text).count() == 1
     assert "100 images" in page.text_content("#announcement")
-    # One thumbnail for each image, and heat maps near the visible part alone.
-    assert page.evaluate("objectUrls.size") == 100
+    # Only what is near the visible part is decoded and drawn.
+    assert 4 <= page.evaluate("objectUrls.size") <= 40
     drawn = "maps => maps.filter((canvas) => canvas.width > 0).length"
     assert 4 <= page.locator(".card .heatmap").evaluate_all(drawn) <= 40
     page.get_by_role("button", name="Remove 99.png").scroll_into_view_if_needed()
