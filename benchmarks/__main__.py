@@ -19,6 +19,7 @@ MODULES = {
     "page": "100 images on the page against 100 requests one after the other",
     "drift": "how often drift is reported, without drift and with it, by simulation (a minute)",
     # begin: medical projects
+    "drift_phantoms": "the same of phantoms in other windows, on the pipeline's bundle (3 minutes)",
     "pictures": "the README's pictures",
     # end: medical projects
 }

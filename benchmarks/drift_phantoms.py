@@ -26,7 +26,13 @@ _WINDOWS = {"as in training": None, "lung, -400/1500": (-400, 1500), "mediastina
 def main() -> None:
     """Print how many reports name a feature, for each window."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path, help="of a model of `phantom:`")
+    parser.add_argument(
+        "bundle",
+        type=Path,
+        nargs="?",
+        default="artifacts/training",
+        help="of a model of `phantom:`",
+    )
     parser.add_argument("--reports", type=int, default=1000)
     options = parser.parse_args()
     _phantoms(ModelBundle.read(options.bundle), options.reports)
