@@ -17,8 +17,9 @@ MODULES = {
     "validation_growth": "data_validation from 1,000 to 50,000 files (an hour)",
     "interval_coverage": "coverage of the interval of proportions, by simulation (a minute)",
     "page": "100 images on the page against 100 requests one after the other",
-    "drift": "alarms of drift without drift and with it, by simulation (a minute)",
+    "drift": "how often drift is reported, without drift and with it, by simulation (a minute)",
     # begin: medical projects
+    "drift_phantoms": "the same of phantoms in other windows, on the pipeline's bundle (3 minutes)",
     "pictures": "the README's pictures",
     # end: medical projects
 }

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.drift import CASES, alarm_rate, draw_images, serve
+from benchmarks.drift import CASES, Case, alarm_rate, draw_images, serve
 from cnnClassifier.entity.drift import ServedImages
 from cnnClassifier.evaluation.drift import MAX_FALSE_ALARMS, TITLES, build_reference, compare
 
@@ -27,7 +27,8 @@ def test_the_distribution_of_the_training_images_is_rarely_reported(case):
 
 def test_ignoring_the_groups_would_report_it():
     """Otherwise the test above would show nothing about groups."""
-    assert alarm_rate((60, 30, 8, 0.8, None), REPORTS, respect_groups=False) > 2 * MAX_FALSE_ALARMS
+    case = Case(60, 30, 8, 0.8)
+    assert alarm_rate(case, REPORTS, respect_groups=False) > 2 * MAX_FALSE_ALARMS
 
 
 def test_rare_classes_are_rarely_reported():

@@ -28,7 +28,8 @@ MEANINGS = {
     "threshold were chosen for the shares of the training data.",
     "probability": "The model is more or less certain than on training images that it hadn't "
     "seen: expect other error rates.",
-    "distance": "The images resemble the training images more or less than usual.",
+    "distance": "The images are more or less like the training images than new ones should be; "
+    "much closer ones may be training images themselves.",
     "width": "Another source, crop or export. The model sees resized images.",
     "height": "Another source, crop or export. The model sees resized images.",
     "mean_intensity": "The images are brighter or darker: another display window, exposure or "
