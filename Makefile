@@ -9,7 +9,7 @@ INSTALL := python -m pip install --quiet --disable-pip-version-check
 # Of `make docs`, which needs none of the other packages.
 DOCS_VENV := build/docs-venv
 BASE ?= origin/main
-# Of the tests at a time, each with up to 2.5 GB of memory; a file stays in one process.
+# Of the tests at a time, each with up to 3 GB of memory; a file stays in one process.
 PROCESSES ?= 2
 PYTEST = python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 EVALUATION := artifacts/evaluation
