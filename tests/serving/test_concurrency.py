@@ -72,11 +72,11 @@ def test_a_request_with_many_images_lets_others_in_between():
 
     other = threading.Thread(target=send_one, daemon=True)
     with limiter.slot(no_check):
-        limiter.let_others(no_check)  # nobody waits
+        limiter.yield_slot(no_check)  # nobody waits
         order.append("first image")
         other.start()
         until(lambda: limiter.waiting)
-        limiter.let_others(no_check)
+        limiter.yield_slot(no_check)
         order.append("second image")
         assert (limiter.running, limiter.waiting) == (1, 0)
     other.join(PATIENCE_S)
@@ -96,7 +96,7 @@ def test_a_request_may_end_while_it_lets_others_in():
     with pytest.raises(RequestError, match="took too long"), limiter.slot(no_check):
         other.start()
         until(lambda: limiter.waiting)
-        limiter.let_others(make_check(-1, lambda: False))
+        limiter.yield_slot(make_check(-1, lambda: False))
     assert (limiter.running, limiter.waiting) == (1, 0)
     finish.set()
     other.join(PATIENCE_S)

@@ -56,7 +56,7 @@ class ConcurrencyLimiter:
                 self.running -= 1
                 self._changed.notify_all()
 
-    def let_others(self, check: Callable[[], None]) -> None:
+    def yield_slot(self, check: Callable[[], None]) -> None:
         """Give the slot that is held to the requests that wait, and wait for another one.
 
         Args:

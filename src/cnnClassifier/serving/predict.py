@@ -260,9 +260,9 @@ class Classifier:
             upload = read(request, self._config)
             g.image_count = len(upload.images)
             predictor = self._manager.predictor(wait=True)
-            let_others = partial(self._limiter.let_others, check)
+            yield_slot = partial(self._limiter.yield_slot, check)
             results = predict_all(
-                predictor, upload, self._config, check, let_others, self._candidate
+                predictor, upload, self._config, check, yield_slot, self._candidate
             )
         self._metrics.count_predictions(results, predictor.bundle)
         return results, upload, predictor.bundle
@@ -273,7 +273,7 @@ def predict_all(
     upload: Upload,
     config: ServingConfig,
     check: Callable[[], None],
-    let_others: Callable[[], None],
+    yield_slot: Callable[[], None],
     candidate: ModelManager | None = None,
 ) -> list[dict[str, Any]]:
     """Classify the images of a request, in order.
@@ -283,7 +283,7 @@ def predict_all(
         upload: images and options.
         config: margin of uncertain predictions, and the disclaimer.
         check: called before each image; an exception from it ends the request.
-        let_others: called between two images, so that many in one request delay no other request.
+        yield_slot: called between two images, so that many in one request delay no other request.
         candidate: has a second model, whose predictions are added as `compared`.
 
     Returns:
@@ -297,7 +297,7 @@ def predict_all(
     errors: list[ImageError | RequestError] = []
     for image in upload.images:
         if results:
-            let_others()
+            yield_slot()
         check()
         try:
             if isinstance(image, RequestError):
