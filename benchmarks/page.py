@@ -1,6 +1,7 @@
 """Time 100 images on the page against 100 requests one after the other; measure the tab's memory.
 
-Needs a trained bundle (`make pipeline`) and Chromium.
+The requests are sent over one connection, and by curl. Needs a trained bundle (`make pipeline`),
+Chromium and curl.
 
     python -m benchmarks.page [--size 512]
 """
@@ -55,9 +56,15 @@ def main() -> None:
     try:
         wait_until_ready(f"http://127.0.0.1:{port}/readyz", server)
         send(port, images[:5])  # warm-up
-        sequential = send(port, images)
-        print(f"{COUNT} requests one after the other: {sequential:.1f} s")
-        show(f"http://127.0.0.1:{port}/", images)
+        print(f"{COUNT} requests over one connection: {send(port, images):.1f} s")
+        with tempfile.TemporaryDirectory() as folder:
+            files = []
+            for number, image in enumerate(images):
+                files.append(Path(folder, f"{number}.png"))
+                files[-1].write_bytes(image)
+            url = f"http://127.0.0.1:{port}/"
+            print(f"{COUNT} requests by curl: {send_by_curl(url, files):.1f} s")
+            show(url, files)
     finally:
         server.terminate()
         server.wait()
@@ -72,7 +79,7 @@ def make_image(size: int, seed: int) -> bytes:
 
 
 def send(port: int, images: list[bytes]) -> float:
-    """Send the images over one connection, as the page does; return the seconds."""
+    """Send the images over one connection; return the seconds."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     start = time.perf_counter()
     for image in images:
@@ -84,13 +91,18 @@ def send(port: int, images: list[bytes]) -> float:
     return time.perf_counter() - start
 
 
-def show(url: str, images: list[bytes]) -> None:
+def send_by_curl(url: str, files: list[Path]) -> float:
+    """Send each file by a process of its own; return the seconds."""
+    start = time.perf_counter()
+    for file in files:
+        command = ["curl", "-sSf", "-F", f"file=@{file}", "-F", "map=true", f"{url}predict"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
+def show(url: str, files: list[Path]) -> None:
     """Upload all images to the page at once."""
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
-        files = []
-        for number, image in enumerate(images):
-            files.append(Path(folder, f"{number}.png"))
-            files[-1].write_bytes(image)
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )

@@ -19,6 +19,12 @@ export class ApiError extends Error {
     return this.status === 429 || (this.status === 503 && !this.hasNoModel);
   }
 
+  /** Whether the same request may succeed later. */
+  get canRetry() {
+    const mayPass = ["cancelled", "unreadable", "invalid_response", "offline"].includes(this.code);
+    return mayPass || this.status === 429 || this.status >= 500;
+  }
+
   get hasNoModel() {
     return ["loading", "no_model", "broken_model"].includes(this.code);
   }

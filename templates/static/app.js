@@ -23,7 +23,8 @@ const settings = document.body.dataset;
 const maxBytes = Number(settings.maxUploadBytes);
 
 let examplesModel = null;
-const queue = new Queue(classify, Math.min(Number(settings.concurrency), MAX_CONNECTIONS));
+// One request more than the server processes: it arrives while others are processed.
+const queue = new Queue(classify, Math.min(Number(settings.concurrency) + 1, MAX_CONNECTIONS));
 const status = new ModelStatus(async () => {
   const { model } = status;
   if (model) queue.resume();
@@ -199,13 +200,6 @@ function delay(milliseconds, signal) {
 function finish(item, error, result = null) {
   Object.assign(item, { error, result, model: status.model, flagged: null, isExported: false });
   Object.assign(item, { isWaiting: false, failures: 0, at: new Date() });
-  if (error) {
-    const mayPass = ["cancelled", "unreadable", "invalid_response", "offline"].includes(error.code);
-    const canRetry = mayPass || error.status === 429 || error.status >= 500;
-    item.card.showError(error.message, canRetry);
-  } else {
-    item.card.showResult();
-  }
   results.showOutcome(item);
 }
 

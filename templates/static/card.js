@@ -9,6 +9,7 @@ const WINDOW_NAMES = { lung: "lung window", mediastinal: "mediastinal window", b
 
 export class Card {
   #isVisible = false;
+  #progress = null; // arguments of the last showProgress
   #find;
   #actions;
 
@@ -39,6 +40,7 @@ export class Card {
   /** Draw what takes memory only while the card is on the screen. */
   setVisible(isVisible) {
     this.#isVisible = isVisible;
+    if (isVisible && this.#progress) this.showProgress(...this.#progress);
     this.#drawHeatmap();
   }
 
@@ -61,28 +63,28 @@ export class Card {
    * @param {boolean} isWaiting whether the request hasn't started
    */
   showProgress(text, fraction = null, isWaiting = false) {
-    const state = isWaiting ? "waiting" : "working";
+    this.#progress = [text, fraction, isWaiting];
+    if (!this.#isVisible) return; // every change costs the browser a frame
+    this.#setState(isWaiting ? "waiting" : "working");
     const label = this.#find(".progress-text");
+    if (label.textContent !== text) label.textContent = text;
     const bar = this.#find("progress");
-    // Every change costs the browser a frame.
-    const isSame = label.textContent === text && bar.hidden && fraction === null;
-    if (isSame && this.element.dataset.state === state) return;
-    this.#setState(state);
-    label.textContent = text;
     bar.hidden = fraction === null;
     bar.value = fraction ?? 0;
   }
 
-  showError(message, canRetry) {
+  showError() {
+    const { error } = this.item;
     this.#setState("failed");
-    this.#find(".error").textContent = sentence(message);
-    this.#find("[data-action=retry]").hidden = !canRetry;
+    this.#find(".error").textContent = sentence(error.message);
+    this.#find("[data-action=retry]").hidden = !error.canRetry;
   }
 
   #setState(state) {
+    if (!["waiting", "working"].includes(state)) this.#progress = null;
     this.element.dataset.state = state;
     this.#find(".card-body").setAttribute("aria-busy", String(state === "working"));
-    this.#find(".busy").hidden = !["waiting", "working"].includes(state);
+    this.#find(".busy").hidden = !this.#progress;
     this.#find(".failure").hidden = state !== "failed";
     // While the same file is classified again, its previous result stays visible, dimmed.
     const hasResult = state === "done" || (Boolean(this.item.result) && state !== "failed");

@@ -9,11 +9,14 @@ import { loadResults, saveResults } from "./storage.js";
 import { matches, showTable, updateFilters, watchTable } from "./table.js";
 
 const MAX_CLASS_COUNTS = 4; // classes that the summary counts
+const OUTCOME_INTERVAL_MS = 200; // between the results that are shown
 const el = (id) => document.getElementById(id);
 const itemOf = new WeakMap(); // by the card's element
 
 export let items = []; // in the order in which they were added
 let view = "cards";
+let outcomes = []; // that aren't shown yet
+let outcomeTimer = 0;
 let unannounced = [];
 
 const observer = new IntersectionObserver(
@@ -75,15 +78,28 @@ export async function showPreview(item, dataUri) {
   if (old) URL.revokeObjectURL(old.url);
 }
 
-/** Show an item's result or error, and keep it for a reload. */
+/** Show an item's result or error; several at once, as every change costs the browser a frame. */
 export function showOutcome(item) {
-  place(item);
-  unannounced.push(item);
-  saveResults(items.filter((other) => other.result));
-  refresh();
-  if (!items.every(isFinished)) return;
-  announce(unannounced.length === 1 ? describe(item) : summarize(unannounced));
-  unannounced = [];
+  outcomes.push(item);
+  if (!outcomeTimer) showOutcomes();
+}
+
+function showOutcomes() {
+  outcomeTimer = 0;
+  if (!outcomes.length) return;
+  for (const item of outcomes) {
+    if (item.error) item.card.showError();
+    else if (item.result) item.card.showResult();
+    if (items.includes(item)) place(item);
+  }
+  unannounced.push(...outcomes);
+  outcomes = [];
+  update();
+  if (items.every(isFinished)) {
+    announce(unannounced.length === 1 ? describe(unannounced[0]) : summarize(unannounced));
+    unannounced = [];
+  }
+  outcomeTimer = setTimeout(showOutcomes, OUTCOME_INTERVAL_MS);
 }
 
 /** Remove items; they can be put back until the message about it is closed. */

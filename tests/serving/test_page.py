@@ -595,10 +595,10 @@ def test_a_busy_server_is_asked_again(site, open_page, picture):
 
 @pytest.mark.slow
 def test_as_many_requests_as_the_server_takes_and_one_can_be_cancelled(site, open_page, picture):
-    page = open_page(site, 400)
+    page = open_page(site, 400, height=4000)  # all cards are visible
     held, holding = [], [True]
     page.route("**/predict", lambda route: held.append(route) if holding else route.continue_())
-    count = min(6, int(page.evaluate("document.body.dataset.concurrency")))
+    count = min(6, int(page.evaluate("document.body.dataset.concurrency")) + 1)
     started = ["a", *(f"b{number}" for number in range(count - 1))]
     files = [as_file(picture(0), f"{name}.png") for name in (*started, "c")]
     page.set_input_files("#file", files)
@@ -607,7 +607,6 @@ def test_as_many_requests_as_the_server_takes_and_one_can_be_cancelled(site, ope
     until(lambda: page.wait_for_timeout(20) or len(held) == count)
     wait_for_card(page, "c.png", "waiting").get_by_text("Waiting in the queue.").wait_for()
     # Images and progress are shown at once.
-    card(page, "c.png").scroll_into_view_if_needed()
     card(page, "c.png").locator(".image").wait_for()
     assert page.inner_text("#count") == f"0 of {count + 1} images"
     assert page.locator("#progress").get_attribute("max") == str(count + 1)
