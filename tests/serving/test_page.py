@@ -305,9 +305,9 @@ def test_images_become_cards_with_the_disclaimer_in_sight(page_with_results, sit
 def test_results_can_be_sorted_filtered_and_enlarged(page_with_results):
     page = page_with_results
     page.get_by_label("Filter by result").select_option("Unfamiliar")
-    assert page.locator(".card:visible .name").all_inner_texts() == ["white.png"]
+    assert page.locator(".card:visible .name").all_text_contents() == ["white.png"]
     page.get_by_label("Filter by result").select_option("Candidate disagrees")
-    assert "spot.png" in page.locator(".card:visible .name").all_inner_texts()
+    assert "spot.png" in page.locator(".card:visible .name").all_text_contents()
     page.get_by_label("Filter by result").select_option("All results")
     page.get_by_label("Table", exact=True).check()
     assert page.is_hidden("#cards")
