@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,7 +12,7 @@ from PIL import Image
 from cnnClassifier.entity.manifest import Manifest
 from tests.project import write_project
 from tests.test_pipeline import copy_repository, run
-from tests.waiting import PATIENCE_S, until, wait_for
+from tests.waiting import PATIENCE_S, app_in, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.full]
 
@@ -45,19 +43,8 @@ class Client:
 @contextmanager
 def serving(folder):
     """Run app.py in a folder; yield a client."""
-    command = [sys.executable, "app.py", "--port", "0"]
-    with (
-        (folder / "server.log").open("w") as log,
-        subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True
-        ) as server,
-    ):
-        try:
-            url = server.stdout.readline().split()[1]
-            wait_for(f"{url}/readyz", server)
-            yield Client(url)
-        finally:
-            server.terminate()
+    with app_in(folder) as url:
+        yield Client(url)
 
 
 def draw_slices(count):

@@ -16,7 +16,7 @@ import pytest
 
 from tests.mlflow_server import LACKING, without
 from tests.project import ROOT, patterns, write_project
-from tests.waiting import reserved_port, wait_for
+from tests.waiting import app_in, reserved_port
 
 STAGES = ["data_ingestion", "data_validation", "prepare_base_model", "training", "evaluation"]
 
@@ -228,19 +228,8 @@ def serving(folder):
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)[0]
 
-    command = [sys.executable, "app.py", "--port", "0"]
-    with (
-        (folder / "server.log").open("w") as log,
-        subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True
-        ) as server,
-    ):
-        try:
-            url = server.stdout.readline().split()[1]
-            wait_for(f"{url}/readyz", server)
-            yield ask
-        finally:
-            server.terminate()
+    with app_in(folder) as url:
+        yield ask
 
 
 @pytest.mark.full

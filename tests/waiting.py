@@ -2,11 +2,13 @@
 
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -39,6 +41,24 @@ def wait_for(url: str, process: subprocess.Popen, refusal: bool = False) -> None
         return True
 
     until(answers, 0.1)
+
+
+@contextmanager
+def app_in(folder: Path) -> Iterator[str]:
+    """Run app.py in the folder of a project; yield its URL once it is ready."""
+    command = [sys.executable, "app.py", "--port", "0"]
+    with (
+        (folder / "server.log").open("w") as log,
+        subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as server,
+    ):
+        try:
+            url = server.stdout.readline().split()[1]
+            wait_for(f"{url}/readyz", server)
+            yield url
+        finally:
+            server.terminate()
 
 
 @contextmanager

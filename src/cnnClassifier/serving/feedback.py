@@ -9,10 +9,10 @@ from flask import Blueprint, Response, g, jsonify, request
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.feedback import FeedbackFolder, FeedbackFullError, FeedbackRecord
 from cnnClassifier.serving.auth import may_give_feedback
-from cnnClassifier.serving.concurrency import ConcurrencyLimiter, make_check
+from cnnClassifier.serving.concurrency import ConcurrencyLimiter
 from cnnClassifier.serving.errors import RequestError
 from cnnClassifier.serving.model_manager import ModelManager
-from cnnClassifier.serving.predict import read_upload
+from cnnClassifier.serving.predict import read_upload, request_slot
 from cnnClassifier.serving.predictor import Predictor
 from cnnClassifier.utils.log import logger
 
@@ -30,9 +30,7 @@ def make_blueprint(
             raise RequestError(404, "feedback_off", "this server takes no feedback")
         if not may_give_feedback():
             raise RequestError(403, "no_right", f"the token {g.token.name} may not give feedback")
-        is_disconnected = request.environ.get("waitress.client_disconnected", lambda: False)
-        check = make_check(config.request_timeout_s, is_disconnected)
-        with limiter.slot(check):
+        with request_slot(limiter, config):
             image, label = _read_form(config)
             g.image_count = 1
             record = _describe(manager.predictor(wait=True), image, label)

@@ -211,6 +211,17 @@ def decode_base64(text: str) -> bytes | RequestError:
         return RequestError(400, "bad_base64", "the image isn't valid base64")
 
 
+@contextmanager
+def request_slot(
+    limiter: ConcurrencyLimiter, config: ServingConfig
+) -> Iterator[Callable[[], None]]:
+    """Hold a slot for the current request; yield a check whether it has to end."""
+    is_disconnected = request.environ.get("waitress.client_disconnected", lambda: False)
+    check = make_check(config.request_timeout_s, is_disconnected)
+    with limiter.slot(check):
+        yield check
+
+
 class Classifier:
     """Classify the images of a request: in a slot, with the loaded model, and count them.
 
@@ -236,14 +247,6 @@ class Classifier:
         self._metrics = metrics
         self._candidate = candidate
 
-    @contextmanager
-    def slot(self) -> Iterator[Callable[[], None]]:
-        """Hold a slot for the current request; yield a check whether it has to end."""
-        is_disconnected = request.environ.get("waitress.client_disconnected", lambda: False)
-        check = make_check(self._config.request_timeout_s, is_disconnected)
-        with self._limiter.slot(check):
-            yield check
-
     def run(
         self, read: Callable[[Request, ServingConfig], UploadT]
     ) -> tuple[list[dict[str, Any]], UploadT, ModelBundle]:
@@ -256,7 +259,7 @@ class Classifier:
         Returns:
             The result of each image, what `read` returned, and the model.
         """
-        with self.slot() as check:
+        with request_slot(self._limiter, self._config) as check:
             upload = read(request, self._config)
             g.image_count = len(upload.images)
             predictor = self._manager.predictor(wait=True)

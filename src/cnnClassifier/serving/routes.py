@@ -7,7 +7,7 @@ from cnnClassifier.serving.auth import may_give_feedback
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter
 from cnnClassifier.serving.model_manager import ModelManager
 from cnnClassifier.serving.monitoring import Metrics
-from cnnClassifier.serving.predict import Classifier, read_upload
+from cnnClassifier.serving.predict import Classifier, read_upload, request_slot
 from cnnClassifier.serving.series import add_series, predict_series, read_images
 
 
@@ -57,7 +57,7 @@ def make_blueprint(
 
     @routes.post("/series")
     def series() -> Response:
-        with classifier.slot():
+        with request_slot(limiter, config):
             bundle = manager.predictor(wait=True).bundle
             images = read_images(request.get_data(cache=False), bundle)
             return jsonify(series=predict_series(images, bundle, config))
