@@ -14,7 +14,7 @@ MODULES = {
     "gpu": "decoding, the frozen layers, the feature cache and training on a GPU (five minutes)",
     # end: medical projects
     "head_settings": "settings of the heads, out-of-fold and on the test split (ten minutes)",
-    "validation_growth": "data_validation from 1,000 to 50,000 files (an hour)",
+    "scale": "validation, features and scoring of 1,000 to 50,000 files, and on Dask (an hour)",
     "interval_coverage": "coverage of the interval of proportions, by simulation (a minute)",
     "page": "100 images on the page against 100 requests one after the other",
     "drift": "how often drift is reported, without drift and with it, by simulation (a minute)",

@@ -1,7 +1,8 @@
 """Compare settings of the heads, one change at a time, on the pipeline's data and split.
 
 Needs the stages up to prepare_base_model (`make pipeline`). All cases share the feature cache. The
-test split decides nothing: the out-of-fold log loss does.
+test split decides nothing: the out-of-fold log loss does. Experiments replace a function of
+`network.training`; they change the local heads alone.
 """
 
 import argparse
@@ -20,12 +21,13 @@ from cnnClassifier.components.cross_fitting import (
 from cnnClassifier.components.training import image_features, load_network, positive_class
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.entity.bundle import apply_temperature, apply_threshold
-from cnnClassifier.entity.config_entity import TrainingConfig
+from cnnClassifier.entity.config_entity import FitConfig, TrainingConfig
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_metrics
 from cnnClassifier.imaging.augment import View, views_of
+from cnnClassifier.network import training
 from cnnClassifier.network.architecture import LINEAR, local_tail
-from cnnClassifier.network.training import predict
+from cnnClassifier.network.feature_cache import Features
 
 CASES: dict[str, dict[str, Any]] = {
     "as in params.yaml": {},
@@ -38,6 +40,11 @@ CASES: dict[str, dict[str, Any]] = {
     "no class weights": {"class_weights": None},
     "learning rate 0.001": {"learning_rate": 0.001},
     "batches of 32": {"batch_size": 32},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "mixup of features": {"experiment": "mixup"},
+    "class-balanced sampling": {"experiment": "balanced sampling", "class_weights": None},
+    "equal weight per group": {"experiment": "group weights"},
+    "mirrored second pass": {"experiment": "mirrored"},
 }
 METRICS = ("loss", "roc_auc", "balanced_accuracy")
 
@@ -62,11 +69,108 @@ def main() -> None:
     print(table(["settings", *names, "weight of local"], [row for _, row in sorted(rows)]))
 
 
+class Experiment:
+    """A way to train or predict that the project doesn't have; replaces functions while open.
+
+    Args:
+        name: `mixup` (Zhang et al. 2018, of features, alpha 0.2), `balanced sampling` (classes are
+            drawn equally often), `group weights`, `mirrored` (the mean with the mirrored image's
+            prediction), or None.
+        groups: of the training images.
+        seed: of mixup.
+    """
+
+    def __init__(self, name: str | None, groups: np.ndarray, seed: int) -> None:
+        self.name = name
+        self.mirrored: dict[int, Features] = {}  # by number of images
+        self._groups = groups
+        self._rng = np.random.default_rng(seed)
+        self._original = dict(vars(training))
+
+    def __enter__(self) -> None:
+        replacements = {
+            "mixup": {"_batches": self._mixed_batches, "_loss": lambda smoothing: mixed_loss},
+            "balanced sampling": {"_batches": self._balanced_batches},
+            "group weights": {"_sample_weights": self._group_weights},
+            "mirrored": {"predict": self.predict},
+            None: {},
+        }
+        vars(training).update(replacements[self.name])
+
+    def __exit__(self, *error: object) -> None:
+        vars(training).update(self._original)
+
+    def predict(self, tail: Any, features: Features) -> np.ndarray:
+        """Return the tail's probabilities, (n, heads, classes)."""
+        probabilities = self._original["predict"](tail, features)
+        if self.name == "mirrored":
+            mirrored = self._original["predict"](tail, self.mirrored[len(features)])
+            probabilities = (probabilities + mirrored) / 2
+        return probabilities
+
+    def _group_weights(self, labels: np.ndarray, held_out: np.ndarray, balanced: Any) -> np.ndarray:
+        """Return weights with which all groups of a class count the same."""
+        weights = np.zeros(held_out.shape, np.float32)
+        sizes = pd.Series(self._groups).map(pd.Series(self._groups).value_counts()).to_numpy()
+        for head in range(held_out.shape[1]):
+            fitted = ~held_out[:, head]
+            for label in np.unique(labels):
+                used = fitted & (labels == label)
+                weights[used, head] = 1 / sizes[used]
+                weights[used, head] /= weights[used, head].sum()
+            weights[:, head] *= fitted.sum() / weights[:, head].sum()
+        return weights
+
+    def _balanced_batches(
+        self,
+        features: Features,
+        labels: np.ndarray,
+        weights: np.ndarray,
+        fitted: np.ndarray,
+        config: FitConfig,
+    ) -> Any:
+        counts = np.bincount(labels[fitted])
+        repeated = []
+        for label, count in enumerate(counts):
+            repeated.append(np.resize(fitted[labels[fitted] == label], max(counts) if count else 0))
+        images = np.concatenate(repeated)
+        return self._original["_batches"](features, labels, weights, images, config)
+
+    def _mixed_batches(self, *arguments: Any) -> Any:
+        batches = self._original["_batches"](*arguments)
+        read = type(batches).__getitem__
+
+        def mixed(batch: Any, number: int) -> tuple[np.ndarray, ...]:
+            x, labels, weights = read(batch, number)
+            share = np.float16(self._rng.beta(0.2, 0.2))
+            other = self._rng.permutation(len(x))
+            shares = np.full(labels.shape, share, np.float32)
+            targets = np.stack([labels, labels[other], shares], axis=2)
+            # A head sees no mixture with an image that is held out from it.
+            used = np.where(weights[other] > 0, weights, 0)
+            return share * x + (1 - share) * x[other], targets, used
+
+        type(batches).__getitem__ = mixed
+        return batches
+
+
+def mixed_loss(targets: Any, probabilities: Any) -> Any:
+    """Return the cross-entropy of two labels and the first one's share, (n, heads, 3)."""
+    import keras
+
+    of_labels = []
+    for index in (0, 1):
+        labels = keras.ops.cast(targets[..., index], "int32")
+        of_labels.append(keras.losses.sparse_categorical_crossentropy(labels, probabilities))
+    share = targets[..., 2]
+    return share * of_labels[0] + (1 - share) * of_labels[1]
+
+
 def evaluate(
     config: TrainingConfig, manifest: Manifest, changes: dict[str, Any], seed: int
 ) -> dict[str, float]:
     """Fit the heads with changed settings; return the out-of-fold and the test metrics."""
-    fit_keys = ("class_weights", "learning_rate", "batch_size")
+    fit_keys = ("class_weights", "learning_rate", "batch_size", "label_smoothing")
     fit_changes = {key: value for key, value in changes.items() if key in fit_keys}
     views = changes.get("views", config.augmentation.views)
     config = config.model_copy(
@@ -83,6 +187,11 @@ def evaluate(
     features = image_features(network.cache, entries, config)
     test = manifest.in_split("test")
     test_features = image_features(network.cache, [(e, [View()]) for e in test], config)
+    experiment = Experiment(changes.get("experiment"), images.groups, seed)
+    if experiment.name == "mirrored":
+        for known, of_entries in ((features[::views], images.entries), (test_features, test)):
+            mirrored = [(entry, [View(flip=True)]) for entry in of_entries]
+            experiment.mirrored[len(known)] = image_features(network.cache, mirrored, config)
     tail = None
     classes = len(manifest.classes)
     if head != LINEAR:
@@ -90,7 +199,8 @@ def evaluate(
 
         maps = keras.Input(features.shape)
         tail = local_tail(maps, maps, "conv_max", images.fold_count, 0.3, classes, seed)
-    fitted = fit_heads(tail, features, images, head, config.fit, verbose=0)
+    with experiment:
+        fitted = fit_heads(tail, features, images, head, config.fit, verbose=0)
     positive = manifest.classes.index(positive_class(config.positive_class, manifest.classes))
     out_of_fold, decision = out_of_fold_predictions(images, fitted.probabilities, positive, None)
     combined = np.zeros((len(test), classes))
@@ -102,7 +212,7 @@ def evaluate(
             of_heads = np.exp(logits - logits.max(2, keepdims=True))
             of_heads /= of_heads.sum(2, keepdims=True)
         else:
-            of_heads = predict(tail, test_features)
+            of_heads = experiment.predict(tail, test_features)
         for number in range(images.fold_count):
             calibrated = apply_temperature(of_heads[:, number], described.temperature)
             combined += described.weight / images.fold_count * calibrated

@@ -86,6 +86,20 @@ def test_each_head_learns_and_keeps_the_weights_of_its_best_epoch(keras, kind, p
         assert fitted.best_epochs[1] < fitted.best_epochs[0]
 
 
+def test_smoothed_labels_lower_the_confidence(keras):
+    """With a share s of two classes, the lowest loss has 1 - s/2 for the correct class."""
+    features, labels = toy(60, 0)
+    confidence = {}
+    for share in (0, 0.4):
+        tail = build_tail(keras, 1)
+        config = CONFIG.model_copy(update={"label_smoothing": share})
+        fitted = fit(tail, features, labels, np.zeros((60, 1), bool), config, verbose=0)
+        confidence[share] = predict(tail, features).max(2).mean()
+        assert len(fitted.history["loss"]) == CONFIG.epochs
+    assert confidence[0] > 0.9
+    assert abs(confidence[0.4] - 0.8) < 0.05
+
+
 def test_a_head_learns_nothing_from_what_is_held_out_from_it(tail):
     """Changing what the first head doesn't see changes the other heads alone."""
     features, labels = toy(60, 0)

@@ -575,6 +575,14 @@ class FitConfig(Settings):
         validation_alias="CLASS_WEIGHTS",
         description="balanced: weight the classes inversely to their number of images",
     )
+    label_smoothing: float = Field(
+        default=0,
+        validation_alias="LABEL_SMOOTHING",
+        ge=0,
+        le=0.9,
+        description="Share of each label that the local heads see spread over all classes "
+        "(Szegedy et al. 2016)",
+    )
     seed: Seed
 
 

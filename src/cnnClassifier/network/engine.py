@@ -1,5 +1,6 @@
 """Run a trained bundle on OpenVINO, without TensorFlow: in floating point, or in int8."""
 
+import gc
 from collections.abc import Iterable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
@@ -66,6 +67,8 @@ class Engine:
 
                 model = keras.models.load_model(path, compile=False)
                 network = export_openvino(model, bundle.feature_layer)
+                del model
+                gc.collect()  # Keras models are full of cycles; this one is as large as the network
             self._requests = _create_requests(network, bundle.image_size, hint)
             # The first inference allocates memory for all others: no request has to wait for that.
             probabilities = self._infer(np.zeros(bundle.image_size, np.uint8))[0]

@@ -67,7 +67,7 @@ def fit(
     set_normalization(tail, features[_rows_of(fitted, views)])
     if not tail.compiled:  # once: compiling again would trace again
         adam = keras.optimizers.Adam(config.learning_rate)
-        tail.compile(optimizer=adam, loss="sparse_categorical_crossentropy")
+        tail.compile(optimizer=adam, loss=_loss(config.label_smoothing))
         adam.build(tail.trainable_variables)
     tail.optimizer.learning_rate = config.learning_rate
     best = _best_epochs(tail, features[::views], labels, held_out, config.patience, on_epoch)
@@ -83,6 +83,22 @@ def fit(
     )
     values = {name: list(map(float, epochs)) for name, epochs in history.history.items()}
     return Fitted(values, best.probabilities, best.epochs)
+
+
+def _loss(label_smoothing: float) -> Any:
+    """Return the cross-entropy of class indices, (n, heads), with smoothed labels."""
+    import keras
+
+    if not label_smoothing:
+        return "sparse_categorical_crossentropy"
+
+    def smoothed(labels: Any, probabilities: Any) -> Any:
+        targets = keras.ops.one_hot(keras.ops.cast(labels, "int32"), probabilities.shape[-1])
+        return keras.losses.categorical_crossentropy(
+            targets, probabilities, label_smoothing=label_smoothing
+        )
+
+    return smoothed
 
 
 def snapshot(tail: "keras.Model") -> Callable[[], None]:
