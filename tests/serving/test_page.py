@@ -16,6 +16,7 @@ from PIL import Image
 from cnnClassifier.components.data_validation import DataValidation
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.serving.auth import create_token
+from tests.browser import as_file, card, wait_for_card
 from tests.dicoms import NAME, dicom
 from tests.evaluation.test_model_card import cards
 from tests.pictures import picture as random_picture
@@ -24,35 +25,6 @@ from tests.project import write_project
 from tests.serving.client import post
 from tests.waiting import PATIENCE_S, until
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # Only loopback can be reached.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
-]
-# Record the fields of each upload, which the browser's own record leaves out, and the object URLs.
-RECORD = """
-  const append = FormData.prototype.append;
-  window.uploads = [];
-  FormData.prototype.append = function (name, value, file) {
-    if (value instanceof Blob) window.uploads.push({file: file ?? value.name});
-    else window.uploads.at(-1)[name] = value;
-    append.apply(this, arguments);
-  };
-  window.objectUrls = new Set();
-  const {createObjectURL, revokeObjectURL} = URL;
-  URL.createObjectURL = (blob) => {
-    const url = createObjectURL(blob);
-    objectUrls.add(url);
-    return url;
-  };
-  URL.revokeObjectURL = (url) => objectUrls.delete(url) && revokeObjectURL(url);
-"""
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
 
 
@@ -66,50 +38,6 @@ def test_the_page_loads_nothing_from_elsewhere():
         assert path.suffix != ".html" or not inline, path
 
 
-@pytest.fixture(scope="session")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    if not CHROMIUM.exists():
-        pytest.fail(f"{CHROMIUM} is missing: install chromium, or deselect with -m 'not slow'")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=ARGUMENTS, timeout=1000 * PATIENCE_S
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser):
-    """Open a page; record its requests in `requests`, and its errors in `errors`."""
-    contexts = []
-
-    def open_(url, width=1280, height=800, **options):
-        viewport = {"width": width, "height": height}
-        context = browser.new_context(viewport=viewport, reduced_motion="reduce", **options)
-        contexts.append(context)
-        context.set_default_timeout(1000 * PATIENCE_S)
-        page = context.new_page()
-        page.requests, page.errors = [], []
-        page.add_init_script(RECORD)
-        page.on("request", lambda request: page.requests.append(request))
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.on("console", lambda message: page.errors.extend(errors_of(message)))
-        page.goto(url)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-
-
-def errors_of(message):
-    # The browser also logs each 4xx, which the page handles.
-    is_status = "the server responded with a status of" in message.text
-    return [message.text] if message.type == "error" and not is_status else []
-
-
 @pytest.fixture(scope="module")
 def site(start_app, evaluated, write_bundle, tmp_path_factory):
     """Return the URL of a server: white images are unfamiliar to it, some gray ones uncertain.
@@ -120,10 +48,6 @@ def site(start_app, evaluated, write_bundle, tmp_path_factory):
     with start_app(evaluated / "bundle", "--compare", str(candidate)) as (url, _):
         until(lambda: "agrees" in post(url, IMAGES["spot.png"])[2][0]["compared"])
         yield url
-
-
-def as_file(data, name="slice.png"):
-    return {"name": name, "mimeType": "image/png", "buffer": data}
 
 
 def make_png(background, spot):
@@ -167,16 +91,6 @@ def drop_folder(page, folder):
     data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
     for kind in ("dragEnter", "dragOver", "drop"):
         session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
-
-
-def card(page, name):
-    return page.locator(".card", has=page.get_by_role("heading", name=name, exact=True))
-
-
-def wait_for_card(page, name, state="done"):
-    found = card(page, name)
-    found.and_(page.locator(f"[data-state={state}]")).wait_for()
-    return found
 
 
 def wait_for_upload(page, name, **options):
