@@ -1,5 +1,6 @@
 // Unpack zip archives in the browser, so that one is the same as a folder.
 
+import { collator } from "./format.js";
 import { showMessage } from "./messages.js";
 
 const MAGIC = 0x04034b50;
@@ -8,7 +9,6 @@ const END_OF_DIRECTORY = 0x06054b50;
 const MAX_END_SIZE = 65_557; // with the longest comment
 const ENCRYPTED = 0x1; // one of the flags
 const HIDDEN = /(^|\/)(\.|__MACOSX\/)/;
-const collator = new Intl.Collator(undefined, { numeric: true });
 
 /**
  * Replace zip archives by their files, whose `folder` begins with the archive's name.

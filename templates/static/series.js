@@ -1,10 +1,9 @@
 // One prediction for each series: the images of a folder or of a DICOM series.
 
 import { fetchJson } from "./api.js";
-import { percent, plural } from "./format.js";
+import { collator, percent, plural } from "./format.js";
 
 const el = (id) => document.getElementById(id);
-const collator = new Intl.Collator(undefined, { numeric: true });
 let shown = ""; // the request whose response is shown
 
 /**

@@ -16,6 +16,7 @@ from PIL import Image
 from cnnClassifier.components.data_validation import DataValidation
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.serving.auth import create_token
+from tests.archives import zip_of
 from tests.browser import as_file, card, wait_for_card
 from tests.dicoms import NAME, dicom
 from tests.evaluation.test_model_card import cards
@@ -425,7 +426,7 @@ def test_a_wrong_result_can_be_flagged(site, open_page):
 
 
 @pytest.mark.slow
-def test_a_dicom_file_is_classified_again_with_another_window_and_frame(site, open_page, tmp_path):
+def test_a_dicom_file_is_classified_again_with_another_window_and_frame(site, open_page):
     page = open_page(site)
     page.set_input_files("#file", {"name": "series", "mimeType": "", "buffer": make_dicom()})
     found = wait_for_card(page, "series")
@@ -456,13 +457,32 @@ def test_a_dicom_file_is_classified_again_with_another_window_and_frame(site, op
     assert "custom window, center -300" in info.inner_text()
     assert found.locator(".frame-control output").inner_text() == "3 of 3"
     assert found.locator(".image").get_attribute("src") != first
+    assert not re.search(f"{re.escape(NAME)}|4711", page.content())
 
-    # A folder has a series for each folder and for each DICOM series.
-    save(tmp_path / "study", {f"p1/{name}": IMAGES[name] for name in ("white.png", "spot.png")})
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["dropped folder", "chosen folder", "zip"])
+def test_a_folder_or_zip_has_a_series_for_each_folder_and_dicom_series(
+    site, open_page, tmp_path, how
+):
+    page = open_page(site, 360)
     scan = make_dicom(SeriesInstanceUID="1.2.3")
-    save(tmp_path / "study", {"scan/1": scan, "scan/2": scan})
-    save(tmp_path / "study", {"p2/even.png": IMAGES["even.png"]})
-    drop_folder(page, tmp_path / "study")
+    files = {f"p1/{name}": IMAGES[name] for name in ("white.png", "spot.png")}
+    files |= {"scan/1": scan, "scan/2": scan, "p2/even.png": IMAGES["even.png"], ".hidden": b"h"}
+    folder, archive = tmp_path / "study", tmp_path / "study.zip"
+    save(folder, files)
+    if how == "dropped folder":
+        drop_folder(page, folder)
+    elif how == "chosen folder":
+        with page.expect_file_chooser() as chooser:
+            page.get_by_text("Choose a folder").click()
+        chooser.value.set_files(folder)
+    else:
+        archive.write_bytes(zip_of(files | {"__MACOSX/p1/._spot.png": b"m"}))
+        damaged = tmp_path / "damaged.zip"
+        damaged.write_bytes(archive.read_bytes()[:-30])
+        page.set_input_files("#file", [damaged, archive])
+        page.get_by_text("damaged.zip not added. The browser can’t unpack it.").wait_for()
     folders = page.locator("#series tbody tr")
     folders.nth(1).wait_for()
     assert folders.count() == 2
@@ -476,7 +496,8 @@ def test_a_dicom_file_is_classified_again_with_another_window_and_frame(site, op
     assert scan[2] == "2"
     sent = next(request for request in page.requests if request.url.endswith("/series"))
     assert not re.search("study|p1|dicom-", sent.post_data)
-    assert "study/p1/spot.png" in card_names(page)
+    expected = ["p1/spot.png", "p1/white.png", "p2/even.png", "scan/1", "scan/2"]
+    assert card_names(page) == [f"study/{path}" for path in expected]
     assert not re.search(f"{re.escape(NAME)}|4711", page.content())
     assert_only_own_host(page, site)
 
