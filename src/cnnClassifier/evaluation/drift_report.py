@@ -103,7 +103,7 @@ def get_reference(bundle: ModelBundle) -> DriftReference:
     if bundle.drift_reference is None:
         raise UserError(
             f"model {bundle.model_id} has no distribution of its training images, because an older "
-            "version trained it; train it again (python main.py)"
+            "version trained it; run dvc repro or python main.py to train it again"
         )
     return bundle.drift_reference
 

@@ -73,6 +73,7 @@ class ModelPoller:
         self._reference = parse_reference(reference)
         self._uri = redact_credentials(uri)
         self._client = _RestClient(uri) if is_remote(uri) else _DatabaseClient(uri)
+        # `a-b@c` and `a@b-c` have different folders.
         self.folder = cache_dir / quote(reference, safe="@")
 
     def fetch(self) -> bool:
