@@ -17,6 +17,7 @@ from cnnClassifier.network.architecture import add_heads, combine_heads
 from cnnClassifier.network.openvino_model import export_openvino, quantize, save_openvino
 from cnnClassifier.network.out_of_distribution import OutOfDistributionDetector
 from cnnClassifier.utils.common import save_json, sha256_of
+from tests.browser import chromium, page_opener
 from tests.mlflow_server import mlflow_server
 
 HEADS = {
@@ -131,6 +132,20 @@ def tracking_server(tmp_path_factory):
     """Return a running MLflow server, one for all tests: it takes many seconds to start."""
     with mlflow_server(tmp_path_factory.mktemp("server")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Return a running Chromium, one for all tests."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a page, see `page_opener`."""
+    with page_opener(browser) as open_:
+        yield open_
 
 
 @pytest.fixture(scope="session")

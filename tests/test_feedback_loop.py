@@ -1,50 +1,24 @@
-"""From a wrong prediction to a better model: flag, accept, `dvc repro`, and the server has it."""
+"""From a wrong prediction on the page to a better model: flag, accept, `dvc repro`, look again."""
 
+import hashlib
 import io
 import json
-from contextlib import contextmanager
+import re
 
 import numpy as np
 import pytest
-import requests
 from PIL import Image
 
 from cnnClassifier.entity.manifest import Manifest
+from tests.browser import as_file, card, wait_for_card
 from tests.project import write_project
 from tests.test_pipeline import copy_repository, run
-from tests.waiting import PATIENCE_S, app_in, until
+from tests.waiting import app_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 LABEL = "normal"
 WINDOW = (40, 400)  # HU; the images of the source have windows of the lung
-
-
-class Client:
-    """Requests to a server, as a program sends them."""
-
-    def __init__(self, url):
-        self.url = url
-
-    def predict(self, image):
-        answer = requests.post(f"{self.url}/predict", files={"file": image}, timeout=PATIENCE_S)
-        return answer.json()[0]
-
-    def flag(self, image, label):
-        form = {"files": {"file": image}, "data": {"label": label}}
-        answer = requests.post(f"{self.url}/feedback", **form, timeout=PATIENCE_S)
-        assert answer.status_code == 201, answer.text
-        return answer.json()["id"]
-
-    def model(self):
-        return requests.get(f"{self.url}/readyz", timeout=PATIENCE_S).json()["model"]
-
-
-@contextmanager
-def serving(folder):
-    """Run app.py in a folder; yield a client."""
-    with app_in(folder) as url:
-        yield Client(url)
 
 
 def draw_slices(count):
@@ -69,7 +43,28 @@ def entries_of(folder):
     return {entry.path: entry for entry in manifest.entries}
 
 
-def test_flagged_images_are_trained_on_and_the_server_takes_the_new_model(tmp_path):
+def show(page, images):
+    """Upload images instead of those on the page; return the probability of LABEL of each."""
+    if page.locator(".card").count():
+        page.get_by_role("button", name="Clear all").click()
+    page.set_input_files("#file", [as_file(data, name) for name, data in images.items()])
+    probabilities = []
+    for name in images:
+        bars = wait_for_card(page, name).locator(".bars li").all_text_contents()
+        text = next(bar for bar in bars if bar.lower().startswith(LABEL))
+        probabilities.append(float(re.search(r"([\d.]+) %$", text)[1]))
+    return probabilities
+
+
+def flag(page, name):
+    """Flag a result as wrong; of two classes, the other one is the correct one."""
+    found = card(page, name)
+    found.get_by_role("button", name="Flag as wrong").click()
+    page.get_by_role("dialog").get_by_role("button", name="Send").click()
+    found.locator(".flagged").get_by_text(f"Correct class: {LABEL}").wait_for()
+
+
+def test_flagged_images_are_trained_on_and_the_server_takes_the_new_model(tmp_path, open_page):
     pytest.importorskip("ct_phantom")
     folder = copy_repository(tmp_path)
     write_project(
@@ -84,41 +79,42 @@ def test_flagged_images_are_trained_on_and_the_server_takes_the_new_model(tmp_pa
     )
     run(folder, "dvc", "repro")
     source = entries_of(folder)
-    first, *others, last, rejected = draw_slices(22)
+    images = {f"{number}.png": image for number, image in enumerate(draw_slices(22))}
+    first, *others, last, rejected = images
+    digest = hashlib.sha256(images[first]).hexdigest()
 
-    def retrain(client):
-        """Run the pipeline, and wait until the server has the model that it made."""
+    def retrain(page):
+        """Run the pipeline, and wait until the page shows the model that it made."""
         run(folder, "dvc", "repro")
         content = json.loads((folder / "artifacts/training/model.json").read_text("utf-8"))
-        until(lambda: client.model() == content["model_sha256"][:12])
+        page.locator("#facts").get_by_text(content["model_sha256"][:12]).wait_for()
 
-    def probability(client, image):
-        return client.predict(image)["probabilities"][LABEL]
-
-    with serving(folder) as client:
-        before = [probability(client, image) for image in (first, *others, last)]
-        assert client.predict(last)["class"] != LABEL
-        digest = client.flag(first, LABEL)
-        client.flag(rejected, LABEL)
-        assert "2 pending" in run(folder, "python", "main.py", "feedback").stdout
+    with app_in(folder) as url:
+        page = open_page(url)
+        before = show(page, images)
+        assert max(before) < 50
+        for name in (first, *others, rejected):
+            flag(page, name)
+        assert "21 pending" in run(folder, "python", "main.py", "feedback").stdout
         run(folder, "python", "main.py", "feedback", "--accept", digest)
-        run(folder, "python", "main.py", "feedback", "--reject", "all")
-        retrain(client)
+        rejected_digest = hashlib.sha256(images[rejected]).hexdigest()
+        run(folder, "python", "main.py", "feedback", "--reject", rejected_digest)
+        retrain(page)
         path = f"{LABEL}/feedback-{digest}.png"
         entries = entries_of(folder)
-        assert entries.keys() - source.keys() == {path}  # nothing that was rejected
+        assert entries.keys() - source.keys() == {path}  # nothing that isn't accepted
         assert (entries[path].label, entries[path].split) == (LABEL, "train")
         assert {path: entries[path] for path in source} == source
-        assert probability(client, first) > before[0]
+        assert show(page, {first: images[first]})[0] > before[0]
 
-        for image in others:
-            client.flag(image, LABEL)
         run(folder, "python", "main.py", "feedback", "--accept", "all")
-        retrain(client)
+        retrain(page)
         added = entries_of(folder).keys() - source.keys()
         assert len(added) == 1 + len(others) == 20
-        assert client.predict(last)["class"] == LABEL
-        after = [probability(client, image) for image in (first, *others, last)]
-        assert all(new > old for new, old in zip(after, before, strict=True))
-        card = (folder / "artifacts/evaluation/MODEL_CARD.md").read_text("utf-8")
-        assert "20 of the training images are feedback of users" in card
+        images.pop(rejected)
+        after = show(page, images)
+        assert all(new > old for new, old in zip(after, before[:-1], strict=True))
+        assert card(page, last).locator(".label").text_content().lower() == LABEL
+        assert page.errors == []
+    card_text = (folder / "artifacts/evaluation/MODEL_CARD.md").read_text("utf-8")
+    assert "20 of the training images are feedback of users" in card_text

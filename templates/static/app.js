@@ -1,6 +1,7 @@
 // The upload page: images in, results out.
 
 import { ApiError, fetchJson, predict } from "./api.js";
+import { unpackArchives } from "./archive.js";
 import { Card } from "./card.js";
 import { showExamples } from "./examples.js";
 import { flag } from "./feedback.js";
@@ -10,7 +11,7 @@ import { showMessage } from "./messages.js";
 import { watchModelLink } from "./model.js";
 import { Queue } from "./queue.js";
 import * as results from "./results.js";
-import { droppedFiles } from "./series.js";
+import { chosenFiles, droppedFiles } from "./series.js";
 import { showSnippets } from "./snippets.js";
 import { ModelStatus } from "./status.js";
 import { showEnlarged } from "./viewer.js";
@@ -47,9 +48,10 @@ function waitingText() {
 
 // Adding and removing
 
-function add(files, isExample = false) {
+async function add(chosen, isExample = false) {
+  const files = await unpackArchives([...chosen], MAX_ITEMS);
   const count = results.items.length;
-  const accepted = [...files].slice(0, Math.max(0, MAX_ITEMS - count));
+  const accepted = files.slice(0, Math.max(0, MAX_ITEMS - count));
   const skipped = files.length - accepted.length;
   if (skipped) {
     const limit = `the page holds at most ${MAX_ITEMS} images. Remove some results first.`;
@@ -61,8 +63,8 @@ function add(files, isExample = false) {
 }
 
 function addChosen() {
-  add(el("file").files);
-  el("file").value = "";
+  add([...el("file").files, ...chosenFiles(el("folder").files)]);
+  el("file").value = el("folder").value = "";
 }
 
 function addDropped(transfer) {
@@ -253,13 +255,14 @@ function setHeatmaps({ target }) {
 }
 
 el("limit").textContent = `, up to ${fileSize(maxBytes)} each`;
-el("file").addEventListener("change", addChosen);
+for (const id of ["file", "folder"]) el(id).addEventListener("change", addChosen);
 el("clear").addEventListener("click", () => removeAll(results.items));
 el("copy").addEventListener("click", () => copyText(el("command"), el("copy")));
 document.addEventListener("input", setHeatmaps);
 document.addEventListener("paste", ({ clipboardData }) => {
   if (clipboardData?.files.length) add(clipboardData.files);
 });
+el("drop").addEventListener("click", ({ target }) => target === el("drop") && el("file").click());
 // The whole window accepts files: a drop beside the box would make the browser leave the page.
 for (const type of ["dragover", "drop", "dragleave"]) {
   document.addEventListener(type, (event) => {

@@ -23,7 +23,7 @@ export class Card {
     this.#actions = actions;
     this.element = document.getElementById("card").content.firstElementChild.cloneNode(true);
     this.#find = (selector) => this.element.querySelector(selector);
-    this.#find(".name").textContent = this.#find(".name").title = item.name;
+    this.#find(".name").title = this.#find(".name bdi").textContent = item.name;
     this.#find(".remove").setAttribute("aria-label", `Remove ${item.name}`);
     this.#find(".enlarge").setAttribute("aria-label", `Enlarge ${item.name}`);
     this.element.addEventListener("click", (event) => {

@@ -1,4 +1,6 @@
-// Format numbers and messages; save and copy texts.
+// Format numbers and messages; sort, save and copy texts.
+
+export const collator = new Intl.Collator(undefined, { numeric: true });
 
 export function percent(fraction) {
   // No model is certain: 100 % and 0 % would claim it.

@@ -1,10 +1,9 @@
-// One prediction for each series: the images of a dropped folder or of a DICOM series.
+// One prediction for each series: the images of a folder or of a DICOM series.
 
 import { fetchJson } from "./api.js";
-import { percent, plural } from "./format.js";
+import { collator, percent, plural } from "./format.js";
 
 const el = (id) => document.getElementById(id);
-const collator = new Intl.Collator(undefined, { numeric: true });
 let shown = ""; // the request whose response is shown
 
 /**
@@ -38,6 +37,19 @@ async function filesBelow(entry, folder) {
   visible.sort((a, b) => collator.compare(a.name, b.name));
   const found = await Promise.all(visible.map((child) => filesBelow(child, path)));
   return found.flat();
+}
+
+/**
+ * @param {FileList} files of a chosen folder
+ * @returns {File[]} the same as of a dropped one
+ */
+export function chosenFiles(files) {
+  const visible = [...files].filter(({ webkitRelativePath: path }) => !/(^|\/)\./.test(path));
+  visible.sort((a, b) => collator.compare(a.webkitRelativePath, b.webkitRelativePath));
+  return visible.map((file) => {
+    const folder = file.webkitRelativePath.split("/").slice(0, -1).join("/");
+    return Object.assign(file, { folder });
+  });
 }
 
 /** Show the series that have several images; the server computes their predictions. */
@@ -83,7 +95,7 @@ function createRow(name, found) {
     ...(found.unfamiliar_images ? [`${plural(found.unfamiliar_images, "image")} unfamiliar`] : []),
     ...(found.uncertain ? ["uncertain"] : []),
   ];
-  const texts = [name, found.images, found.image, percent(found.probability), notes.join(", ")];
+  const texts = [name, found.image, percent(found.probability), found.images, notes.join(", ")];
   const row = document.createElement("tr");
   row.append(...texts.map((text, column) => {
     const cell = document.createElement(column ? "td" : "th");

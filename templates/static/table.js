@@ -1,6 +1,6 @@
 // The results as a table that can be sorted, and the filter of both views.
 
-import { describeCandidate, duration, percent, sentence } from "./format.js";
+import { collator, describeCandidate, duration, percent, sentence } from "./format.js";
 
 const el = (id) => document.getElementById(id);
 const UNFINISHED = 2; // sorts behind every probability
@@ -20,7 +20,6 @@ const FILTERS = {
   flagged: ["Flagged as wrong", (item) => item.flagged],
   disagrees: ["Candidate disagrees", (item) => item.result?.compared?.agrees === false],
 };
-const collator = new Intl.Collator(undefined, { numeric: true });
 let order = { column: "position", isDescending: false };
 
 function notesOf(item) {
@@ -87,7 +86,10 @@ function createRow({ item, index }) {
   ];
   row.append(...texts.map((text, column) => createCell(column === 1 ? "th" : "td", text)));
   const button = document.createElement("button");
-  button.textContent = item.name;
+  const name = document.createElement("bdi");
+  name.textContent = item.name;
+  button.title = item.name;
+  button.append(name);
   button.type = "button";
   button.addEventListener("click", () => item.card.open());
   row.children[1].scope = "row";

@@ -111,7 +111,9 @@ def test_the_page_refuses_other_periods_and_names_a_model_without_a_reference(ti
     for hours in ("0", "x", "1000000", "-1", ""):
         assert error_of(client.get(f"/drift?hours={hours}")) == (400, "bad_option"), hours
     page = client.get("/drift").text
-    assert "was trained by a version that stored no reference" in page
+    assert ">Model " in page
+    assert " has no distribution of its training images, because an older version trained" in page
+    assert page.count("Not a medical device") == 1
     assert "/drift" not in client.get("/about").text
 
 

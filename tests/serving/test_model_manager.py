@@ -3,9 +3,11 @@ import shutil
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from cnnClassifier.entity import bundle
 from cnnClassifier.entity.bundle import INT8_AGREEMENT_FILE
 from cnnClassifier.serving import model_manager
 from cnnClassifier.serving.errors import RequestError
@@ -106,6 +108,10 @@ def test_a_broken_model_is_refused_once_and_the_loaded_one_stays(
     missing = "no trained model: model.json is missing; "
     until(lambda: manager.refusal["refused"]["reason"].startswith(missing))
     assert str(tmp_path / "training/model.json") in warnings[-1]
+    with monkeypatch.context() as patch:  # a file disappears while it is read
+        patch.setattr(bundle, "sha256_of", lambda _: Path("gone").read_bytes())
+        write_model()
+        until(lambda: "No such file" in manager.refusal["refused"]["reason"])
     write_model(slope=3.0)
     until(lambda: not manager.refusal)
     assert current(manager).bundle != loaded.bundle
@@ -114,9 +120,9 @@ def test_a_broken_model_is_refused_once_and_the_loaded_one_stays(
 def test_int8_is_used_while_evaluation_accepts_it(manager, write_model, tmp_path):
     write_model(int8=True)
     manager.start()
-    bundle = current(manager).bundle
-    agreement = {"model_sha256": bundle.model_sha256, "int8_sha256": bundle.int8_sha256}
+    found = current(manager).bundle
+    agreement = {"model_sha256": found.model_sha256, "int8_sha256": found.int8_sha256}
     for accepted, engine in ((True, "int8"), (False, "keras-openvino")):
         save_json(tmp_path / "evaluation" / INT8_AGREEMENT_FILE, agreement | {"accepted": accepted})
         until(lambda engine=engine: current(manager).engine == engine)
-        assert current(manager).bundle == bundle
+        assert current(manager).bundle == found

@@ -85,6 +85,10 @@ def test_without_a_test_split_and_with_three_classes_the_page_says_so(
     assert "Measured on out-of-fold predictions of the training images (there is no" in page
     assert "Test split" not in page
     assert "test images" not in page
+    series = scores["series"]
+    assert f": {series['n']} images in {series['n_groups']} groups" in page
+    assert f"<td>{series['metrics']['loss']:.3f}<small>" in page
+    assert f"<td>{series['single_image']['loss']:.3f}</td>" in page
     assert page.index("Accuracy") < page.index("Macro ROC AUC") < page.index("Log loss")
     assert "Sensitivity (adenocarcinoma)" in page
     assert "Decision threshold" not in page

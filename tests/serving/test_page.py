@@ -16,6 +16,8 @@ from PIL import Image
 from cnnClassifier.components.data_validation import DataValidation
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.serving.auth import create_token
+from tests.archives import zip_of
+from tests.browser import as_file, card, wait_for_card
 from tests.dicoms import NAME, dicom
 from tests.evaluation.test_model_card import cards
 from tests.pictures import picture as random_picture
@@ -24,35 +26,6 @@ from tests.project import write_project
 from tests.serving.client import post
 from tests.waiting import PATIENCE_S, until
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # Only loopback can be reached.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
-]
-# Record the fields of each upload, which the browser's own record leaves out, and the object URLs.
-RECORD = """
-  const append = FormData.prototype.append;
-  window.uploads = [];
-  FormData.prototype.append = function (name, value, file) {
-    if (value instanceof Blob) window.uploads.push({file: file ?? value.name});
-    else window.uploads.at(-1)[name] = value;
-    append.apply(this, arguments);
-  };
-  window.objectUrls = new Set();
-  const {createObjectURL, revokeObjectURL} = URL;
-  URL.createObjectURL = (blob) => {
-    const url = createObjectURL(blob);
-    objectUrls.add(url);
-    return url;
-  };
-  URL.revokeObjectURL = (url) => objectUrls.delete(url) && revokeObjectURL(url);
-"""
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
 
 
@@ -66,50 +39,6 @@ def test_the_page_loads_nothing_from_elsewhere():
         assert path.suffix != ".html" or not inline, path
 
 
-@pytest.fixture(scope="session")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    if not CHROMIUM.exists():
-        pytest.fail(f"{CHROMIUM} is missing: install chromium, or deselect with -m 'not slow'")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=ARGUMENTS, timeout=1000 * PATIENCE_S
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser):
-    """Open a page; record its requests in `requests`, and its errors in `errors`."""
-    contexts = []
-
-    def open_(url, width=1280, height=800, **options):
-        viewport = {"width": width, "height": height}
-        context = browser.new_context(viewport=viewport, reduced_motion="reduce", **options)
-        contexts.append(context)
-        context.set_default_timeout(1000 * PATIENCE_S)
-        page = context.new_page()
-        page.requests, page.errors = [], []
-        page.add_init_script(RECORD)
-        page.on("request", lambda request: page.requests.append(request))
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.on("console", lambda message: page.errors.extend(errors_of(message)))
-        page.goto(url)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-
-
-def errors_of(message):
-    # The browser also logs each 4xx, which the page handles.
-    is_status = "the server responded with a status of" in message.text
-    return [message.text] if message.type == "error" and not is_status else []
-
-
 @pytest.fixture(scope="module")
 def site(start_app, evaluated, write_bundle, tmp_path_factory):
     """Return the URL of a server: white images are unfamiliar to it, some gray ones uncertain.
@@ -120,10 +49,6 @@ def site(start_app, evaluated, write_bundle, tmp_path_factory):
     with start_app(evaluated / "bundle", "--compare", str(candidate)) as (url, _):
         until(lambda: "agrees" in post(url, IMAGES["spot.png"])[2][0]["compared"])
         yield url
-
-
-def as_file(data, name="slice.png"):
-    return {"name": name, "mimeType": "image/png", "buffer": data}
 
 
 def make_png(background, spot):
@@ -167,16 +92,6 @@ def drop_folder(page, folder):
     data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
     for kind in ("dragEnter", "dragOver", "drop"):
         session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
-
-
-def card(page, name):
-    return page.locator(".card", has=page.get_by_role("heading", name=name, exact=True))
-
-
-def wait_for_card(page, name, state="done"):
-    found = card(page, name)
-    found.and_(page.locator(f"[data-state={state}]")).wait_for()
-    return found
 
 
 def wait_for_upload(page, name, **options):
@@ -511,7 +426,7 @@ def test_a_wrong_result_can_be_flagged(site, open_page):
 
 
 @pytest.mark.slow
-def test_a_dicom_file_is_classified_again_with_another_window_and_frame(site, open_page, tmp_path):
+def test_a_dicom_file_is_classified_again_with_another_window_and_frame(site, open_page):
     page = open_page(site)
     page.set_input_files("#file", {"name": "series", "mimeType": "", "buffer": make_dicom()})
     found = wait_for_card(page, "series")
@@ -542,13 +457,32 @@ def test_a_dicom_file_is_classified_again_with_another_window_and_frame(site, op
     assert "custom window, center -300" in info.inner_text()
     assert found.locator(".frame-control output").inner_text() == "3 of 3"
     assert found.locator(".image").get_attribute("src") != first
+    assert not re.search(f"{re.escape(NAME)}|4711", page.content())
 
-    # A folder has a series for each folder and for each DICOM series.
-    save(tmp_path / "study", {f"p1/{name}": IMAGES[name] for name in ("white.png", "spot.png")})
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["dropped folder", "chosen folder", "zip"])
+def test_a_folder_or_zip_has_a_series_for_each_folder_and_dicom_series(
+    site, open_page, tmp_path, how
+):
+    page = open_page(site, 360)
     scan = make_dicom(SeriesInstanceUID="1.2.3")
-    save(tmp_path / "study", {"scan/1": scan, "scan/2": scan})
-    save(tmp_path / "study", {"p2/even.png": IMAGES["even.png"]})
-    drop_folder(page, tmp_path / "study")
+    files = {f"p1/{name}": IMAGES[name] for name in ("white.png", "spot.png")}
+    files |= {"scan/1": scan, "scan/2": scan, "p2/even.png": IMAGES["even.png"], ".hidden": b"h"}
+    folder, archive = tmp_path / "study", tmp_path / "study.zip"
+    save(folder, files)
+    if how == "dropped folder":
+        drop_folder(page, folder)
+    elif how == "chosen folder":
+        with page.expect_file_chooser() as chooser:
+            page.get_by_text("Choose a folder").click()
+        chooser.value.set_files(folder)
+    else:
+        archive.write_bytes(zip_of(files | {"__MACOSX/p1/._spot.png": b"m"}))
+        damaged = tmp_path / "damaged.zip"
+        damaged.write_bytes(archive.read_bytes()[:-30])
+        page.set_input_files("#file", [damaged, archive])
+        page.get_by_text("damaged.zip not added. The browser can’t unpack it.").wait_for()
     folders = page.locator("#series tbody tr")
     folders.nth(1).wait_for()
     assert folders.count() == 2
@@ -556,13 +490,14 @@ def test_a_dicom_file_is_classified_again_with_another_window_and_frame(site, op
     names = page.locator("#series tbody th").all_inner_texts()
     assert names[0] == "study/p1"
     assert re.fullmatch(r"study/scan · dicom-[0-9a-f]{12}", names[1])
-    assert p1[:2] == ["2", "Adenocarcinoma"]
+    assert (p1[0], p1[2]) == ("Adenocarcinoma", "2")
     assert p1[3] == "1 image unfamiliar"
-    assert float(p1[2].strip("> %")) > 90
-    assert scan[0] == "2"
+    assert float(p1[1].strip("> %")) > 90
+    assert scan[2] == "2"
     sent = next(request for request in page.requests if request.url.endswith("/series"))
     assert not re.search("study|p1|dicom-", sent.post_data)
-    assert "study/p1/spot.png" in card_names(page)
+    expected = ["p1/spot.png", "p1/white.png", "p2/even.png", "scan/1", "scan/2"]
+    assert card_names(page) == [f"study/{path}" for path in expected]
     assert not re.search(f"{re.escape(NAME)}|4711", page.content())
     assert_only_own_host(page, site)
 

@@ -151,9 +151,10 @@ def test_an_image_that_cannot_be_used_fails_the_table(client, images):
     assert error_of(response) == (415, "unsupported_type")
 
 
-def test_json_of_very_many_lists_is_refused_before_it_is_parsed(client, monkeypatch):
-    monkeypatch.setattr("cnnClassifier.serving.predict._MAX_LISTS", 100)
-    body = '{"inputs": [' + ",".join(["[]"] * 101) + "]}"
+@pytest.mark.parametrize("part", ["[]", "{}", '""'])
+def test_json_of_very_many_parts_is_refused_before_it_is_parsed(client, monkeypatch, part):
+    monkeypatch.setattr("cnnClassifier.serving.predict._MAX_JSON_PARTS", 100)
+    body = '{"inputs": [' + ",".join([part] * 101) + "]}"
     for path in ("/invocations", "/predict"):
         response = client.post(path, data=body, content_type="application/json")
         assert error_of(response) == (413, "too_large")

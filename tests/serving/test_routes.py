@@ -212,7 +212,6 @@ def form_part(headers, content=b"x"):
         (b'{"image": "a\\u0000Gk="}', JSON, 400, "bad_base64"),
         ('{"image": "äöü="}'.encode(), JSON, 400, "bad_base64"),
         (b'{"image": "\\ud800"}', JSON, 400, "bad_base64"),
-        (b'{"image": "aGk=", "x": [' + b"[]," * 10_001 + b"0]}", JSON, 400, "bad_json"),
         (b'{"image": "aGk="}', JSON, 422, "not_an_image"),
         (b"", PNG, 400, "empty"),
         (b"\x00" * 100, PNG, 422, "not_an_image"),

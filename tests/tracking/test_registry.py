@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +116,8 @@ def test_a_model_that_is_not_the_logged_one_is_not_served(config, log_evaluated,
 def test_references():
     assert parse_reference("models:/chest-ct@production")["alias"] == "production"
     assert parse_reference("models:/chest-ct/12")["version"] == "12"
+    pollers = [ModelPoller(f"models:/{name}", "http://a", Path()) for name in ("a-b@c", "a@b-c")]
+    assert pollers[0].folder != pollers[1].folder
     assert (
         parse_reference("runs:/abc1/model") == parse_reference("runs:/abc1") == {"run_id": "abc1"}
     )

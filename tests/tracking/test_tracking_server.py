@@ -28,6 +28,7 @@ from cnnClassifier.tracking.store import open_local
 from cnnClassifier.tracking.sync import sync
 from tests.mlflow_server import LACKING, runs_of, without
 from tests.project import ROOT, write_project
+from tests.serving.client import post
 from tests.waiting import PATIENCE_S, reserved_port, until, wait_for
 
 pytestmark = pytest.mark.slow
@@ -296,37 +297,40 @@ def test_the_credentials_are_those_that_dagshubs_own_client_takes(project, monke
     assert {command for command, _ in asked} == {"GET"}
 
 
-def test_the_running_app_follows_promotion_and_rollback(project, server, log_in, write_bundle):
+def test_the_running_app_follows_both_aliases(project, server, log_in, write_bundle, picture):
     config = log_in(server, "production")
     bundles = [write_bundle(project / f"bundle{number}", slope=2.0 + number) for number in range(2)]
     first, second = (ModelBundle.read(bundle).model_id for bundle in bundles)
-    first_run, _ = (log_evaluated(config, bundle) for bundle in bundles)
     write_project(project, {"serving.model_poll_interval_s": 0.5})
 
-    def wait_until_served(url, model_id):
-        def is_served():
-            with (
-                suppress(OSError),
-                urllib.request.urlopen(f"{url}/readyz", timeout=PATIENCE_S) as response,
-            ):
-                return json.load(response)["model"] == model_id
+    def wait_until_used(url, production, candidate):
+        def is_used():
+            status, _, results = post(url, picture())
+            if status != 200:
+                return False
+            found = [results[0]["model"], results[0]["compared"].get("model")]
+            return found == [production, candidate]
 
-        until(is_served, 0.2)
+        until(is_used, 0.2)
 
+    first_run = log_evaluated(config, bundles[0])
     assert registry.promote(config, first_run, False, "") == "1"  # by its id in the local database
-    model = f"models:/{config.registered_model}@production"
-    command = [sys.executable, str(ROOT / "app.py"), "--port", "0", "--model", model]
+    model = f"models:/{config.registered_model}"
+    command = [sys.executable, str(ROOT / "app.py"), "--port", "0"]
+    command += ["--model", f"{model}@production", "--compare", f"{model}@candidate"]
     with (
         (project / "app.log").open("w") as log_file,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log_file, text=True) as app,
     ):
         try:
             url = app.stdout.readline().split()[1]
-            wait_until_served(url, first)
+            wait_until_used(url, first, first)
+            log_evaluated(config, bundles[1])
+            wait_until_used(url, first, second)
             registry.promote(config, None, False, "better")  # the candidate
-            wait_until_served(url, second)
+            wait_until_used(url, second, second)
             registry.rollback(config, "it was not")
-            wait_until_served(url, first)
+            wait_until_used(url, first, second)
         finally:
             app.terminate()
     with pytest.raises(TrackingError, match="no version was in production before"):

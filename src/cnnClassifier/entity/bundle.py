@@ -213,13 +213,17 @@ class ModelBundle(BaseModel):
             content = dict(load_json(path))
             check_format_version(content, path)
             bundle = cls.model_validate({**content, "bundle_dir": bundle_dir})
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             reason = _first_message(error) if isinstance(error, ValidationError) else error
             raise BundleError(f"{path}: invalid model description ({reason}); {_HINT}") from None
         for name, expected in bundle.file_hashes.items():
             if not (bundle_dir / name).is_file():
                 raise BundleError(f"no trained model: {bundle_dir / name} is missing; {_HINT}")
-            if sha256_of(bundle_dir / name) != expected:
+            try:
+                found = sha256_of(bundle_dir / name)
+            except OSError as error:  # perhaps another folder has just replaced this one
+                raise BundleError(f"{bundle_dir / name}: {error.strerror}; {_HINT}") from None
+            if found != expected:
                 raise BundleError(
                     f"{bundle_dir / name} isn't the one that {METADATA_FILE} describes "
                     f"(its sha256); {_HINT}"

@@ -17,9 +17,9 @@ from cnnClassifier.entity.drift import (
 MAX_FALSE_ALARMS = 0.05  # of the reports, over all features together
 # The usual limits of the population stability index: a smaller difference rarely matters.
 MODERATE_PSI, LARGE_PSI = 0.1, 0.25
+MIN_SIZE = 10  # independent images on each side; below it a feature isn't tested
 CHANGED = ("moderate", "large")
 _BINS = 10
-_MIN_SIZE = 10  # independent images on each side; below it a feature isn't tested
 _SIMULATIONS = 1999  # of the predicted classes
 _MAX_BARS = 20  # of classes
 TITLES = {
@@ -221,7 +221,7 @@ def _compare_feature(
     counts = np.array(feature.counts)
     sizes = _effective_size(counts.sum(axis=1), reference_group, feature.correlation)
     # Classes that were hardly ever predicted are compared with all training images.
-    counts[sizes < _MIN_SIZE] = counts.sum(axis=0)
+    counts[sizes < MIN_SIZE] = counts.sum(axis=0)
     totals, served_totals = counts.sum(axis=1), served_counts.sum(axis=1)
     weights = served_totals / served_totals.sum()
     expected = weights @ (counts / totals[:, np.newaxis])
@@ -302,7 +302,7 @@ def _correct_for_multiple_tests(features: list[FeatureDrift]) -> list[FeatureDri
     """Correct the p-values by Holm's method (1979), and set the levels."""
     tested = []
     for feature in features:
-        if min(feature.served_size, feature.reference_size) >= _MIN_SIZE:
+        if min(feature.served_size, feature.reference_size) >= MIN_SIZE:
             tested.append(feature)
     tested.sort(key=lambda feature: feature.p_value)
     p_values = [feature.p_value for feature in tested] * np.arange(len(tested), 0, -1)

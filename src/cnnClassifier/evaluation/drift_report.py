@@ -12,6 +12,7 @@ from cnnClassifier.entity.drift import DriftReference, ServedImages, find_served
 from cnnClassifier.evaluation.drift import (
     LARGE_PSI,
     MAX_FALSE_ALARMS,
+    MIN_SIZE,
     MODERATE_PSI,
     TITLES,
     FeatureDrift,
@@ -23,13 +24,13 @@ from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.page import render_template_file
 
 MEANINGS = {
-    "class": "Other images than in training, or another share of each class. Training data are "
-    "often balanced on purpose: a different share alone is no error, but probabilities and "
-    "threshold were chosen for the shares of the training data.",
-    "probability": "The model is more or less certain than on training images that it hadn't "
-    "seen: expect other error rates.",
-    "distance": "The images are more or less like the training images than new ones should be; "
-    "much closer ones may be training images themselves.",
+    "class": "The images differ from those in training, or the classes have other shares. Training "
+    "data are often balanced on purpose, so other shares alone are no error, but probabilities and "
+    "threshold were chosen for those in training.",
+    "probability": "The model is more or less certain than on held-out training images: expect "
+    "other error rates.",
+    "distance": "The images are more or less similar to the training images than held-out ones "
+    "were; much closer ones may be training images themselves.",
     "width": "Another source, crop or export. The model sees resized images.",
     "height": "Another source, crop or export. The model sees resized images.",
     "mean_intensity": "The images are brighter or darker: another display window, exposure or "
@@ -47,7 +48,7 @@ class DriftReport:
         images: number of served images.
         features: of the images; empty if there are none.
         other_models: number of hourly files that are of other models, and left out.
-        problem: why there is no comparison, or empty.
+        problem: why there is no comparison, or empty; without a full stop.
     """
 
     bundle: ModelBundle
@@ -62,13 +63,13 @@ class DriftReport:
         """The result in one sentence."""
         changed = [TITLES[feature.name].lower() for feature in self.features if feature.has_changed]
         if self.problem:
-            return self.problem
+            return f"{self.problem[0].upper()}{self.problem[1:]}."
         if not self.images:
             return "No images were served in these hours."
         if changed:
             return f"The served images differ from the training images: {', '.join(changed)}."
         if all(feature.level == "too few" for feature in self.features):
-            return f"Too few images to tell: {self.images}."
+            return f"{self.images} images are too few: a test needs {MIN_SIZE} independent ones."
         return "No drift was found."
 
 
@@ -101,8 +102,8 @@ def get_reference(bundle: ModelBundle) -> DriftReference:
     """
     if bundle.drift_reference is None:
         raise UserError(
-            f"model {bundle.model_id} was trained by a version that stored no reference of the "
-            "training images; run `dvc repro` or `python main.py` to train it again"
+            f"model {bundle.model_id} has no distribution of its training images, because an older "
+            "version trained it; run dvc repro or python main.py to train it again"
         )
     return bundle.drift_reference
 
@@ -198,17 +199,18 @@ def _notes(report: DriftReport) -> list[str]:
     """Say what the numbers mean, and what they assume."""
     reference = get_reference(report.bundle)
     return [
-        f"A change is one that chance doesn't explain: if nothing has changed, at most "
-        f"{MAX_FALSE_ALARMS:.0%} of such reports name a feature (p, corrected by Holm's method). "
-        f"It is small if the population stability index (PSI) is below {MODERATE_PSI}, large from "
-        f"{LARGE_PSI}; by chance alone the index has the value beside it.",
-        f"Related images are alike, so {report.images:,} served images count as the number of "
-        "independent ones in the table, as do the training images, whose groups have "
-        f"{reference.group_size:.1f} images. The served images are taken to come in groups of this "
-        "size, or in those of the requests if they are larger. If more related images come one by "
-        "one, set serving.drift_group_size to their number: else there are more false alarms.",
+        f"A change is significant if p, corrected by Holm's method, is below {MAX_FALSE_ALARMS}: "
+        f"if nothing has changed, at most {MAX_FALSE_ALARMS:.0%} of such reports name a feature. "
+        f"A significant change is small if the population stability index (PSI) is below "
+        f"{MODERATE_PSI}, and large from {LARGE_PSI}. PSI by chance is its expected value if "
+        "nothing has changed.",
+        "Images of one group are alike and count as fewer independent ones; the last two columns "
+        f"have their numbers. The training groups have {reference.group_size:.1f} images each. "
+        "Served images are assumed to come in groups of this size, or in those of the requests if "
+        "they are larger. If more related images are sent one by one, set serving.drift_group_size "
+        "to their number; otherwise there are more false alarms.",
         "All features but the predicted class are compared with training images of the same "
-        "predicted classes: another share of a class changes no other feature.",
+        "predicted classes, so other shares of the classes change no other feature.",
     ]
 
 

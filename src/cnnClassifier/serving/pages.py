@@ -96,7 +96,7 @@ def make_blueprint(
         try:
             report = make_report(bundle, drift_monitor.served(bundle, since), since, group_size)
         except UserError as error:
-            report = DriftReport(bundle, since, 0, [], problem=f"{error}.")
+            report = DriftReport(bundle, since, 0, [], problem=str(error))
         periods = {}
         for hours in _DRIFT_HOURS:
             name = f"{hours} hours" if hours < 48 else f"{hours // 24} days"

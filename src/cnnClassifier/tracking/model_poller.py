@@ -73,7 +73,8 @@ class ModelPoller:
         self._reference = parse_reference(reference)
         self._uri = redact_credentials(uri)
         self._client = _RestClient(uri) if is_remote(uri) else _DatabaseClient(uri)
-        self.folder = cache_dir / re.sub(r"\W+", "-", reference)
+        # `a-b@c` and `a@b-c` have different folders.
+        self.folder = cache_dir / quote(reference, safe="@")
 
     def fetch(self) -> bool:
         """Bring the folder up to date; it is replaced as a whole.
