@@ -7,7 +7,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,14 @@ def _build_parser() -> argparse.ArgumentParser:
 
     run = add("run", "run the stages in order, as without a command", (files, stages))
     run.set_defaults(command=None)
+    _add_model_commands(add)
+    _add_image_commands(add)
+    _add_tracking_commands(add)
+    return parser
+
+
+def _add_model_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Add the commands that compare models and search for better ones."""
     add("scores", "print the scores of the last evaluation")
 
     compare = add("compare", "compare two evaluations, with a test of their difference")
@@ -104,6 +112,16 @@ def _build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--markdown", action="store_true", help="print Markdown")
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write a page with curves")
 
+    search = add("search", "search for better hyperparameters, as config/search.yaml says")
+    search.add_argument(
+        "--n-trials", type=int, metavar="N", help="trials in total (default: trials in search.yaml)"
+    )
+    search.add_argument("--timeout", type=float, metavar="S", help="start no trial after S seconds")
+    search.add_argument("--apply", action="store_true", help="write the best values to params.yaml")
+
+
+def _add_image_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Add the commands for images outside the data set."""
     score = add("score", "predict all images of a source, in bulk, into Parquet files")
     score.add_argument(
         "SOURCE",
@@ -121,28 +139,6 @@ def _build_parser() -> argparse.ArgumentParser:
         "--part-size", type=int, default=1000, metavar="N", help="files in a part (default: 1000)"
     )
 
-    search = add("search", "search for better hyperparameters, as config/search.yaml says")
-    search.add_argument(
-        "--n-trials", type=int, metavar="N", help="trials in total (default: trials in search.yaml)"
-    )
-    search.add_argument("--timeout", type=float, metavar="S", help="start no trial after S seconds")
-    search.add_argument("--apply", action="store_true", help="write the best values to params.yaml")
-
-    promote = add("promote", "put a model into production if its gates are met")
-    promote.add_argument(
-        "RUN", nargs="?", help="run ID (default: the model with the alias candidate)"
-    )
-    promote.add_argument(
-        "--force", action="store_true", help="even if gates aren't met; needs --reason"
-    )
-    rollback = add("rollback", "put the previous model back into production")
-    for command in (promote, rollback):
-        command.add_argument(
-            "--reason", default="", metavar="TEXT", help="recorded with the model version"
-        )
-    connect = add("connect", "set the tracking server in config.yaml; DagsHub as DVC's storage too")
-    connect.add_argument("SERVICE", choices=("dagshub", "mlflow"), help="dagshub or mlflow")
-    connect.add_argument("ADDRESS", help="USER/REPO on DagsHub, or the URL of an MLflow server")
     feedback = add(
         "feedback", "list what users flagged as wrong; accept it for training or reject it"
     )
@@ -162,8 +158,26 @@ def _build_parser() -> argparse.ArgumentParser:
         "--bundle", type=Path, metavar="FOLDER", help="of the model (default: the last trained)"
     )
     drift.add_argument("--html", type=Path, metavar="FILE", help="also write a page with plots")
+
+
+def _add_tracking_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Add the commands for the model registry and the tracking server."""
+    promote = add("promote", "put a model into production if its gates are met")
+    promote.add_argument(
+        "RUN", nargs="?", help="run ID (default: the model with the alias candidate)"
+    )
+    promote.add_argument(
+        "--force", action="store_true", help="even if gates aren't met; needs --reason"
+    )
+    rollback = add("rollback", "put the previous model back into production")
+    for command in (promote, rollback):
+        command.add_argument(
+            "--reason", default="", metavar="TEXT", help="recorded with the model version"
+        )
+    connect = add("connect", "set the tracking server in config.yaml; DagsHub as DVC's storage too")
+    connect.add_argument("SERVICE", choices=("dagshub", "mlflow"), help="dagshub or mlflow")
+    connect.add_argument("ADDRESS", help="USER/REPO on DagsHub, or the URL of an MLflow server")
     add("sync", "send runs to the tracking server that it hasn't received")
-    return parser
 
 
 def _run_stages(options: argparse.Namespace) -> int:
