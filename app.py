@@ -72,13 +72,14 @@ def _serve(args: argparse.Namespace) -> None:
     from cnnClassifier.serving.app import create_app
     from cnnClassifier.serving.auth import TOKENS_VARIABLE, parse_tokens
     from cnnClassifier.serving.model_manager import ModelManager
-    from cnnClassifier.serving.server import bind, is_public, return_freed_memory, serve, url_of
+    from cnnClassifier.serving.server import bind, is_public, serve, url_of
     from cnnClassifier.serving.training_jobs import TrainingJobs
     from cnnClassifier.utils.log import configure_logging
+    from cnnClassifier.utils.memory import limit_malloc
 
     # Until serve() takes over: the first process of a container ignores SIGTERM otherwise.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    return_freed_memory()
+    limit_malloc()
     configuration = ConfigurationManager(args.config, args.params)
     config = configuration.serving()
     host = config.host if args.host is None else args.host

@@ -1,4 +1,5 @@
 import base64
+import gc
 import io
 import itertools
 import json
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cnnClassifier.entity.bundle import ModelBundle, is_uncertain
 from cnnClassifier.serving.app import create_app
+from cnnClassifier.utils.errors import ImageError
 from tests.serving.client import error_of, make_config
 
 MAX_UPLOAD_BYTES = 200_000
@@ -82,6 +84,23 @@ def test_all_ways_of_sending_give_the_same_result(client, picture):
     assert result["synthetic"] is True
     assert result["model"] == client.get("/model").json["model"]
     assert "Not a medical device" in result["disclaimer"]
+
+
+@pytest.mark.parametrize("broken", [1, 2])
+@pytest.mark.parametrize("whole", [0, 1])
+def test_errors_leave_no_image_in_memory(client, picture, broken, whole):
+    """An exception in a cycle with its frames would keep the images until a collection."""
+    images = [encode(8, 8)[:-20]] * broken + [picture()] * whole
+    body = {"images": [base64.b64encode(image).decode() for image in images]}
+    gc.collect()
+    gc.disable()
+    try:
+        response = client.post("/predict", json=body)
+        left = [item for item in gc.get_objects() if isinstance(item, ImageError)]
+    finally:
+        gc.enable()
+    assert response.status_code == (200 if whole else 422)
+    assert not left
 
 
 def test_several_images_are_answered_in_order_with_their_own_errors(client, picture):

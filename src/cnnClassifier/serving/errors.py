@@ -46,7 +46,8 @@ def is_page_load() -> bool:
 
 def handle_error(error: Exception) -> Response:
     """Answer any exception, in JSON or as a page."""
-    error = _to_request_error(error)
+    cause, error = error, _to_request_error(error)
+    release_frames(cause)
     g.error_code = error.code
     content: dict[str, Any] = error_body(error.code, str(error))
     if request.path.startswith("/v2"):  # in Open Inference Protocol it is a text
@@ -58,6 +59,14 @@ def handle_error(error: Exception) -> Response:
     response.status_code = error.status
     response.headers.update(error.headers)
     return response
+
+
+def release_frames(error: Exception) -> None:
+    """Let an exception forget its traceback.
+
+    The frames in it would keep images in memory, in a cycle, until the next garbage collection.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
 
 
 def _to_request_error(error: Exception) -> RequestError:

@@ -110,11 +110,18 @@ def make_blueprint(
             abort(404)
         return _report_response(path.read_bytes())
 
+    _add_examples(routes, manager, config.project)
+    return routes
+
+
+def _add_examples(routes: Blueprint, manager: ModelManager, project: ProjectConfig) -> None:
+    """Add the list of example images, and the images."""
+
     @routes.get("/examples")
     def examples() -> Response:
-        synthetic = config.project.examples == "auto"
+        synthetic = project.examples == "auto"
         items = []
-        for path in _example_paths(manager.predictor(wait=True).bundle, config.project):
+        for path in _example_paths(manager.predictor(wait=True).bundle, project):
             url = url_for("pages.example", name=path.name)
             name = path.stem if synthetic else path.name
             items.append({"name": name, "url": url, "synthetic": synthetic})
@@ -122,12 +129,10 @@ def make_blueprint(
 
     @routes.get("/examples/<name>")
     def example(name: str) -> Response:
-        for path in _example_paths(manager.predictor(wait=True).bundle, config.project):
+        for path in _example_paths(manager.predictor(wait=True).bundle, project):
             if path.name == name:
                 return send_file(path.resolve())
         abort(404)
-
-    return routes
 
 
 def _report_response(content: bytes | str) -> Response:

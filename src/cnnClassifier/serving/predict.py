@@ -22,7 +22,7 @@ from cnnClassifier.imaging.gray import mean_intensity, to_gray
 from cnnClassifier.serving.archive import File, unpack_archives
 from cnnClassifier.serving.comparison import compare
 from cnnClassifier.serving.concurrency import ConcurrencyLimiter, make_check
-from cnnClassifier.serving.errors import RequestError, error_body
+from cnnClassifier.serving.errors import RequestError, error_body, release_frames
 from cnnClassifier.serving.model_manager import ModelManager
 from cnnClassifier.serving.monitoring import Metrics
 from cnnClassifier.serving.predictor import Predictor
@@ -303,6 +303,7 @@ def predict_all(
                 raise image
             results.append(_predict(predictor, image, upload, config, candidate))
         except (ImageError, RequestError) as error:
+            release_frames(error)
             errors.append(error)
             results.append(error_body(error.code, str(error)))
     if len(errors) < len(results):

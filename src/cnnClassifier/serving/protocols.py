@@ -76,6 +76,15 @@ def make_blueprint(
             predictions.append(row)
         return jsonify(predictions=predictions, **_notices(bundle, config))
 
+    _add_open_inference(routes, classifier, manager, config)
+    return routes
+
+
+def _add_open_inference(
+    routes: Blueprint, classifier: Classifier, manager: ModelManager, config: ServingConfig
+) -> None:
+    """Add the routes of the Open Inference Protocol."""
+
     @routes.get("/v2")
     def server_metadata() -> Response:
         return jsonify(
@@ -120,8 +129,6 @@ def make_blueprint(
             content["id"] = upload.inference.id
         content["parameters"] = {"model": bundle.model_id, **_notices(bundle, config)}
         return _inference_response(content, upload.inference, _make_outputs(results, bundle))
-
-    return routes
 
 
 def _notices(bundle: ModelBundle, config: ServingConfig) -> dict[str, Any]:

@@ -18,15 +18,12 @@ from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.serving import waitress_channel
 from cnnClassifier.utils.errors import ConfigError
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.memory import keep_trimming
 
 # For requests that need no slot: the page, health checks, metrics, refusals.
 _EXTRA_THREADS = 6
 # Sockets, the listening one included; see waitress_channel.MAX_CONNECTIONS.
 _MAX_SOCKETS = 400
-# Of malloc.h.
-_M_MMAP_THRESHOLD = -3
-_M_ARENA_MAX = -8
-_LARGE_BYTES = 1 << 20
 _SO_ATTACH_FILTER = 26  # of Linux' socket.h
 # A program for the kernel: of the packets to a socket, drop those with SYN and without ACK.
 _DROP_SYN = (
@@ -36,19 +33,6 @@ _DROP_SYN = (
     (0x06, 0, 0, 0),  # drop the packet
     (0x06, 0, 0, 0xFFFFFFFF),  # pass it on
 )
-
-
-def return_freed_memory() -> None:
-    """Return the memory of images to the system once they are freed, where the C library is glibc.
-
-    Otherwise each of dozens of threads keeps some in an arena of its own: 120 MB more. And once
-    images of 25 megapixels were decoded, as much stays.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_ARENA_MAX, 2)
-        # Without a fixed threshold, it rises with the largest block that was freed.
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -140,6 +124,7 @@ def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    keep_trimming()
     max_buffered_bytes = max(waitress_channel.MAX_BUFFERED_BYTES, 4 * max_body_bytes)
     while not received:
         waitress_channel.poll(server)
