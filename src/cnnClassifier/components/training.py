@@ -363,13 +363,14 @@ def image_features(
     for entry, views in images:
         keys.append([f"{entry.sha256}:{view}{suffix}" for view in views])
     loader = ViewLoader(
-        config.data_dir,
+        config.data_dir.absolute(),
         config.image_size,
         config.max_pixels,
         DicomOptions.parse(config.dicom_window),
     )
     files = [(entry.path, views) for entry, views in images]
-    return cache.features(keys, files, loader)
+    with config.parallel.connect() as workers:
+        return cache.features(keys, files, loader, workers)
 
 
 def positive_class(requested: str, classes: tuple[str, ...]) -> str | None:

@@ -7,6 +7,7 @@ To add a setting, add one line to the YAML file and one field to a model.
 
 import os
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +28,7 @@ from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.entity.dicom_options import WINDOWS, parse_window
 from cnnClassifier.entity.disclaimers import MEDICAL_DISCLAIMER
 from cnnClassifier.utils.common import project_dir
+from cnnClassifier.utils.parallel import Workers, connect
 
 # No conversions: "3" is not a number, and True is not 1. A float may be written as a whole number.
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -314,6 +316,39 @@ class ProjectConfig(Settings):
         return self.domain == "medical"
 
 
+class ParallelConfig(Settings):
+    """Where the work on files runs; the results are the same."""
+
+    engine: Literal["local", "dask"] = Field(
+        default="local",
+        validation_alias="parallel.engine",
+        description="Where images are read, features are computed and predictions are made: local "
+        "(the threads of one process), or dask (the processes of a cluster)",
+    )
+    scheduler: str | None = Field(
+        default=None,
+        validation_alias="parallel.scheduler",
+        pattern="^(tcp|tls)://.+:[0-9]+$",
+        description="Address of Dask's scheduler; null: processes of this machine",
+        json_schema_extra={
+            "expected": "tcp://HOST:PORT, tls://HOST:PORT or null",
+            "environment": "DASK_SCHEDULER_ADDRESS",
+        },
+    )
+    workers: int | None = Field(
+        default=None,
+        validation_alias="parallel.workers",
+        ge=1,
+        le=1024,
+        description="Number of processes that dask starts on this machine if scheduler is null; "
+        "null: one for each core",
+    )
+
+    def connect(self) -> AbstractContextManager[Workers]:
+        """Yield the workers; see `utils.parallel.connect`."""
+        return connect(self.engine, self.scheduler, self.workers)
+
+
 class ImagesConfig(Settings):
     """The images of the manifest."""
 
@@ -458,12 +493,9 @@ class DataValidationConfig(ImagesConfig):
         description="Images with a shorter side, in pixels, are left out",
     )
     dicom_window: DicomWindow
-    joblib_backend: Literal["threading", "loky"] = Field(
-        validation_alias="data_validation.joblib_backend",
-        description="Workers that read the images; loky: processes, for many cores",
-    )
     shares: Shares
     seed: Seed
+    parallel: ParallelConfig = Field(default=ParallelConfig(), validation_alias=NESTED)
 
 
 class PrepareBaseModelConfig(NetworkConfig):
@@ -632,6 +664,7 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
     )
     augmentation: AugmentationConfig = Field(validation_alias=NESTED)
     fit: FitConfig = Field(validation_alias=NESTED)
+    parallel: ParallelConfig = Field(default=ParallelConfig(), validation_alias=NESTED)
 
 
 class GatesConfig(Settings):
@@ -728,6 +761,7 @@ class EvaluationConfig(ImagesConfig):
     project: ProjectConfig = Field(validation_alias=NESTED)
     gates: GatesConfig = Field(validation_alias=NESTED)
     tracking: TrackingConfig = Field(validation_alias=NESTED)
+    parallel: ParallelConfig = Field(default=ParallelConfig(), validation_alias=NESTED)
 
 
 def _default_to_cores(count: Any) -> Any:

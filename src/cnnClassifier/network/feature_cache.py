@@ -7,16 +7,19 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from itertools import chain, islice
+from functools import partial
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import joblib
 import numpy as np
 
 from cnnClassifier.network import backend
 from cnnClassifier.network.architecture import BLOCKS_LAYER, heads_of, local_kind_of, stack_heads
+from cnnClassifier.network.serialization import load_model, save_model
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.parallel import LOCAL, Workers, one_per_process
 from cnnClassifier.utils.progress import progress
 
 if TYPE_CHECKING:
@@ -27,8 +30,17 @@ _MAX_FLOAT16 = 65504
 _MAX_THREADS = 4  # more wait for each other: Pillow needs the GIL between its steps
 _MIN_IMAGES_FOR_PROCESSES = 1000  # starting them takes a second
 _IMAGES_PER_TASK = 8  # of a process
+_BATCHES_PER_TASK = 8  # of a cluster's worker
 Loader = Callable[[Any, list[int]], Sequence[np.ndarray]]
 Job = tuple[Any, list[int]]  # an image, and its missing views
+
+
+class MissingView(NamedTuple):
+    """A view to compute: its file, the image, and the view's number."""
+
+    path: Path
+    image: Any
+    view: int
 
 
 class Features:
@@ -95,10 +107,14 @@ class FeatureCache:
         map_shape, averages_shape = trunk.output_shape
         self.shape = tuple(map_shape[1:])
         self._averages = averages_shape[1]
-        self.folder = Path(cache_dir) / trunk_id(trunk, precision)[:24]
+        self.folder = Path(cache_dir).absolute() / trunk_id(trunk, precision)[:24]
 
     def features(
-        self, keys: Sequence[Sequence[str]], images: Sequence[Any], load: Loader
+        self,
+        keys: Sequence[Sequence[str]],
+        images: Sequence[Any],
+        load: Loader,
+        workers: Workers = LOCAL,
     ) -> Features:
         """Return the features of images, computing those that aren't cached.
 
@@ -107,65 +123,109 @@ class FeatureCache:
             images: what `load` takes of each, such as its path.
             load: returns the pixels of some views of an image, uint8 (height, width, 3) each, so
                 that the image is decoded once for all of them. It runs in threads; with a GPU and
-                many images in processes, which it is pickled for.
+                many images in processes, and with `workers` on other machines, which it is
+                pickled for.
+            workers: where the features are computed.
 
         Returns:
             The views of the first image, then those of the second, and so on.
         """
         file_bytes = 2 * (int(np.prod(self.shape)) + self._averages)
         paths: list[Path] = []
-        missing: dict[int, list[int]] = {}  # the views by image
-        missing_paths: dict[Path, None] = {}  # an ordered set
-        for image, image_keys in enumerate(keys):
+        missing: dict[Path, MissingView] = {}
+        for image, image_keys in zip(images, keys, strict=True):
             for view, key in enumerate(image_keys):
                 path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.f16"
                 paths.append(path)
                 is_complete = path.exists() and path.stat().st_size == file_bytes
-                if path not in missing_paths and not is_complete:
-                    missing_paths[path] = None
-                    missing.setdefault(image, []).append(view)
-        computed = len(missing_paths)
+                if not is_complete:
+                    missing.setdefault(path, MissingView(path, image, view))
+        computed = len(missing)
         cached = len(paths) - computed
         logger.info("frozen features: %d forward passes, %d from the cache", computed, cached)
         if missing:
-            jobs = [(images[image], views) for image, views in missing.items()]
-            self._compute(list(missing_paths), jobs, load)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            done = self._compute(list(missing.values()), load, workers)
+            desc = f"features ({self._precision})"
+            for _ in progress(done, total=computed, desc=desc, unit="image"):
+                pass
         return Features(np.array(paths, str), self.shape, self._averages)
 
-    def _compute(self, paths: list[Path], jobs: list[Job], load: Loader) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        run = forward(self._trunk, self._precision)
+    def _compute(
+        self, missing: list[MissingView], load: Loader, workers: Workers
+    ) -> Iterator[None]:
+        """Write the views; yield for each."""
         size = 128 if backend.has_gpu() else 4  # on a CPU more isn't faster, and takes memory
-        loaded = _load_ahead(jobs, load, max_views=3 * size)
-        writing: list[Future[None]] = []  # what the network computed before
-        with (
-            progress(total=len(paths), desc=f"features ({self._precision})", unit="image") as bar,
-            ThreadPoolExecutor(1) as writer,
-        ):
-            for start in range(0, len(paths), size):
-                batch = paths[start : start + size]
-                pixels = list(islice(loaded, size))
-                pixels += pixels[:1] * (size - len(pixels))  # one shape: no second trace
-                rows = run(np.stack(pixels))
-                for written in writing:
-                    written.result()
-                writing = [writer.submit(self._write, batch, rows)]
-                bar.update(len(batch))
+        model_path = workers.shared_path(f"{self.folder.name}.keras")
+        if model_path is None:
+            run = forward(self._trunk, self._precision)
+            return _compute_views(run, size, load, missing, may_use_processes=True)
+        save_model(self._trunk, model_path)
+        model = (model_path, self._precision, backend.name())
+        compute = partial(_compute_on_worker, model, size, load)
+        return workers.map(compute, missing, _BATCHES_PER_TASK * size)
+
+
+def _compute_on_worker(
+    model: tuple[Path, str, str], size: int, load: Loader, missing: Sequence[MissingView]
+) -> list[None]:
+    run = _load_trunk(*model)
+    # A worker isn't allowed to start processes.
+    return list(_compute_views(run, size, load, missing, may_use_processes=False))
+
+
+@one_per_process
+def _load_trunk(
+    path: Path, precision: str, keras_backend: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    backend.start_on_worker(keras_backend)
+    return forward(load_model(path, "run the command again"), precision)
+
+
+def _compute_views(
+    run: Callable[[np.ndarray], np.ndarray],
+    size: int,
+    load: Loader,
+    missing: Sequence[MissingView],
+    may_use_processes: bool,
+) -> Iterator[None]:
+    """Compute views in batches of one size, and write them; yield for each."""
+    jobs: list[Job] = []
+    for image, views in groupby(missing, key=lambda each: each.image):
+        jobs.append((image, [each.view for each in views]))
+    loaded = _load_ahead(jobs, load, 3 * size, may_use_processes)
+    writing: list[Future[None]] = []  # what the network computed before
+    with ThreadPoolExecutor(1) as writer:
+        for start in range(0, len(missing), size):
+            paths = [each.path for each in missing[start : start + size]]
+            pixels = list(islice(loaded, size))
+            pixels += pixels[:1] * (size - len(pixels))  # one shape: no second trace
+            rows = run(np.stack(pixels))
             for written in writing:
                 written.result()
-
-    def _write(self, paths: list[Path], rows: np.ndarray) -> None:
-        temp_path = self.folder / f"{uuid.uuid4().hex}.unfinished"
-        for path, row in zip(paths, rows, strict=False):
-            row.tofile(temp_path)
-            temp_path.replace(path)
+            writing = [writer.submit(_write, paths, rows)]
+            yield from [None] * len(paths)
+        for written in writing:
+            written.result()
 
 
-def _load_ahead(jobs: Sequence[Job], load: Loader, max_views: int) -> Iterator[np.ndarray]:
+def _write(paths: list[Path], rows: np.ndarray) -> None:
+    temp_path = paths[0].with_name(f"{uuid.uuid4().hex}.unfinished")
+    for path, row in zip(paths, rows, strict=False):
+        row.tofile(temp_path)
+        temp_path.replace(path)
+
+
+def _load_ahead(
+    jobs: Sequence[Job], load: Loader, max_views: int, may_use_processes: bool
+) -> Iterator[np.ndarray]:
     """Yield the views of the jobs in order, loading ahead of the network, within a bound."""
     cores = joblib.cpu_count()
     use_processes = (
-        cores > _MAX_THREADS and len(jobs) >= _MIN_IMAGES_FOR_PROCESSES and backend.has_gpu()
+        may_use_processes
+        and cores > _MAX_THREADS
+        and len(jobs) >= _MIN_IMAGES_FOR_PROCESSES
+        and backend.has_gpu()
     )
     if use_processes:
         # A copy of this process would hold the locks of the backend's threads for ever.
