@@ -121,8 +121,9 @@ class Scoring:
             closing(rows),
             progress(rows, desc="score", unit="file", total=total, initial=total - count) as bar,
         ):
+            shown = iter(bar)
             try:
-                while part := list(islice(bar, self.part_size)):
+                while part := list(islice(shown, self.part_size)):
                     parts.append(pa.Table.from_pylist(part, schema))
             except KeyboardInterrupt:
                 logger.info("score: all parts are complete; --resume continues")

@@ -52,8 +52,8 @@ USERS: tuple[tuple[str, type[Settings]], ...] = (
 )
 # Keys of earlier versions, and what to do about them.
 RENAMED_KEYS = {
-    "data_validation.joblib_backend": "replaced by parallel: threading is engine: local, loky is "
-    "engine: dask",
+    "data_validation.joblib_backend": "replaced: threading is local, loky is dask in "
+    "parallel.engine",
     "data_validation.near_copy_bits": "removed: near-duplicates are found by keypoints, without it",
     "data_validation.near_copy_correlation": "renamed to near_duplicate_correlation, with a new "
     "scale: start from 0.85",

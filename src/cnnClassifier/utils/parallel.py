@@ -8,7 +8,7 @@ import platform
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -138,7 +138,7 @@ def connect(engine: str, scheduler: str | None, workers: int | None) -> Iterator
                 n_workers=workers or _cores(),
                 threads_per_worker=1,
                 memory_limit=None,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 local_directory=str(shared_dir),
                 security=True,  # else other users of this machine could run code as this one
             )
@@ -183,13 +183,22 @@ def _in_order(
     try:
         for start in range(0, len(items), size):
             while len(waiting) > max_ahead():
-                yield from waiting.popleft().result()
+                yield from _take_first(waiting, max_ahead)
             waiting.append(submit(items[start : start + size]))
         while waiting:
-            yield from waiting.popleft().result()
+            yield from _take_first(waiting, max_ahead)
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _take_first(
+    waiting: deque[Future[Sequence[Result]]], max_ahead: Callable[[], int]
+) -> Sequence[Result]:
+    """Return the results of the first batch, when they are there."""
+    while not wait([waiting[0]], _WORKER_TIMEOUT_S).done:
+        max_ahead()  # says where there is no worker
+    return waiting.popleft().result()
 
 
 def _cores() -> int:
@@ -200,7 +209,10 @@ def _cores() -> int:
 
 def _max_ahead(client: "Client") -> int:
     """Return how many batches may wait; workers that join later are counted."""
-    return _BATCHES_AHEAD * sum(client.nthreads().values())
+    threads = sum(client.nthreads().values())
+    if not threads:
+        logger.warning("dask: no worker is left; waiting for one at %s", _address(client))
+    return _BATCHES_AHEAD * threads
 
 
 def _address(client: "Client") -> str:
