@@ -128,7 +128,6 @@ def connect(engine: str, scheduler: str | None, workers: int | None) -> Iterator
             "parallel.engine: dask isn't installed; run `pip install -r requirements-scale.txt`, "
             "or set local in config.yaml"
         ) from None
-    logging.getLogger("distributed").handlers = logger.handlers
     parent = project_dir().absolute() / ".cache"
     parent.mkdir(exist_ok=True)
     with ExitStack() as stack:
@@ -140,11 +139,14 @@ def connect(engine: str, scheduler: str | None, workers: int | None) -> Iterator
                 memory_limit=None,
                 dashboard_address="127.0.0.1:0",
                 local_directory=str(shared_dir),
+                silence_logs=logging.CRITICAL,
                 security=True,  # else other users of this machine could run code as this one
             )
             address: Any = stack.enter_context(cluster)
         else:
             address = scheduler
+        files = [each for each in logger.handlers if isinstance(each, logging.FileHandler)]
+        logging.getLogger("distributed").handlers = [*files, logging.NullHandler()]
         try:
             client = stack.enter_context(distributed.Client(address, timeout=_CONNECT_TIMEOUT_S))
         except OSError:
