@@ -1,3 +1,4 @@
+import pickle
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ from cnnClassifier.network.feature_cache import (
     split_at,
     trunk_id,
 )
+from cnnClassifier.utils.parallel import LOCAL, Workers
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
 FILE_BYTES = 2 * (4 * 4 * 5 + 5)
@@ -100,6 +102,41 @@ def test_an_image_is_loaded_once_for_all_its_missing_views(trunk, expected, tmp_
         assert np.allclose(found.take(np.arange(len(numbers))), expected[numbers], atol=1e-3)
         assert sorted(calls) == [(image, missing) for image in range(10)]
     assert max(in_memory) <= 20  # of 40: three batches, the one in use, and an image
+
+
+class OtherProcess(Workers):
+    """Workers that get everything pickled, as those of a cluster do."""
+
+    def __init__(self, folder):
+        object.__setattr__(self, "folder", folder)
+
+    def shared_path(self, name):
+        return self.folder / name
+
+    def map(self, function, items, size=16, threads=None):
+        for start in range(0, len(items), size):
+            task = pickle.dumps((function, items[start : start + size]))
+            function, batch = pickle.loads(task)
+            yield from function(batch)
+
+
+def load_image(number, views):
+    return [IMAGES[number + 20 * view] for view in views]
+
+
+def test_workers_of_a_cluster_write_the_same_bytes(trunk, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_BATCHES_PER_TASK", 2)
+    keys = [[f"{image}:{view}" for view in range(2)] for image in range(13)]
+    (tmp_path / "shared").mkdir()
+    for name, workers in (("here", LOCAL), ("there", OtherProcess(tmp_path / "shared"))):
+        cache = FeatureCache(tmp_path / name, trunk, "float32")
+        cache.features(keys, range(13), load_image, workers=workers)
+    here, there = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("*/*.f16")}
+        for name in ("here", "there")
+    )
+    assert len(here) == 26
+    assert there == here
 
 
 def test_a_killed_run_keeps_its_complete_maps(cached, expected, tmp_path):
