@@ -270,8 +270,8 @@ def test_an_interrupted_download_copies_the_rest(monkeypatch, fetch, error_of, t
                 raise OSError("AWS Error NETWORK_CONNECTION: the connection broke")
             return store.open_input_stream(path)
 
-    monkeypatch.setattr(remote_sources, "_CONNECTIONS", 1)
-    monkeypatch.setattr(remote_sources, "_open_store", lambda url: (Store(), "bucket"))
+    monkeypatch.setattr(remote_sources, "CONNECTIONS", 1)
+    monkeypatch.setattr(remote_sources, "open_store", lambda url: (Store(), "bucket"))
     assert "the connection broke; check the address" in error_of("gs://bucket")
     assert fetch("gs://bucket") == IMAGES
     assert sorted({*copied}) == sorted(f"bucket/{name}" for name in IMAGES)

@@ -11,13 +11,14 @@ from urllib.request import url2pathname
 
 from cnnClassifier.dataset.extraction import archive_error, extract_images
 from cnnClassifier.dataset.image_table import is_table
-from cnnClassifier.dataset.remote_sources import HUBS, STORES, download_dataset, is_hub, is_store
+from cnnClassifier.dataset.remote_sources import HUBS, download_dataset, is_hub
 from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.utils import http
 from cnnClassifier.utils.common import sha256_of
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.object_store import STORES, is_store
 from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_url
 from cnnClassifier.utils.storage import disk_errors, exclusive_lock
