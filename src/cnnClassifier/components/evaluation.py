@@ -58,6 +58,7 @@ from cnnClassifier.utils.errors import BundleError, GateError, ImageError, Manif
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_credentials
+from cnnClassifier.utils.source_files import read_bytes
 
 _MIN_AGREEMENT, _MAX_AUC_DIFFERENCE = 0.99, 0.005  # int8 is served within these limits
 _MAX_FALSE_POSITIVE_RATE, _MIN_DETECTION_RATE = 0.1, 0.8  # of unfamiliar images; else a warning
@@ -209,7 +210,7 @@ class Evaluation:
         return predictions, inference
 
     def _read_image(self, bundle: ModelBundle, entry: Entry) -> np.ndarray:
-        data = (self.config.data_dir / entry.path).read_bytes()
+        data = read_bytes(self.config.data_dir, entry.path)
         options = DicomOptions.parse(bundle.dicom_window)
         return prepare(data, bundle.image_size, self.config.max_pixels, options)
 

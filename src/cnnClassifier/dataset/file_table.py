@@ -17,6 +17,7 @@ from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
 from cnnClassifier.imaging.gray import mean_intensity, to_gray
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
+from cnnClassifier.utils.source_files import read_bytes
 
 # Properties of files that are used although they are unusual, and how each is handled.
 UNUSUAL_PROPERTIES = {
@@ -94,7 +95,7 @@ def _read_file(
     record = {"path": path, "label": label, **texts, **numbers}
     black = np.zeros((THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
     try:
-        data = (data_dir / path).read_bytes()
+        data = read_bytes(data_dir, path)
         record |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         image = decode(data, max_pixels, dicom_options)
         height, width = image.pixels.shape[:2]

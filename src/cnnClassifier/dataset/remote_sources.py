@@ -1,18 +1,21 @@
 """Download data sets from Kaggle, the Hugging Face Hub, Amazon S3, Google Cloud and Azure."""
 
 import importlib
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import joblib
 
 from cnnClassifier.dataset.extraction import safe_path
 from cnnClassifier.dataset.image_table import is_table
-from cnnClassifier.imaging.file_names import is_image
+from cnnClassifier.imaging.dicom_header import MAGIC_BYTES, is_dicom
+from cnnClassifier.imaging.file_names import has_suffix, is_image
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.object_store import (
     CONNECTIONS,
+    RemoteFolder,
     is_store,
     one_line_errors,
     open_store,
@@ -20,6 +23,7 @@ from cnnClassifier.utils.object_store import (
 )
 from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_url
+from cnnClassifier.utils.source_files import SourceFile
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -104,6 +108,37 @@ def _download_from_store(url: str, target: Path) -> None:
         copies = joblib.Parallel(CONNECTIONS, backend="threading", return_as="generator")(jobs)
         for _ in progress(copies, total=len(jobs), desc="download", unit="file"):
             pass
+
+
+def list_remote_images(folder: RemoteFolder) -> dict[PurePosixPath, SourceFile]:
+    """Return the images below a folder of an object store by their relative path, sorted.
+
+    Of a file without a suffix the first bytes are read: it is an image if it is a DICOM file.
+
+    Raises:
+        SourceError: the store doesn't answer, or there is no image.
+    """
+    name, hint = redact_url(folder.url), store_hint(folder.url)
+    infos = folder.list_files()
+    if not infos:
+        raise SourceError(
+            f"{name}: no such folder, or an empty one; {hint}; of an archive or a table "
+            "data_ingestion.copy has to be true"
+        )
+    images = {}
+    unknown = []
+    for path, info in infos.items():
+        image = safe_path(path, name)
+        if is_image(image):
+            images[image] = SourceFile(str(image), path, info.size, info.mtime_ns or 0)
+            if not has_suffix(image):
+                unknown.append(image)
+    with one_line_errors(name, hint), ThreadPoolExecutor(CONNECTIONS) as pool:
+        starts = pool.map(lambda image: folder.read(images[image].source, MAGIC_BYTES), unknown)
+        for image, start in zip(unknown, list(starts), strict=True):
+            if not is_dicom(start):
+                del images[image]
+    return dict(sorted(images.items()))
 
 
 def _copy(store: "FileSystem", info: "FileInfo", target: Path) -> None:

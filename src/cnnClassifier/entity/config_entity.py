@@ -385,6 +385,12 @@ class DataIngestionConfig(Settings):
         description="SHA-256 of the archive; null: not checked",
         json_schema_extra={"expected": "64 hexadecimal digits, or null"},
     )
+    copy_images: bool = Field(
+        default=True,
+        validation_alias="data_ingestion.copy",
+        description="Whether images of a folder, a bucket or a table are copied to data_dir; "
+        "false: each is read from there when it is needed, and data_dir has a list of them",
+    )
     class_patterns: Annotated[dict[Text, Text], Field(min_length=1)] | None = Field(
         validation_alias="data_ingestion.classes",
         description="Each class with the shell pattern of its folders; other folders are left "

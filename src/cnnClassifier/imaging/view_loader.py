@@ -9,6 +9,7 @@ import numpy as np
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.imaging.augment import View, augment
 from cnnClassifier.imaging.decode import prepare
+from cnnClassifier.utils.source_files import read_bytes
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,6 @@ class ViewLoader:
             uint8, `image_size`, for each number.
         """
         path, views = file
-        data = (self.data_dir / path).read_bytes()
+        data = read_bytes(self.data_dir, path)
         pixels = prepare(data, self.image_size, self.max_pixels, self.dicom_options)
         return [augment(pixels, views[number]) for number in numbers]
