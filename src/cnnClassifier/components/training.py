@@ -58,7 +58,7 @@ from cnnClassifier.tracking.store import TRAINED
 from cnnClassifier.utils.common import atomic_write, save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, ConfigError
 from cnnClassifier.utils.log import logger
-from cnnClassifier.utils.source_files import read_bytes
+from cnnClassifier.utils.source_files import read_bytes, reading_threads
 
 if TYPE_CHECKING:
     import keras
@@ -370,7 +370,8 @@ def image_features(
         DicomOptions.parse(config.dicom_window),
     )
     files = [(entry.path, views) for entry, views in images]
-    return cache.features(keys, files, loader)
+    threads = reading_threads(config.data_dir)
+    return cache.features(keys, files, loader, threads)
 
 
 def positive_class(requested: str, classes: tuple[str, ...]) -> str | None:

@@ -17,7 +17,7 @@ from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
 from cnnClassifier.imaging.gray import mean_intensity, to_gray
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.progress import progress
-from cnnClassifier.utils.source_files import read_bytes
+from cnnClassifier.utils.source_files import read_bytes, reading_threads
 
 # Properties of files that are used although they are unusual, and how each is handled.
 UNUSUAL_PROPERTIES = {
@@ -74,7 +74,9 @@ def read_file_table(
     """
     read = joblib.delayed(_read_file)
     jobs = (read(data_dir, *file, max_pixels, min_side, dicom_options) for file in files)
-    results = joblib.Parallel(n_jobs=-1, backend=backend, return_as="generator")(jobs)
+    # Processes are for many cores.
+    threads = reading_threads(data_dir) if backend == "threading" else None
+    results = joblib.Parallel(n_jobs=threads or -1, backend=backend, return_as="generator")(jobs)
     bar = progress(results, total=len(files), desc="reading files", unit="file")
     records, thumbnails, keypoints = zip(*bar, strict=True)
     table = pd.DataFrame(records)

@@ -1,9 +1,8 @@
-"""Outputs of the frozen layers: computed once per view, cached on disk by content."""
+"""Outputs of the frozen layers: computed once per view, cached by content."""
 
 import hashlib
 import json
 import multiprocessing
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 
 from cnnClassifier.network import backend
 from cnnClassifier.network.architecture import BLOCKS_LAYER, heads_of, local_kind_of, stack_heads
+from cnnClassifier.network.feature_files import FeatureFiles, open_files
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
 
@@ -32,24 +32,28 @@ Job = tuple[Any, list[int]]  # an image, and its missing views
 
 
 class Features:
-    """Cached feature maps and block averages, read from disk when they are used.
+    """Cached feature maps and block averages, read from the cache when they are used.
 
     Args:
-        paths: the file of each item, str (n,); it holds float16 values, first those of the map.
+        names: the file of each item, str (n,); it holds float16 values, first those of the map.
         shape: of a map, (h, w, channels).
         averages: number of block averages.
+        files: the cache.
     """
 
-    def __init__(self, paths: np.ndarray, shape: tuple[int, ...], averages: int) -> None:
-        self._paths = paths
+    def __init__(
+        self, names: np.ndarray, shape: tuple[int, ...], averages: int, files: FeatureFiles
+    ) -> None:
+        self._names = names
         self._averages = averages
+        self._files = files
         self.shape = shape
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._names)
 
     def __getitem__(self, items: slice | np.ndarray) -> "Features":
-        return Features(self._paths[items], self.shape, self._averages)
+        return Features(self._names[items], self.shape, self._averages, self._files)
 
     def take(self, items: slice | np.ndarray) -> np.ndarray:
         """Read the maps of items into memory.
@@ -57,48 +61,49 @@ class Features:
         Returns:
             float16, (n, h, w, channels); Keras casts it where that is fast.
         """
-        return self._read(self._paths[items], self.shape, 0)
+        return self._read(self._names[items], self.shape, 0)
 
     def averages(self) -> np.ndarray:
         """Read the block averages of all items, float16 (n, features)."""
-        return self._read(self._paths, (self._averages,), 2 * int(np.prod(self.shape)))
+        return self._read(self._names, (self._averages,), 2 * int(np.prod(self.shape)))
 
     def batches(self, size: int = 64) -> Iterator[np.ndarray]:
         """Yield the maps of all items in order, so many at a time."""
         for start in range(0, len(self), size):
             yield self.take(slice(start, start + size))
 
-    def _read(self, paths: np.ndarray, shape: tuple[int, ...], offset: int) -> np.ndarray:
-        values = np.empty((len(paths), *shape), np.float16)
-        for path, item in zip(paths, values, strict=True):
-            with open(path, "rb", buffering=0) as file:
-                file.seek(offset)
-                file.readinto(item)
+    def _read(self, names: np.ndarray, shape: tuple[int, ...], offset: int) -> np.ndarray:
+        values = np.empty((len(names), *shape), np.float16)
+        self._files.read(names, offset, values)
         return values
 
 
 class FeatureCache:
-    """Outputs of one frozen network on disk: one file for each view of an image.
+    """Outputs of one frozen network: one file for each view of an image.
 
-    A file is named by its content, and renamed into place once it is complete. So an interrupted
-    run keeps all maps that it finished, and several processes can share the folder.
+    A file is named by its content, and is there once it is complete. So an interrupted run keeps
+    all maps that it finished, and several processes can share the folder.
 
     Args:
-        cache_dir: shared by all networks.
+        cache_dir: a folder or the URL of one, shared by all networks.
         trunk: the frozen network from `split_at`.
         precision: of its arithmetic: `float32`, `bfloat16` or `float16`.
     """
 
-    def __init__(self, cache_dir: Path, trunk: "keras.Model", precision: str) -> None:
+    def __init__(self, cache_dir: Path | str, trunk: "keras.Model", precision: str) -> None:
         self._trunk = trunk
         self._precision = precision
         map_shape, averages_shape = trunk.output_shape
         self.shape = tuple(map_shape[1:])
         self._averages = averages_shape[1]
-        self.folder = Path(cache_dir) / trunk_id(trunk, precision)[:24]
+        self._files = open_files(cache_dir, trunk_id(trunk, precision)[:24])
 
     def features(
-        self, keys: Sequence[Sequence[str]], images: Sequence[Any], load: Loader
+        self,
+        keys: Sequence[Sequence[str]],
+        images: Sequence[Any],
+        load: Loader,
+        threads: int | None = None,
     ) -> Features:
         """Return the features of images, computing those that aren't cached.
 
@@ -108,60 +113,58 @@ class FeatureCache:
             load: returns the pixels of some views of an image, uint8 (height, width, 3) each, so
                 that the image is decoded once for all of them. It runs in threads; with a GPU and
                 many images in processes, which it is pickled for.
+            threads: number of them; None: as many as the cores keep busy.
 
         Returns:
             The views of the first image, then those of the second, and so on.
         """
         file_bytes = 2 * (int(np.prod(self.shape)) + self._averages)
-        paths: list[Path] = []
+        is_complete = self._files.find(file_bytes)
+        names: list[str] = []
         missing: dict[int, list[int]] = {}  # the views by image
-        missing_paths: dict[Path, None] = {}  # an ordered set
+        missing_names: dict[str, None] = {}  # an ordered set
         for image, image_keys in enumerate(keys):
             for view, key in enumerate(image_keys):
-                path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.f16"
-                paths.append(path)
-                is_complete = path.exists() and path.stat().st_size == file_bytes
-                if path not in missing_paths and not is_complete:
-                    missing_paths[path] = None
+                name = f"{hashlib.sha256(key.encode()).hexdigest()}.f16"
+                names.append(name)
+                if name not in missing_names and not is_complete(name):
+                    missing_names[name] = None
                     missing.setdefault(image, []).append(view)
-        computed = len(missing_paths)
-        cached = len(paths) - computed
+        computed = len(missing_names)
+        cached = len(names) - computed
         logger.info("frozen features: %d forward passes, %d from the cache", computed, cached)
         if missing:
             jobs = [(images[image], views) for image, views in missing.items()]
-            self._compute(list(missing_paths), jobs, load)
-        return Features(np.array(paths, str), self.shape, self._averages)
+            self._compute(
+                list(missing_names), jobs, load, threads or min(_MAX_THREADS, joblib.cpu_count())
+            )
+        return Features(np.array(names, str), self.shape, self._averages, self._files)
 
-    def _compute(self, paths: list[Path], jobs: list[Job], load: Loader) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def _compute(self, names: list[str], jobs: list[Job], load: Loader, threads: int) -> None:
         run = forward(self._trunk, self._precision)
         size = 128 if backend.has_gpu() else 4  # on a CPU more isn't faster, and takes memory
-        loaded = _load_ahead(jobs, load, max_views=3 * size)
+        loaded = _load_ahead(jobs, load, max_views=3 * size, threads=threads)
         writing: list[Future[None]] = []  # what the network computed before
         with (
-            progress(total=len(paths), desc=f"features ({self._precision})", unit="image") as bar,
+            progress(total=len(names), desc=f"features ({self._precision})", unit="image") as bar,
             ThreadPoolExecutor(1) as writer,
         ):
-            for start in range(0, len(paths), size):
-                batch = paths[start : start + size]
+            for start in range(0, len(names), size):
+                batch = names[start : start + size]
                 pixels = list(islice(loaded, size))
                 pixels += pixels[:1] * (size - len(pixels))  # one shape: no second trace
                 rows = run(np.stack(pixels))
                 for written in writing:
                     written.result()
-                writing = [writer.submit(self._write, batch, rows)]
+                writing = [writer.submit(self._files.write, batch, rows)]
                 bar.update(len(batch))
             for written in writing:
                 written.result()
 
-    def _write(self, paths: list[Path], rows: np.ndarray) -> None:
-        temp_path = self.folder / f"{uuid.uuid4().hex}.unfinished"
-        for path, row in zip(paths, rows, strict=False):
-            row.tofile(temp_path)
-            temp_path.replace(path)
 
-
-def _load_ahead(jobs: Sequence[Job], load: Loader, max_views: int) -> Iterator[np.ndarray]:
+def _load_ahead(
+    jobs: Sequence[Job], load: Loader, max_views: int, threads: int
+) -> Iterator[np.ndarray]:
     """Yield the views of the jobs in order, loading ahead of the network, within a bound."""
     cores = joblib.cpu_count()
     use_processes = (
@@ -172,9 +175,9 @@ def _load_ahead(jobs: Sequence[Job], load: Loader, max_views: int) -> Iterator[n
         pool: Executor = ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"))
         size = _IMAGES_PER_TASK
     else:
-        pool, size = ThreadPoolExecutor(min(_MAX_THREADS, cores)), 1
+        pool, size = ThreadPoolExecutor(threads), 1
     views_per_task = size * max(len(views) for _, views in jobs)
-    ahead = max(2 * cores if use_processes else _MAX_THREADS, max_views // views_per_task)  # tasks
+    ahead = max(2 * cores if use_processes else threads, max_views // views_per_task)  # tasks
     tasks = (jobs[start : start + size] for start in range(0, len(jobs), size))
     with pool:
         waiting = deque(pool.submit(_load, load, task) for task in islice(tasks, ahead))

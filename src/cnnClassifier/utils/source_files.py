@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from cnnClassifier.utils.object_store import RemoteFolder, is_store
+from cnnClassifier.utils.object_store import CONNECTIONS, RemoteFolder, is_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,10 +66,10 @@ def listed_paths(data_dir: Path) -> list[str]:
     return [] if table is None else table["path"].to_pylist()
 
 
-def is_remote(data_dir: Path) -> bool:
-    """Return whether each file takes a request to an object store."""
+def reading_threads(data_dir: Path) -> int | None:
+    """Return in how many threads to read: many wait for an object store; None: the usual number."""
     table = _read_list(data_dir)
-    return table is not None and is_store(_source_of(table))
+    return CONNECTIONS if table is not None and is_store(_source_of(table)) else None
 
 
 def read_bytes(data_dir: Path, path: str) -> bytes:
