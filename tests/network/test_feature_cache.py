@@ -1,3 +1,4 @@
+import pickle
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ from cnnClassifier.network.feature_cache import (
     split_at,
     trunk_id,
 )
+from cnnClassifier.utils.object_store import RemoteFolder
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
 FILE_BYTES = 2 * (4 * 4 * 5 + 5)
@@ -111,6 +113,27 @@ def test_a_killed_run_keeps_its_complete_maps(cached, expected, tmp_path):
     assert len(loaded) == 4
     assert {5, 6} < set(loaded)
     assert np.allclose(found, expected[:7], atol=1e-3)
+
+
+def test_a_cache_in_an_object_store(cached, expected, memory_store, monkeypatch):
+    listed = []
+    list_files = RemoteFolder.list_files
+    monkeypatch.setattr(
+        RemoteFolder, "list_files", lambda folder: listed.append(folder) or list_files(folder)
+    )
+    url = "memory://bucket/features?option=1"
+    found, loaded = cached(list(range(9)), url)
+    assert np.array_equal(found, cached(list(range(9)))[0])  # the same bytes as in a folder
+    assert loaded == list(range(9))
+    (name, *others) = memory_store.glob("/bucket/features/*/*.f16")
+    assert [memory_store.size(path) for path in (name, *others)] == [FILE_BYTES] * 9
+    memory_store.pipe_file(name, b"half a file")
+    found, loaded = cached(list(range(8, -1, -1)), url)
+    assert len(loaded) == 1
+    assert np.allclose(found, expected[8::-1], atol=1e-3)
+    assert len(listed) == 2  # once for each run, not for each file
+    copied = pickle.loads(pickle.dumps(module.open_files(url, "x")))
+    assert vars(copied) == vars(module.open_files(url, "x"))
 
 
 def test_two_runs_at_once_do_not_meet(cached, expected, tmp_path):
