@@ -9,9 +9,9 @@ from collections import Counter
 
 import pandas as pd
 import pytest
-from image_patterns import parse_patterns, write_patterns
 
 from cnnClassifier.utils.object_store import RemoteFolder
+from image_patterns import parse_patterns, write_patterns
 from tests.archives import read_files
 from tests.object_stores import SECRET, s3_server
 from tests.project import ROOT, patterns, write_project

@@ -58,7 +58,7 @@ from cnnClassifier.tracking.store import TRAINED
 from cnnClassifier.utils.common import atomic_write, save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, ConfigError
 from cnnClassifier.utils.log import logger
-from cnnClassifier.utils.source_files import read_bytes, reading_threads
+from cnnClassifier.utils.source_files import read_bytes
 
 if TYPE_CHECKING:
     import keras
@@ -370,8 +370,7 @@ def image_features(
         DicomOptions.parse(config.dicom_window),
     )
     files = [(entry.path, views) for entry, views in images]
-    threads = reading_threads(config.data_dir)
-    return cache.features(keys, files, loader, threads)
+    return cache.features(keys, files, loader)
 
 
 def positive_class(requested: str, classes: tuple[str, ...]) -> str | None:

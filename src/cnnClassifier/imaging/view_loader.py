@@ -9,7 +9,7 @@ import numpy as np
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.imaging.augment import View, augment
 from cnnClassifier.imaging.decode import prepare
-from cnnClassifier.utils.source_files import read_bytes
+from cnnClassifier.utils.source_files import read_bytes, reading_threads
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class ViewLoader:
     image_size: tuple[int, int, int]
     max_pixels: int
     dicom_options: DicomOptions
+
+    @property
+    def threads(self) -> int | None:
+        """In how many threads to call it; None: as many as the cores keep busy."""
+        return reading_threads(self.data_dir)
 
     def __call__(
         self, file: tuple[str, Sequence[View]], numbers: Sequence[int]

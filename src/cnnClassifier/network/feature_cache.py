@@ -99,11 +99,7 @@ class FeatureCache:
         self._files = open_files(cache_dir, trunk_id(trunk, precision)[:24])
 
     def features(
-        self,
-        keys: Sequence[Sequence[str]],
-        images: Sequence[Any],
-        load: Loader,
-        threads: int | None = None,
+        self, keys: Sequence[Sequence[str]], images: Sequence[Any], load: Loader
     ) -> Features:
         """Return the features of images, computing those that aren't cached.
 
@@ -112,8 +108,8 @@ class FeatureCache:
             images: what `load` takes of each, such as its path.
             load: returns the pixels of some views of an image, uint8 (height, width, 3) each, so
                 that the image is decoded once for all of them. It runs in threads; with a GPU and
-                many images in processes, which it is pickled for.
-            threads: number of them; None: as many as the cores keep busy.
+                many images in processes, which it is pickled for. Where it waits for the network, its
+                attribute `threads` says how many.
 
         Returns:
             The views of the first image, then those of the second, and so on.
@@ -135,15 +131,13 @@ class FeatureCache:
         logger.info("frozen features: %d forward passes, %d from the cache", computed, cached)
         if missing:
             jobs = [(images[image], views) for image, views in missing.items()]
-            self._compute(
-                list(missing_names), jobs, load, threads or min(_MAX_THREADS, joblib.cpu_count())
-            )
+            self._compute(list(missing_names), jobs, load)
         return Features(np.array(names, str), self.shape, self._averages, self._files)
 
-    def _compute(self, names: list[str], jobs: list[Job], load: Loader, threads: int) -> None:
+    def _compute(self, names: list[str], jobs: list[Job], load: Loader) -> None:
         run = forward(self._trunk, self._precision)
         size = 128 if backend.has_gpu() else 4  # on a CPU more isn't faster, and takes memory
-        loaded = _load_ahead(jobs, load, max_views=3 * size, threads=threads)
+        loaded = _load_ahead(jobs, load, max_views=3 * size)
         writing: list[Future[None]] = []  # what the network computed before
         with (
             progress(total=len(names), desc=f"features ({self._precision})", unit="image") as bar,
@@ -162,11 +156,10 @@ class FeatureCache:
                 written.result()
 
 
-def _load_ahead(
-    jobs: Sequence[Job], load: Loader, max_views: int, threads: int
-) -> Iterator[np.ndarray]:
+def _load_ahead(jobs: Sequence[Job], load: Loader, max_views: int) -> Iterator[np.ndarray]:
     """Yield the views of the jobs in order, loading ahead of the network, within a bound."""
     cores = joblib.cpu_count()
+    threads = getattr(load, "threads", None) or min(_MAX_THREADS, cores)
     use_processes = (
         cores > _MAX_THREADS and len(jobs) >= _MIN_IMAGES_FOR_PROCESSES and backend.has_gpu()
     )
