@@ -78,7 +78,7 @@ class DataIngestion:
             images = self._arrange(find_class_folders(list(files), source), source)
         else:
             local_folder, found = self._find(location, source)
-            folder = str(local_folder)
+            folder = str(local_folder.absolute())  # another process may run elsewhere
             images = self._arrange(found, source)
             files = {image.source: describe_file(local_folder, image.source) for image in images}
         create_directories(target)

@@ -108,8 +108,8 @@ class FeatureCache:
             images: what `load` takes of each, such as its path.
             load: returns the pixels of some views of an image, uint8 (height, width, 3) each, so
                 that the image is decoded once for all of them. It runs in threads; with a GPU and
-                many images in processes, which it is pickled for. Where it waits for the network, its
-                attribute `threads` says how many.
+                many images in processes, which it is pickled for. Its attribute `threads`, if there
+                is one, says how many: more where it waits for the network.
 
         Returns:
             The views of the first image, then those of the second, and so on.
