@@ -15,7 +15,7 @@ def open_files(cache_dir: Path | str, name: str) -> "LocalFiles | RemoteFiles":
     if is_store(cache_dir):
         url, separator, query = str(cache_dir).partition("?")
         return RemoteFiles(RemoteFolder(f"{url.rstrip('/')}/{name}{separator}{query}"))
-    return LocalFiles(Path(cache_dir) / name)
+    return LocalFiles(Path(cache_dir).absolute() / name)
 
 
 class LocalFiles:
