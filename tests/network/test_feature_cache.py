@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from cnnClassifier.entity.config_entity import FitConfig
 from cnnClassifier.network import backend
 from cnnClassifier.network import feature_cache as module
 from cnnClassifier.network.architecture import add_heads
@@ -15,6 +16,7 @@ from cnnClassifier.network.feature_cache import (
     split_at,
     trunk_id,
 )
+from cnnClassifier.network.training import fit
 from cnnClassifier.utils.object_store import RemoteFolder
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
@@ -134,6 +136,40 @@ def test_a_cache_in_an_object_store(cached, expected, memory_store, monkeypatch)
     assert len(listed) == 2  # once for each run, not for each file
     copied = pickle.loads(pickle.dumps(module.open_files(url, "x")))
     assert vars(copied) == vars(module.open_files(url, "x"))
+
+
+def test_without_a_cache_features_are_computed_at_each_use(keras, trunk, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(image, views):
+        loaded.extend((image, view) for view in views)
+        return [IMAGES[image + 10 * view] for view in views]
+
+    keys = [[f"{image}:{view}" for view in (0, 1)] for image in range(7)]
+    stored = FeatureCache(tmp_path, trunk, "float32").features(keys, range(7), load)
+    monkeypatch.chdir(tmp_path)
+    computed = FeatureCache(None, trunk, "float32").features(keys, range(7), load)
+    loaded.clear()
+    rows = np.array([9, 0, 13, 1, 2, 9])
+    assert np.array_equal(computed.take(rows), stored.take(rows))
+    assert loaded == [(4, 1), (0, 0), (6, 1), (0, 1), (1, 0), (4, 1)]
+    assert np.array_equal(computed[::2].averages(), stored[::2].averages())
+    assert np.array_equal(
+        np.concatenate(list(computed.batches(5))), np.concatenate(list(stored.batches(5)))
+    )
+    # Keras may ask for them in another thread.
+    labels, held_out = np.arange(7) % 2, np.arange(7)[:, None] % 3 == 0
+    config = FitConfig(
+        epochs=2, patience=2, batch_size=3, learning_rate=0.05, class_weights=None, seed=1
+    )
+    fitted = []
+    for features in (stored, computed):
+        image = keras.Input((4, 4, 5))
+        maps = keras.layers.ReLU(negative_slope=1, name="maps")(image)
+        model = add_heads(keras.Model(image, maps), ["maps"], "maps", "conv_max", 1, 0.0, 2, 0)
+        tail = split_at(model, "maps", 1)[1]
+        fitted.append(fit(tail, features, labels, held_out, config, verbose=0).probabilities)
+    assert np.array_equal(*fitted)
 
 
 def test_two_runs_at_once_do_not_meet(cached, expected, tmp_path):

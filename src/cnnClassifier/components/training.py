@@ -315,7 +315,7 @@ def load_network(config: TrainingConfig, folds: int) -> Network:
     layer = resolve_feature_layer(config.backbone, config.feature_layer, model)
     boundary = freeze_boundary(config.backbone, layer, config.fine_tune_from, model)
     trunk, tail = split_at(model, boundary, min(folds, config.head_count))
-    cache = FeatureCache(config.cache_dir, trunk, choose_precision(config.precision))
+    cache = FeatureCache(config.features_dir, trunk, choose_precision(config.precision))
     return Network(model, tail, boundary, layer, cache)
 
 

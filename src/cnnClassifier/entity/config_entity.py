@@ -617,6 +617,12 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
         "folder, or one in an object store: `s3://…`, `gs://…`, `az://…`",
         json_schema_extra={"expected": "a path, or a URL s3://…, gs://… or az://…"},
     )
+    cache: bool = Field(
+        default=True,
+        validation_alias="training.cache",
+        description="Whether these outputs are stored; off: each epoch runs the frozen layers "
+        "again, which takes no disk but hours",
+    )
     int8: bool = Field(
         validation_alias="training.int8",
         description="Whether to also write model_int8.zip, the quantized model for the server",
@@ -655,6 +661,11 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
     )
     augmentation: AugmentationConfig = Field(validation_alias=NESTED)
     fit: FitConfig = Field(validation_alias=NESTED)
+
+    @property
+    def features_dir(self) -> Path | str | None:
+        """Where features are stored; None: nowhere."""
+        return self.cache_dir if self.cache else None
 
 
 class GatesConfig(Settings):

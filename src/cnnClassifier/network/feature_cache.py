@@ -28,21 +28,27 @@ _MAX_THREADS = 4  # more wait for each other: Pillow needs the GIL between its s
 _MIN_IMAGES_FOR_PROCESSES = 1000  # starting them takes a second
 _IMAGES_PER_TASK = 8  # of a process
 Loader = Callable[[Any, list[int]], Sequence[np.ndarray]]
+Forward = Callable[[np.ndarray], np.ndarray]
 Job = tuple[Any, list[int]]  # an image, and its missing views
 
 
 class Features:
-    """Cached feature maps and block averages, read from the cache when they are used.
+    """Feature maps and block averages, read from the cache when they are used.
 
     Args:
-        names: the file of each item, str (n,); it holds float16 values, first those of the map.
+        names: the file of each item, str (n,), or without files its number, int (n,). A file holds
+            float16 values, first those of the map.
         shape: of a map, (h, w, channels).
         averages: number of block averages.
-        files: the cache.
+        files: the cache, or what computes them.
     """
 
     def __init__(
-        self, names: np.ndarray, shape: tuple[int, ...], averages: int, files: FeatureFiles
+        self,
+        names: np.ndarray,
+        shape: tuple[int, ...],
+        averages: int,
+        files: "FeatureFiles | ComputedFeatures",
     ) -> None:
         self._names = names
         self._averages = averages
@@ -78,6 +84,32 @@ class Features:
         return values
 
 
+class ComputedFeatures:
+    """Features that aren't stored: whenever some are read, their images are loaded again.
+
+    Args:
+        run: from `forward`.
+        jobs: for each item an image and the number of its view.
+        load: see `FeatureCache.features`.
+    """
+
+    def __init__(self, run: Forward, jobs: Sequence[tuple[Any, int]], load: Loader) -> None:
+        self._run = run
+        self._jobs = jobs
+        self._load = load
+
+    def read(self, items: np.ndarray, offset: int, values: np.ndarray) -> None:
+        """Fill one item of `values` from each item, from a position in bytes on."""
+        size = _batch_size()
+        jobs = [(image, [view]) for image, view in (self._jobs[item] for item in items)]
+        loaded = _load_ahead(jobs, self._load, max_views=3 * size) if jobs else iter(())
+        first, flat = offset // values.itemsize, values.reshape(len(items), -1)
+        for start in range(0, len(items), size):
+            rows = _run_batch(self._run, list(islice(loaded, size)), size)
+            batch = flat[start : start + size]
+            batch[...] = rows[: len(batch), first : first + flat.shape[1]]
+
+
 class FeatureCache:
     """Outputs of one frozen network: one file for each view of an image.
 
@@ -85,18 +117,18 @@ class FeatureCache:
     all maps that it finished, and several processes can share the folder.
 
     Args:
-        cache_dir: a folder or the URL of one, shared by all networks.
+        cache_dir: a folder or the URL of one, shared by all networks; None: nothing is stored.
         trunk: the frozen network from `split_at`.
         precision: of its arithmetic: `float32`, `bfloat16` or `float16`.
     """
 
-    def __init__(self, cache_dir: Path | str, trunk: "keras.Model", precision: str) -> None:
+    def __init__(self, cache_dir: Path | str | None, trunk: "keras.Model", precision: str) -> None:
         self._trunk = trunk
         self._precision = precision
         map_shape, averages_shape = trunk.output_shape
         self.shape = tuple(map_shape[1:])
         self._averages = averages_shape[1]
-        self._files = open_files(cache_dir, trunk_id(trunk, precision)[:24])
+        self._cache_dir = cache_dir
 
     def features(
         self, keys: Sequence[Sequence[str]], images: Sequence[Any], load: Loader
@@ -114,8 +146,11 @@ class FeatureCache:
         Returns:
             The views of the first image, then those of the second, and so on.
         """
+        if self._cache_dir is None:
+            return self._uncached(keys, images, load)
+        files = open_files(self._cache_dir, trunk_id(self._trunk, self._precision)[:24])
         file_bytes = 2 * (int(np.prod(self.shape)) + self._averages)
-        is_complete = self._files.find(file_bytes)
+        is_complete = files.find(file_bytes)
         names: list[str] = []
         missing: dict[int, list[int]] = {}  # the views by image
         missing_names: dict[str, None] = {}  # an ordered set
@@ -131,12 +166,24 @@ class FeatureCache:
         logger.info("frozen features: %d forward passes, %d from the cache", computed, cached)
         if missing:
             jobs = [(images[image], views) for image, views in missing.items()]
-            self._compute(list(missing_names), jobs, load)
-        return Features(np.array(names, str), self.shape, self._averages, self._files)
+            self._compute(files, list(missing_names), jobs, load)
+        return Features(np.array(names, str), self.shape, self._averages, files)
 
-    def _compute(self, names: list[str], jobs: list[Job], load: Loader) -> None:
+    def _uncached(
+        self, keys: Sequence[Sequence[str]], images: Sequence[Any], load: Loader
+    ) -> Features:
+        jobs = []
+        for image, image_keys in zip(images, keys, strict=True):
+            jobs += [(image, view) for view in range(len(image_keys))]
+        logger.info("frozen features: %d, computed each time that they are used", len(jobs))
+        computed = ComputedFeatures(forward(self._trunk, self._precision), jobs, load)
+        return Features(np.arange(len(jobs)), self.shape, self._averages, computed)
+
+    def _compute(
+        self, files: FeatureFiles, names: list[str], jobs: list[Job], load: Loader
+    ) -> None:
         run = forward(self._trunk, self._precision)
-        size = 128 if backend.has_gpu() else 4  # on a CPU more isn't faster, and takes memory
+        size = _batch_size()
         loaded = _load_ahead(jobs, load, max_views=3 * size)
         writing: list[Future[None]] = []  # what the network computed before
         with (
@@ -145,15 +192,22 @@ class FeatureCache:
         ):
             for start in range(0, len(names), size):
                 batch = names[start : start + size]
-                pixels = list(islice(loaded, size))
-                pixels += pixels[:1] * (size - len(pixels))  # one shape: no second trace
-                rows = run(np.stack(pixels))
+                rows = _run_batch(run, list(islice(loaded, size)), size)
                 for written in writing:
                     written.result()
-                writing = [writer.submit(self._files.write, batch, rows)]
+                writing = [writer.submit(files.write, batch, rows)]
                 bar.update(len(batch))
             for written in writing:
                 written.result()
+
+
+def _batch_size() -> int:
+    return 128 if backend.has_gpu() else 4  # on a CPU more isn't faster, and takes memory
+
+
+def _run_batch(run: Forward, pixels: list[np.ndarray], size: int) -> np.ndarray:
+    pixels = pixels + pixels[:1] * (size - len(pixels))  # one shape: no second trace
+    return run(np.stack(pixels))
 
 
 def _load_ahead(jobs: Sequence[Job], load: Loader, max_views: int) -> Iterator[np.ndarray]:
