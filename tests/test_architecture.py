@@ -68,6 +68,7 @@ NO_PARAMS = {
         "data_ingestion.data_dir",
         "data_validation.manifest_path",
         "prepare_base_model.updated_base_model_path",
+        "training.cache",
         "training.cache_dir",
         *PARALLEL,
     },

@@ -61,6 +61,7 @@ from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.parallel import Workers
 from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_credentials
+from cnnClassifier.utils.source_files import read_bytes, reading_threads
 
 _MIN_AGREEMENT, _MAX_AUC_DIFFERENCE = 0.99, 0.005  # int8 is served within these limits
 _MAX_FALSE_POSITIVE_RATE, _MIN_DETECTION_RATE = 0.1, 0.8  # of unfamiliar images; else a warning
@@ -205,7 +206,7 @@ class Evaluation:
         """Return the model's predictions, and its other outputs."""
         data_dir = self.config.data_dir.absolute()
         predict = partial(_predict_images, engine, data_dir, self.config.max_pixels)
-        results = workers.map(predict, entries)
+        results = workers.map(predict, entries, threads=reading_threads(data_dir))
         bar = progress(results, total=len(entries), desc=f"images ({engine.name})", unit="image")
         inference = InferenceResult.concatenate(bar)
         predictions = LabeledPredictions.create(
@@ -337,7 +338,7 @@ def _predict_images(
 
 
 def _read_image(bundle: ModelBundle, data_dir: Path, max_pixels: int, entry: Entry) -> np.ndarray:
-    data = (data_dir / entry.path).read_bytes()
+    data = read_bytes(data_dir, entry.path)
     dicom_options = DicomOptions.parse(bundle.dicom_window)
     return prepare(data, bundle.image_size, max_pixels, dicom_options)
 

@@ -18,6 +18,7 @@ from cnnClassifier.imaging.gray import mean_intensity, to_gray
 from cnnClassifier.utils.errors import ImageError
 from cnnClassifier.utils.parallel import LOCAL, Workers
 from cnnClassifier.utils.progress import progress
+from cnnClassifier.utils.source_files import read_bytes, reading_threads
 
 # Properties of files that are used although they are unusual, and how each is handled.
 UNUSUAL_PROPERTIES = {
@@ -75,7 +76,7 @@ def read_file_table(
         workers: where the files are read; Pillow and OpenCV release the GIL.
     """
     read = partial(_read_files, data_dir.absolute(), max_pixels, min_side, dicom_options)
-    results = workers.map(read, files)
+    results = workers.map(read, files, threads=reading_threads(data_dir))
     bar = progress(results, total=len(files), desc="reading files", unit="file")
     records, thumbnails, keypoints = zip(*bar, strict=True)
     table = pd.DataFrame(records)
@@ -109,7 +110,7 @@ def _read_file(
     record = {"path": path, "label": label, **texts, **numbers}
     black = np.zeros((THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
     try:
-        data = (data_dir / path).read_bytes()
+        data = read_bytes(data_dir, path)
         record |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         image = decode(data, max_pixels, dicom_options)
         height, width = image.pixels.shape[:2]

@@ -28,6 +28,7 @@ from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.entity.dicom_options import WINDOWS, parse_window
 from cnnClassifier.entity.disclaimers import MEDICAL_DISCLAIMER
 from cnnClassifier.utils.common import project_dir
+from cnnClassifier.utils.object_store import has_password, is_store
 from cnnClassifier.utils.parallel import Workers, connect
 
 # No conversions: "3" is not a number, and True is not 1. A float may be written as a whole number.
@@ -61,6 +62,18 @@ class Settings(BaseModel):
 
 def _to_path(value: Any) -> Any:
     return Path(value) if isinstance(value, str) and value.strip() else value
+
+
+def _to_path_or_url(value: Any) -> Any:
+    return value if is_store(value) else _to_path(value)
+
+
+def _check_cache_dir(value: Path | str) -> Path | str:
+    if isinstance(value, Path):
+        return project_dir() / value
+    if not is_store(value) or has_password(value):
+        raise ValueError("no folder")
+    return value
 
 
 def _window_text(value: Any) -> str:
@@ -102,6 +115,8 @@ Origin = Annotated[str, StringConstraints(pattern=r"^('self'|https?://[A-Za-z0-9
 PathText = Annotated[Path, BeforeValidator(_to_path)]
 # In the clone itself when DVC runs an experiment in a temporary copy of it.
 ClonePath = Annotated[PathText, AfterValidator(lambda path: project_dir() / path)]
+# A path, or a URL that stays text.
+CacheDir = Annotated[Path | str, BeforeValidator(_to_path_or_url), AfterValidator(_check_cache_dir)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ImageSide = Annotated[int, Field(ge=32, le=1024)]
 SeedNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -420,6 +435,12 @@ class DataIngestionConfig(Settings):
         description="SHA-256 of the archive; null: not checked",
         json_schema_extra={"expected": "64 hexadecimal digits, or null"},
     )
+    copy_images: bool = Field(
+        default=True,
+        validation_alias="data_ingestion.copy",
+        description="Whether images of a folder, a bucket or a table are copied to data_dir; "
+        "false: each is read from there when it is needed, and data_dir has a list of them",
+    )
     class_patterns: Annotated[dict[Text, Text], Field(min_length=1)] | None = Field(
         validation_alias="data_ingestion.classes",
         description="Each class with the shell pattern of its folders; other folders are left "
@@ -622,9 +643,17 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
     """Settings of the stage training."""
 
     bundle_dir: BundleDir
-    cache_dir: ClonePath = Field(
+    cache_dir: CacheDir = Field(
         validation_alias="training.cache_dir",
-        description="Outputs of the frozen layers, by content; may be deleted at any time",
+        description="Outputs of the frozen layers, by content; may be deleted at any time. A "
+        "folder, or one in an object store: `s3://…`, `gs://…`, `az://…`",
+        json_schema_extra={"expected": "a path, or a URL s3://…, gs://… or az://…"},
+    )
+    cache: bool = Field(
+        default=True,
+        validation_alias="training.cache",
+        description="Whether these outputs are stored; off: each epoch runs the frozen layers "
+        "again, which takes no disk but hours",
     )
     int8: bool = Field(
         validation_alias="training.int8",
@@ -665,6 +694,11 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
     augmentation: AugmentationConfig = Field(validation_alias=NESTED)
     fit: FitConfig = Field(validation_alias=NESTED)
     parallel: ParallelConfig = Field(default=ParallelConfig(), validation_alias=NESTED)
+
+    @property
+    def features_dir(self) -> Path | str | None:
+        """Where features are stored; None: nowhere."""
+        return self.cache_dir if self.cache else None
 
 
 class GatesConfig(Settings):

@@ -67,6 +67,7 @@ class Workers:
         function: Callable[[Sequence[Item]], Sequence[Result]],
         items: Sequence[Item],
         size: int = 16,
+        threads: int | None = None,
     ) -> Iterator[Result]:
         """Yield the result for each item, in order.
 
@@ -78,16 +79,17 @@ class Workers:
                 with each batch; what it reads needs absolute paths.
             items: all items.
             size: of a batch on a cluster; a thread takes one item at a time.
+            threads: number of them in this process; None: as many as the cores keep busy.
 
         Raises:
             UserError: a worker raises it, or the cluster is lost.
         """
         if self.client is None:
             # One thread more than cores: it works while another one waits for the disk.
-            threads = _cores() + 1
-            with ThreadPoolExecutor(threads) as executor:
+            count = threads or _cores() + 1
+            with ThreadPoolExecutor(count) as executor:
                 yield from _in_order(
-                    lambda batch: executor.submit(function, batch), items, 1, lambda: 2 * threads
+                    lambda batch: executor.submit(function, batch), items, 1, lambda: 2 * count
                 )
         else:
             # As bytes, which the worker unpickles: the scheduler would load the network as well.
