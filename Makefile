@@ -92,6 +92,7 @@ pins: $(VENV)/dev.stamp          ## Update requirements*.txt from requirements*.
 	$(PIN) requirements-jax.in -c requirements-dev.txt -o requirements-jax.txt
 	$(PIN) requirements-base.in -c requirements-dev.txt -o requirements-torch.txt  # without PyTorch
 	$(PIN) requirements-sources.in -c requirements-dev.txt -o requirements-sources.txt
+	$(PIN) requirements-scale.in -c requirements-dev.txt -o requirements-scale.txt
 	$(PIN) requirements-serve.in -c requirements-dev.txt -o requirements-serve.txt
 	$(PIN) --upgrade requirements-notebooks.in -c requirements-dev.txt -o requirements-notebooks.txt
 	$(PIN) --upgrade requirements-docs.in -c requirements-dev.txt -o requirements-docs.txt

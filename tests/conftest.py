@@ -158,3 +158,14 @@ def picture():
         return buffer.getvalue()
 
     return make
+
+
+@pytest.fixture
+def memory_store():
+    """Return fsspec's file system in memory, empty before and after the test."""
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    yield store
+    store.store.clear()

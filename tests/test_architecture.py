@@ -50,8 +50,10 @@ MODULE_OF = {stage: f"cnnClassifier.pipeline.{name}" for stage, name in STAGES.i
 # Layers that can't change the outputs of a stage: the values of the configuration are watched as
 # params, and MLflow receives copies of the outputs.
 NOT_WATCHED = {"config", "tracking"}
+PARALLEL = config_entity.ParallelConfig.fields_by_key()
 # Settings that can't change the outputs of a stage: paths (dvc.yaml has them as deps and outs),
-# timeouts and limits.
+# timeouts,
+# limits and where the work runs.
 NO_PARAMS = {
     "data_ingestion": {
         "data_ingestion.download_dir",
@@ -60,19 +62,22 @@ NO_PARAMS = {
         "data_ingestion.read_timeout_s",
         "data_ingestion.retries",
     },
-    "data_validation": {"data_ingestion.data_dir"},
+    "data_validation": {"data_ingestion.data_dir", *PARALLEL},
     "prepare_base_model": set(),
     "training": {
         "data_ingestion.data_dir",
         "data_validation.manifest_path",
         "prepare_base_model.updated_base_model_path",
+        "training.cache",
         "training.cache_dir",
+        *PARALLEL,
     },
     "evaluation": {
         "data_ingestion.data_dir",
         "data_validation.manifest_path",
         "data_validation.report_path",
         "training.bundle_dir",
+        *PARALLEL,
     },
 }
 

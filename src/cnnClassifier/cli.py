@@ -258,7 +258,8 @@ def _score(manager: Any, options: argparse.Namespace) -> None:
         raise UserError(f"--part-size: expected a number above 0, found {options.part_size}")
     config = manager.serving()
     if options.SOURCE:
-        scoring = Scoring(config, manager.data_ingestion(), options.part_size)
+        ingestion, parallel = manager.data_ingestion(), manager.parallel()
+        scoring = Scoring(config, ingestion, options.part_size, parallel)
         scoring.run(options.SOURCE, options.out, options.resume)
     if options.summary:
         print(ScoredParts(options.out).summarize(config.project.disclaimer))

@@ -11,9 +11,10 @@ import pytest
 import cnnClassifier
 from cnnClassifier.components.data_ingestion import DataIngestion
 from cnnClassifier.dataset.feedback import read_feedback
-from cnnClassifier.dataset.layout import read_groups
+from cnnClassifier.dataset.layout import image_files, read_groups
 from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.utils.errors import UserError
+from cnnClassifier.utils.source_files import read_bytes
 from tests.archives import IMAGES, ingestion_options, read_files, write_files, zip_of
 from tests.loopback import Site, serving
 from tests.waiting import until
@@ -130,6 +131,80 @@ def test_dicom_files_without_a_suffix_get_one(tmp_path, ingest, data_dir, kind):
     series = "ill/study1/series2"
     expected = [f"{series}/1.2.840.55.dcm", f"{series}/IM000001.dcm", "well/study2/IM000001.dcm"]
     assert sorted(read_files(data_dir)) == expected
+
+
+@pytest.mark.parametrize("kind", ["folder", "table", "memory"])
+def test_images_stay_in_their_source(tmp_path, ingest, data_dir, memory_store, kind):
+    dicom, archive = bytes(128) + b"DICM", {"train/ill/IM1": bytes(128) + b"DICM"}
+    files = {f"train/{name}": content for name, content in INGESTED.items()} | archive
+    write_files(tmp_path / "scans", files | {"train/ill/README": b"no image", ".x/a.png": b""})
+    rows = "".join(f"{path},{path.split('/')[1]}\n" for path in files)
+    write_files(tmp_path / "scans", {"labels.csv": f"path,label\n{rows}".encode()})
+    memory_store.put(str(tmp_path / "scans"), "/clinic/scans", recursive=True)
+    source = {"table": tmp_path / "scans/labels.csv", "memory": "memory://clinic/scans/"}.get(
+        kind, tmp_path / "scans"
+    )
+    changes = {"class_count": 3, "feedback_dir": tmp_path / "feedback"}
+    write_files(tmp_path / "feedback", {"normal/f.png": b"f"})
+    ingest(source, **changes)
+    copied = {path: (data_dir / path).read_bytes() for path, _ in image_files(data_dir)}
+    expected = image_files(data_dir)
+    assert len(copied) == 5
+    assert dicom in copied.values()
+    ingest(source, copy_images=False, **changes)
+    assert image_files(data_dir) == expected
+    assert {path: read_bytes(data_dir, path) for path in copied} == copied
+    assert set(read_files(data_dir)) - {"groups.csv", "feedback.csv"} == {
+        "source_files.feather",
+        next(path for path in copied if path.endswith("feedback-f.png")),
+    }
+
+
+def test_a_change_in_the_source_changes_the_list(tmp_path, ingest, data_dir):
+    write_files(tmp_path / "scans", IMAGES)
+    ingest(tmp_path / "scans", copy_images=False)
+    listed = read_files(data_dir)
+    ingest(tmp_path / "scans", copy_images=False)
+    assert read_files(data_dir) == listed
+    os.utime(tmp_path / "scans/scans/normal/a.png", ns=(1, 1))
+    ingest(tmp_path / "scans", copy_images=False)
+    assert read_files(data_dir) != listed
+    write_files(tmp_path / "scans", {"scans/normal/a.png": b"another"})
+    with pytest.raises(OSError, match="changed since data_ingestion listed it"):
+        read_bytes(data_dir, "normal/a.png")
+    (tmp_path / "scans/scans/normal/a.png").unlink()
+    with pytest.raises(FileNotFoundError):
+        read_bytes(data_dir, "normal/a.png")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("scans.zip", "only a folder, or a table of local files"),
+        ("https://x.org/scans.zip", "only a folder, or a table of local files"),
+        ("memory://clinic/absent", "no such folder, or an empty one"),
+        ("memory://me:password@clinic/scans", "set the password in the environment"),
+    ],
+)
+def test_what_cannot_stay_in_the_source(
+    tmp_path, ingest, data_dir, memory_store, monkeypatch, source, message
+):
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path, {"scans.zip": zip_of(IMAGES)})
+    with pytest.raises(UserError, match=message) as raised:
+        ingest(source, copy_images=False)
+    assert "password@" not in str(raised.value)
+    assert read_files(data_dir) == OLD
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_paths_of_a_table_with_a_relative_path(tmp_path, ingest, data_dir, monkeypatch, copied):
+    rows = "".join(f"{path},{path.split('/')[0]}\n" for path in INGESTED)
+    write_files(tmp_path / "mine", INGESTED | {"labels.csv": f"path,label\n{rows}".encode()})
+    monkeypatch.chdir(tmp_path)
+    ingest("mine/labels.csv", copy_images=copied)
+    contents = {read_bytes(data_dir, path) for path, _ in image_files(data_dir)}
+    assert contents == set(INGESTED.values())
 
 
 @pytest.mark.parametrize(

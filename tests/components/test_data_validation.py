@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cnnClassifier.components.data_validation import DataValidation
-from cnnClassifier.entity.config_entity import DataValidationConfig, ProjectConfig
+from cnnClassifier.entity.config_entity import DataValidationConfig, ParallelConfig, ProjectConfig
 from cnnClassifier.entity.manifest import Manifest
 from cnnClassifier.utils.errors import ManifestError
 from tests.dicoms import NAME, dicom, lungs
@@ -47,7 +47,6 @@ def validate(tmp_path):
             "min_side": 32,
             "max_pixels": 10_000_000,
             "dicom_window": "auto",
-            "joblib_backend": "threading",
             "shares": (0.8, 0.2),
             "seed": 3,
             "project": ProjectConfig(group_term="patient", domain="medical"),
@@ -204,11 +203,12 @@ def test_the_report_describes_the_splits_that_exist(
     assert f"Few groups for evaluation: {few}" in warnings if few else "Few" not in warnings
 
 
-@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
-def test_equal_seeds_give_equal_bytes(data_dir, validate, tmp_path, backend):
+@pytest.mark.parametrize("engine", ["local", pytest.param("dask", marks=pytest.mark.slow)])
+def test_equal_seeds_give_equal_bytes(data_dir, validate, tmp_path, monkeypatch, engine):
+    monkeypatch.chdir(tmp_path)
     plant(data_dir)
     first, _, _ = validate()
-    validate(output="again", joblib_backend=backend)
+    validate(output="again", parallel=ParallelConfig(engine=engine, workers=2))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(OUTPUTS)
     for name in OUTPUTS:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()

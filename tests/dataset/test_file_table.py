@@ -1,9 +1,12 @@
 import hashlib
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cnnClassifier.dataset.file_table import read_file_table
+from cnnClassifier.utils.errors import SourceError
+from cnnClassifier.utils.source_files import SourceFile, write_list
 from tests.pictures import encoded, picture, save
 
 
@@ -54,3 +57,18 @@ def test_border_statistics_describe_the_outer_pixels(tmp_path):
     assert (row["border_left_mean"], row["border_left_std"]) == (200, 0)
     assert (row["border_right_mean"], row["border_right_p95"]) == (50, 50)
     assert row["border_top_mean"] == np.float64(50 + 150 * 3 / 60)
+
+
+def test_a_file_of_a_store_is_a_row_and_a_store_that_is_gone_an_error(tmp_path, memory_store):
+    content = encoded(picture(0), "PNG")
+    for name in ("a/1.png", "a/2.png"):
+        memory_store.pipe_file(f"/clinic/{name}", content)
+    files = [SourceFile(path, path, len(content), 0) for path in ("a/1.png", "a/2.png")]
+    write_list(files, "memory://clinic", tmp_path)
+    memory_store.rm("/clinic/a/2.png")
+    paths = [("a/1.png", "a"), ("a/2.png", "a")]
+    table = read_file_table(tmp_path, paths, max_pixels=10_000).table
+    assert table["error"].tolist() == ["", "unreadable: No such file or directory"]
+    memory_store.rm("/clinic", recursive=True)
+    with pytest.raises(SourceError, match="memory://clinic: no such folder; check the address"):
+        read_file_table(tmp_path, paths, max_pixels=10_000)

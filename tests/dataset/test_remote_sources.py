@@ -19,8 +19,8 @@ from cnnClassifier.dataset.sources import fetch_images
 from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.utils.errors import UserError
 from tests.archives import IMAGES, ingestion_options, read_files, write_files, zip_of
+from tests.object_stores import SECRET, s3_server
 
-SECRET = "topsecret0123456789"
 COMMIT = "c" * 40
 KAGGLE_PORT = 7777  # the client's own, for tests
 
@@ -190,15 +190,6 @@ def test_a_data_set_of_kaggle_is_downloaded_once(fetch, error_of, monkeypatch, t
 @pytest.fixture(scope="module")
 def s3():
     """Return the address of moto's S3, which has a bucket."""
-    server_module = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    keys = {"aws_access_key_id": "id", "aws_secret_access_key": SECRET}
-    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
-    client.create_bucket(Bucket="clinic")
     objects = {
         **IMAGES,
         "scans/normal/": b"",
@@ -207,10 +198,8 @@ def s3():
         "texts/a.txt": b"x",
         "scans.zip": zip_of(IMAGES),
     }
-    for name, content in objects.items():
-        client.put_object(Bucket="clinic", Key=name, Body=content)
-    yield url
-    server.stop()
+    with s3_server(objects) as url:
+        yield url
 
 
 def test_a_folder_and_an_archive_in_s3(s3, fetch, error_of, monkeypatch, tmp_path):
@@ -270,8 +259,8 @@ def test_an_interrupted_download_copies_the_rest(monkeypatch, fetch, error_of, t
                 raise OSError("AWS Error NETWORK_CONNECTION: the connection broke")
             return store.open_input_stream(path)
 
-    monkeypatch.setattr(remote_sources, "_CONNECTIONS", 1)
-    monkeypatch.setattr(remote_sources, "_open_store", lambda url: (Store(), "bucket"))
+    monkeypatch.setattr(remote_sources, "CONNECTIONS", 1)
+    monkeypatch.setattr(remote_sources, "open_store", lambda url: (Store(), "bucket"))
     assert "the connection broke; check the address" in error_of("gs://bucket")
     assert fetch("gs://bucket") == IMAGES
     assert sorted({*copied}) == sorted(f"bucket/{name}" for name in IMAGES)

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -47,6 +48,20 @@ print(json.dumps({
     "passed on": os.environ["KERAS_BACKEND"],
 }))
 """
+
+
+def test_another_process_gets_where_the_network_is(tiny_bundle, tmp_path):
+    bundle = ModelBundle.read(tiny_bundle)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    engine = Engine(bundle, shared_path=tmp_path / "model.zip")
+    sent = pickle.dumps(engine)
+    assert len(sent) < 1000
+    received = pickle.loads(sent)
+    assert (received.name, received.bundle) == (engine.name, bundle)
+    for name, values in vars(engine.predict(images)).items():
+        assert np.array_equal(getattr(received.predict(images), name), values)
+    with pytest.raises(TypeError, match="no shared_path"):
+        pickle.dumps(Engine(bundle))
 
 
 def run_script(script, *arguments):

@@ -1,9 +1,11 @@
+import pickle
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from cnnClassifier.entity.config_entity import FitConfig
 from cnnClassifier.network import backend
 from cnnClassifier.network import feature_cache as module
 from cnnClassifier.network.architecture import add_heads
@@ -14,6 +16,9 @@ from cnnClassifier.network.feature_cache import (
     split_at,
     trunk_id,
 )
+from cnnClassifier.network.training import fit
+from cnnClassifier.utils.object_store import RemoteFolder
+from cnnClassifier.utils.parallel import LOCAL, Workers
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
 FILE_BYTES = 2 * (4 * 4 * 5 + 5)
@@ -102,6 +107,41 @@ def test_an_image_is_loaded_once_for_all_its_missing_views(trunk, expected, tmp_
     assert max(in_memory) <= 20  # of 40: three batches, the one in use, and an image
 
 
+class OtherProcess(Workers):
+    """Workers that get everything pickled, as those of a cluster do."""
+
+    def __init__(self, folder):
+        object.__setattr__(self, "folder", folder)
+
+    def shared_path(self, name):
+        return self.folder / name
+
+    def map(self, function, items, size=16, threads=None):
+        for start in range(0, len(items), size):
+            task = pickle.dumps((function, items[start : start + size]))
+            function, batch = pickle.loads(task)
+            yield from function(batch)
+
+
+def load_image(number, views):
+    return [IMAGES[number + 20 * view] for view in views]
+
+
+def test_workers_of_a_cluster_write_the_same_bytes(trunk, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_BATCHES_PER_TASK", 2)
+    keys = [[f"{image}:{view}" for view in range(2)] for image in range(13)]
+    (tmp_path / "shared").mkdir()
+    for name, workers in (("here", LOCAL), ("there", OtherProcess(tmp_path / "shared"))):
+        cache = FeatureCache(tmp_path / name, trunk, "float32")
+        cache.features(keys, range(13), load_image, workers=workers)
+    here, there = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("*/*.f16")}
+        for name in ("here", "there")
+    )
+    assert len(here) == 26
+    assert there == here
+
+
 def test_a_killed_run_keeps_its_complete_maps(cached, expected, tmp_path):
     cached(list(range(5)))
     lost, damaged, *_ = tmp_path.glob("*/*")
@@ -111,6 +151,61 @@ def test_a_killed_run_keeps_its_complete_maps(cached, expected, tmp_path):
     assert len(loaded) == 4
     assert {5, 6} < set(loaded)
     assert np.allclose(found, expected[:7], atol=1e-3)
+
+
+def test_a_cache_in_an_object_store(cached, expected, memory_store, monkeypatch):
+    listed = []
+    list_files = RemoteFolder.list_files
+    monkeypatch.setattr(
+        RemoteFolder, "list_files", lambda folder: listed.append(folder) or list_files(folder)
+    )
+    url = "memory://bucket/features?option=1"
+    found, loaded = cached(list(range(9)), url)
+    assert np.array_equal(found, cached(list(range(9)))[0])  # the same bytes as in a folder
+    assert loaded == list(range(9))
+    (name, *others) = memory_store.glob("/bucket/features/*/*.f16")
+    assert [memory_store.size(path) for path in (name, *others)] == [FILE_BYTES] * 9
+    memory_store.pipe_file(name, b"half a file")
+    found, loaded = cached(list(range(8, -1, -1)), url)
+    assert len(loaded) == 1
+    assert np.allclose(found, expected[8::-1], atol=1e-3)
+    assert len(listed) == 2  # once for each run, not for each file
+    copied = pickle.loads(pickle.dumps(module.open_files(url, "x")))
+    assert vars(copied) == vars(module.open_files(url, "x"))
+
+
+def test_without_a_cache_features_are_computed_at_each_use(keras, trunk, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(image, views):
+        loaded.extend((image, view) for view in views)
+        return [IMAGES[image + 10 * view] for view in views]
+
+    keys = [[f"{image}:{view}" for view in (0, 1)] for image in range(7)]
+    stored = FeatureCache(tmp_path, trunk, "float32").features(keys, range(7), load)
+    monkeypatch.chdir(tmp_path)
+    computed = FeatureCache(None, trunk, "float32").features(keys, range(7), load)
+    loaded.clear()
+    rows = np.array([9, 0, 13, 1, 2, 9])
+    assert np.array_equal(computed.take(rows), stored.take(rows))
+    assert loaded == [(4, 1), (0, 0), (6, 1), (0, 1), (1, 0), (4, 1)]
+    assert np.array_equal(computed[::2].averages(), stored[::2].averages())
+    assert np.array_equal(
+        np.concatenate(list(computed.batches(5))), np.concatenate(list(stored.batches(5)))
+    )
+    # Keras may ask for them in another thread.
+    labels, held_out = np.arange(7) % 2, np.arange(7)[:, None] % 3 == 0
+    config = FitConfig(
+        epochs=2, patience=2, batch_size=3, learning_rate=0.05, class_weights=None, seed=1
+    )
+    fitted = []
+    for features in (stored, computed):
+        image = keras.Input((4, 4, 5))
+        maps = keras.layers.ReLU(negative_slope=1, name="maps")(image)
+        model = add_heads(keras.Model(image, maps), ["maps"], "maps", "conv_max", 1, 0.0, 2, 0)
+        tail = split_at(model, "maps", 1)[1]
+        fitted.append(fit(tail, features, labels, held_out, config, verbose=0).probabilities)
+    assert np.array_equal(*fitted)
 
 
 def test_two_runs_at_once_do_not_meet(cached, expected, tmp_path):

@@ -22,16 +22,16 @@ class ArrayFeatures(Features):
     """Features in memory instead of in files; the averages are those of the maps."""
 
     def __init__(self, maps):
-        super().__init__(maps, maps.shape[1:], maps.shape[-1])
+        super().__init__(maps, maps.shape[1:], maps.shape[-1], files=None)
 
     def __getitem__(self, items):
-        return ArrayFeatures(self._paths[items])
+        return ArrayFeatures(self._names[items])
 
     def take(self, items):
-        return self._paths[items]
+        return self._names[items]
 
     def averages(self):
-        return self._paths.mean((1, 2))
+        return self._names.mean((1, 2))
 
 
 def toy(count, seed, share=0.5):

@@ -1,17 +1,13 @@
-"""Predict batches of files: a list of paths becomes a table."""
+"""Predict batches of files: a list of paths becomes rows of a table."""
 
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import joblib
-import pyarrow as pa
-
-from cnnClassifier.entity.bundle import ModelBundle, is_uncertain
+from cnnClassifier.entity.bundle import is_uncertain
 from cnnClassifier.entity.config_entity import ServingConfig
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.imaging.decode import decode, resize
@@ -19,54 +15,36 @@ from cnnClassifier.imaging.limits import PixelBudget
 from cnnClassifier.network.engine import Engine
 from cnnClassifier.utils.errors import ImageError
 
+Row = dict[str, Any]  # of a table of `part_schema`
+
 
 class BatchScorer:
-    """The model of the server, for many files; a process needs one.
-
-    It predicts as the server does: with the same limits, and in int8 where the server uses it.
+    """Predict as the server does, with the same limits; it may be used from many threads.
 
     Args:
-        bundle: from `ModelBundle.read`.
+        engine: the model; in int8 where the server uses it.
         config: of the server.
         folder: the paths are relative to it.
-        schema: of the tables, see `part_schema`.
-
-    Raises:
-        BundleError: the model can't be run.
     """
 
-    def __init__(
-        self, bundle: ModelBundle, config: ServingConfig, folder: Path, schema: pa.Schema
-    ) -> None:
-        self._bundle = bundle
+    def __init__(self, engine: Engine, config: ServingConfig, folder: Path) -> None:
+        self._engine = engine
         self._config = config
         self._folder = folder
-        self._schema = schema
-        self._dicom_options = DicomOptions.parse(bundle.dicom_window)
+        self._dicom_options = DicomOptions.parse(engine.bundle.dicom_window)
         self._budget = PixelBudget(2 * config.max_pixels)  # as in the server
-        int8 = bundle.accepts_int8(config.int8_evaluation_dir)
-        self._engine = Engine(bundle, int8, hint="THROUGHPUT")
 
-    def score(
-        self, paths: Sequence[str], on_file: Callable[[int], object] = lambda count: None
-    ) -> pa.Table:
-        """Return one row for each file, in the order of the paths, on all cores.
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to make it again in another process, without the budget's locks."""
+        return BatchScorer, (self._engine, self._config, self._folder)
 
-        Args:
-            paths: absolute, or relative to the folder.
-            on_file: called with 1 after each file.
-        """
-        rows = []
-        # One thread more than cores: it works while another one waits for the disk.
-        with ThreadPoolExecutor(joblib.cpu_count() + 1) as pool:
-            for row in pool.map(self._score_file, paths):
-                rows.append(row)
-                on_file(1)
-        return pa.Table.from_pylist(rows, self._schema)
+    def score(self, paths: Sequence[str]) -> list[Row]:
+        """Return one row for each file, in the order of the paths: absolute, or in the folder."""
+        return [self._score_file(path) for path in paths]
 
-    def _score_file(self, path: str) -> dict[str, Any]:
+    def _score_file(self, path: str) -> Row:
         """Return the row of a file; where it can't be used, with the reason."""
-        bundle, config = self._bundle, self._config
+        bundle, config = self._engine.bundle, self._config
         row = {"path": path_text(path), "model_sha256": bundle.model_sha256}
         row["engine"] = self._engine.name
         try:

@@ -47,14 +47,15 @@ class DataValidation:
                 can't be split.
         """
         config = self.config
-        table, thumbnails, keypoints = read_file_table(
-            config.data_dir,
-            image_files(config.data_dir),
-            max_pixels=config.max_pixels,
-            min_side=config.min_side,
-            backend=config.joblib_backend,
-            dicom_options=DicomOptions.parse(config.dicom_window),
-        )
+        with config.parallel.connect() as workers:
+            table, thumbnails, keypoints = read_file_table(
+                config.data_dir,
+                image_files(config.data_dir),
+                max_pixels=config.max_pixels,
+                min_side=config.min_side,
+                dicom_options=DicomOptions.parse(config.dicom_window),
+                workers=workers,
+            )
         is_feedback = table["path"].isin(read_feedback(config.data_dir))
         table["feedback"] = is_feedback
         source = self._split(table[~is_feedback], keypoints[~is_feedback])

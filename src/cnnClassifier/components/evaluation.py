@@ -1,5 +1,7 @@
 """Stage evaluation: evaluate the bundle, on the test split if there is one, and log the run."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,10 @@ from cnnClassifier.utils.common import (
 )
 from cnnClassifier.utils.errors import BundleError, GateError, ImageError, ManifestError, UserError
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.parallel import Workers
 from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_credentials
+from cnnClassifier.utils.source_files import read_bytes, reading_threads
 
 _MIN_AGREEMENT, _MAX_AUC_DIFFERENCE = 0.99, 0.005  # int8 is served within these limits
 _MAX_FALSE_POSITIVE_RATE, _MIN_DETECTION_RATE = 0.1, 0.8  # of unfamiliar images; else a warning
@@ -96,13 +100,16 @@ class Evaluation:
         tags = {"manifest_sha256": bundle.manifest_sha256, "synthetic": str(bundle.synthetic)}
         resume = {"model_sha256": bundle.model_sha256, "state": TRAINED}
         name = f"{bundle.backbone} {bundle.model_id}"
-        with start_run(config.tracking, name, tags, resume) as run:
+        with (
+            config.parallel.connect() as workers,
+            start_run(config.tracking, name, tags, resume) as run,
+        ):
             run.log_model(config.bundle_dir)  # uploaded in the background
             has_test = any(entry.split == "test" for entry in manifest.entries)
             entries = manifest.in_split("test" if has_test else "train")
             labels = manifest.labels(entries)
-            engine = Engine(bundle)
-            served, inference = self._predict(engine, entries, labels)
+            engine = Engine(bundle, shared_path=workers.shared_path("model.zip"))
+            served, inference = self._predict(workers, engine, entries, labels)
             predictions = served if has_test else self._read_out_of_fold(bundle, entries)
             images = pd.DataFrame(entries)
             samples = self._ood_samples()
@@ -110,7 +117,7 @@ class Evaluation:
             scores = self._score(bundle, report, predictions, distances, has_test)
             scores["gates"] = check_gates(config.gates, manifest, report, scores)
             if bundle.int8_sha256:
-                int8, _ = self._predict(Engine(bundle, int8=True), entries, labels)
+                int8, _ = self._predict(workers, Engine(bundle, int8=True), entries, labels)
                 scores["int8"] = _compare_int8(bundle, served, int8)
             gallery = self._gallery(bundle, entries, predictions, inference)
             with atomic_write(config.root_dir) as folder:
@@ -194,11 +201,14 @@ class Evaluation:
             raise _unusable(path, error) from None
 
     def _predict(
-        self, engine: Engine, entries: list[Entry], labels: np.ndarray
+        self, workers: Workers, engine: Engine, entries: list[Entry], labels: np.ndarray
     ) -> tuple[LabeledPredictions, InferenceResult]:
         """Return the model's predictions, and its other outputs."""
-        bar = progress(entries, desc=f"images ({engine.name})", unit="image")
-        inference = engine.predict(self._read_image(engine.bundle, entry) for entry in bar)
+        data_dir = self.config.data_dir.absolute()
+        predict = partial(_predict_images, engine, data_dir, self.config.max_pixels)
+        results = workers.map(predict, entries, threads=reading_threads(data_dir))
+        bar = progress(results, total=len(entries), desc=f"images ({engine.name})", unit="image")
+        inference = InferenceResult.concatenate(bar)
         predictions = LabeledPredictions.create(
             labels,
             inference.probabilities,
@@ -207,11 +217,6 @@ class Evaluation:
             engine.bundle.positive_index,
         )
         return predictions, inference
-
-    def _read_image(self, bundle: ModelBundle, entry: Entry) -> np.ndarray:
-        data = (self.config.data_dir / entry.path).read_bytes()
-        options = DicomOptions.parse(bundle.dicom_window)
-        return prepare(data, bundle.image_size, self.config.max_pixels, options)
 
     def _score(
         self,
@@ -268,7 +273,7 @@ class Evaluation:
         gallery = []
         for index in worst_predictions(predictions, self.config.error_gallery_size):
             entry = entries[index]
-            pixels = self._read_image(bundle, entry)
+            pixels = _read_image(bundle, self.config.data_dir, self.config.max_pixels, entry)
             image = GalleryImage(
                 path=entry.path,
                 actual=entry.label,
@@ -320,6 +325,22 @@ class Evaluation:
                 f"{self.config.root_dir}. Improve the data or the model, or change `gates` in "
                 "config.yaml"
             )
+
+
+def _predict_images(
+    engine: Engine, data_dir: Path, max_pixels: int, entries: Sequence[Entry]
+) -> list[InferenceResult]:
+    results = []
+    for entry in entries:
+        pixels = _read_image(engine.bundle, data_dir, max_pixels, entry)
+        results.append(engine.predict([pixels]))
+    return results
+
+
+def _read_image(bundle: ModelBundle, data_dir: Path, max_pixels: int, entry: Entry) -> np.ndarray:
+    data = read_bytes(data_dir, entry.path)
+    dicom_options = DicomOptions.parse(bundle.dicom_window)
+    return prepare(data, bundle.image_size, max_pixels, dicom_options)
 
 
 def _unusable(path: Path, error: Exception) -> BundleError:

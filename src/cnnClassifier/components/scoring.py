@@ -1,14 +1,24 @@
 """The command score: predict all images of a source, in bulk."""
 
 import shutil
+from collections.abc import Generator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cnnClassifier.components.batch_scorer import BatchScorer, path_text
+import pyarrow as pa
+
+from cnnClassifier.components.batch_scorer import BatchScorer, Row, path_text
 from cnnClassifier.dataset.file_list import list_source
 from cnnClassifier.entity.bundle import METADATA_FILE, ModelBundle
-from cnnClassifier.entity.config_entity import DataIngestionConfig, ServingConfig
+from cnnClassifier.entity.config_entity import (
+    DataIngestionConfig,
+    ParallelConfig,
+    ServingConfig,
+)
 from cnnClassifier.evaluation.scored_parts import ScoredParts, part_schema
+from cnnClassifier.network.engine import Engine
 from cnnClassifier.utils.common import create_directories, sha256_of
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.log import logger
@@ -24,14 +34,20 @@ class Scoring:
         config: of the server: model, int8 and limits.
         ingestion: folder of downloads, timeouts and limits of the source.
         part_size: files in one Parquet file; what a kill loses at most.
+        parallel: where the files are scored.
     """
 
     def __init__(
-        self, config: ServingConfig, ingestion: DataIngestionConfig, part_size: int
+        self,
+        config: ServingConfig,
+        ingestion: DataIngestionConfig,
+        part_size: int,
+        parallel: ParallelConfig,
     ) -> None:
         self.config = config
         self.ingestion = ingestion
         self.part_size = part_size
+        self.parallel = parallel
 
     def run(self, source: str, out_dir: Path, resume: bool = False) -> None:
         """Score the files that the parts in `out_dir` don't have yet.
@@ -59,8 +75,8 @@ class Scoring:
                 logger.info("score: %d of %d files to do", len(pending), len(paths))
                 if pending:
                     schema = part_schema(bundle.classes, settings)
-                    scorer = BatchScorer(bundle, self.config, folder, schema)
-                    self._score(scorer, parts, pending, len(paths))
+                    rows = self._score(bundle, folder.absolute(), pending)
+                    self._write(parts, rows, schema, len(pending), len(paths))
             finally:
                 shutil.rmtree(temp_dir, ignore_errors=True)
         logger.info("score: %d files done; parts in %s", len(paths), out_dir)
@@ -89,15 +105,26 @@ class Scoring:
             message = str(error).replace("data_ingestion.source_URL", "SOURCE")
             raise SourceError(message) from error
 
-    def _score(
-        self, scorer: BatchScorer, parts: ScoredParts, pending: list[str], total: int
+    def _score(self, bundle: ModelBundle, folder: Path, paths: list[str]) -> Generator[Row]:
+        """Yield the row of each file, in order."""
+        int8 = bundle.accepts_int8(self.config.int8_evaluation_dir)
+        with self.parallel.connect() as workers:
+            engine = Engine(bundle, int8, "THROUGHPUT", workers.shared_path("model.zip"))
+            scorer = BatchScorer(engine, self.config, folder)
+            yield from workers.map(scorer.score, paths)
+
+    def _write(
+        self, parts: ScoredParts, rows: Generator[Row], schema: pa.Schema, count: int, total: int
     ) -> None:
-        done = total - len(pending)
-        with progress(desc="score", unit="file", total=total, initial=done) as bar:
-            for start in range(0, len(pending), self.part_size):
-                batch = pending[start : start + self.part_size]
-                try:
-                    parts.append(scorer.score(batch, bar.update))
-                except KeyboardInterrupt:
-                    logger.info("score: all parts are complete; --resume continues")
-                    raise
+        """Write the rows as parts."""
+        with (
+            closing(rows),
+            progress(rows, desc="score", unit="file", total=total, initial=total - count) as bar,
+        ):
+            shown = iter(bar)
+            try:
+                while part := list(islice(shown, self.part_size)):
+                    parts.append(pa.Table.from_pylist(part, schema))
+            except KeyboardInterrupt:
+                logger.info("score: all parts are complete; --resume continues")
+                raise

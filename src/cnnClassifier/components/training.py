@@ -58,6 +58,7 @@ from cnnClassifier.tracking.store import TRAINED
 from cnnClassifier.utils.common import atomic_write, save_json, sha256_of
 from cnnClassifier.utils.errors import BundleError, ConfigError
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.source_files import read_bytes
 
 if TYPE_CHECKING:
     import keras
@@ -314,7 +315,7 @@ def load_network(config: TrainingConfig, folds: int) -> Network:
     layer = resolve_feature_layer(config.backbone, config.feature_layer, model)
     boundary = freeze_boundary(config.backbone, layer, config.fine_tune_from, model)
     trunk, tail = split_at(model, boundary, min(folds, config.head_count))
-    cache = FeatureCache(config.cache_dir, trunk, choose_precision(config.precision))
+    cache = FeatureCache(config.features_dir, trunk, choose_precision(config.precision))
     return Network(model, tail, boundary, layer, cache)
 
 
@@ -340,7 +341,7 @@ def joined_model(model: "keras.Model", fitted: FittedHeads, folds: int) -> "kera
 
 def load_image(entry: Entry, config: TrainingConfig) -> np.ndarray:
     """Return an image as the model takes it, without augmentation: uint8, `image_size`."""
-    data = (config.data_dir / entry.path).read_bytes()
+    data = read_bytes(config.data_dir, entry.path)
     dicom_options = DicomOptions.parse(config.dicom_window)
     return prepare(data, config.image_size, config.max_pixels, dicom_options)
 
@@ -363,13 +364,14 @@ def image_features(
     for entry, views in images:
         keys.append([f"{entry.sha256}:{view}{suffix}" for view in views])
     loader = ViewLoader(
-        config.data_dir,
+        config.data_dir.absolute(),
         config.image_size,
         config.max_pixels,
         DicomOptions.parse(config.dicom_window),
     )
     files = [(entry.path, views) for entry, views in images]
-    return cache.features(keys, files, loader)
+    with config.parallel.connect() as workers:
+        return cache.features(keys, files, loader, workers)
 
 
 def positive_class(requested: str, classes: tuple[str, ...]) -> str | None:

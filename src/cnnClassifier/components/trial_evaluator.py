@@ -118,7 +118,7 @@ class TrialEvaluator:
     def _compute(self, trunk: Any) -> Features:
         """Return the cached features of all images in all views."""
         training = self._config.training
-        cache = FeatureCache(training.cache_dir, trunk, choose_precision(training.precision))
+        cache = FeatureCache(training.features_dir, trunk, choose_precision(training.precision))
         augmentation = training.augmentation.model_copy(update={"views": self._max_views})
         images = [(entry, views_of(entry.sha256, augmentation)) for entry in self._images.entries]
         return image_features(cache, images, training)

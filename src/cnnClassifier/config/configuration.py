@@ -21,6 +21,7 @@ from cnnClassifier.entity.config_entity import (
     EvaluationConfig,
     FeedbackConfig,
     LoggingConfig,
+    ParallelConfig,
     PrepareBaseModelConfig,
     SearchConfig,
     SearchPathsConfig,
@@ -44,12 +45,15 @@ USERS: tuple[tuple[str, type[Settings]], ...] = (
     ("training", TrainingConfig),
     ("training", TrackingConfig),
     ("evaluation", EvaluationConfig),
+    ("score", ParallelConfig),
     ("search", SearchPathsConfig),
     ("app.py", ServingConfig),
     ("feedback", FeedbackConfig),
 )
 # Keys of earlier versions, and what to do about them.
 RENAMED_KEYS = {
+    "data_validation.joblib_backend": "replaced: threading is local, loky is dask in "
+    "parallel.engine",
     "data_validation.near_copy_bits": "removed: near-duplicates are found by keypoints, without it",
     "data_validation.near_copy_correlation": "renamed to near_duplicate_correlation, with a new "
     "scale: start from 0.85",
@@ -147,6 +151,10 @@ class ConfigurationManager:
     def serving(self) -> ServingConfig:
         """Return the settings of the web server; HOST and PORT override the file."""
         return self._create(ServingConfig)
+
+    def parallel(self) -> ParallelConfig:
+        """Return where the work on files runs; DASK_SCHEDULER_ADDRESS overrides the file."""
+        return self._create(ParallelConfig)
 
     def feedback(self) -> FeedbackConfig:
         """Return the settings of the command feedback."""

@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -16,7 +16,9 @@ from cnnClassifier.imaging.decode import DecodedImage, decode
 from cnnClassifier.imaging.dicom_header import read_patient_pseudonym
 from cnnClassifier.imaging.gray import mean_intensity, to_gray
 from cnnClassifier.utils.errors import ImageError
+from cnnClassifier.utils.parallel import LOCAL, Workers
 from cnnClassifier.utils.progress import progress
+from cnnClassifier.utils.source_files import read_bytes, reading_threads
 
 # Properties of files that are used although they are unusual, and how each is handled.
 UNUSUAL_PROPERTIES = {
@@ -32,6 +34,8 @@ UNUSUAL_PROPERTIES = {
 THUMBNAIL_SIZE = 32
 _BORDER = 0.05  # fraction of each side
 _FORMAT_OF_SUFFIX = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF", "dcm": "DICOM"}
+
+Row = tuple[dict[str, Any], np.ndarray, Keypoints | None]  # of a file, see `FileTable`
 
 
 class FileTable(NamedTuple):
@@ -58,26 +62,38 @@ def read_file_table(
     *,
     max_pixels: int,
     min_side: int = 1,
-    backend: str = "threading",
     dicom_options: DicomOptions = DEFAULT_DICOM_OPTIONS,
+    workers: Workers = LOCAL,
 ) -> FileTable:
-    """Read and decode each file once, on all cores.
+    """Read and decode each file once, on all cores or machines.
 
     Args:
         data_dir: the folder that the paths are relative to.
         files: path and class of each file.
         max_pixels: larger images get an error.
         min_side: images with a shorter side get an error; pixels.
-        backend: of joblib: `threading` (Pillow and OpenCV release the GIL) or `loky` (processes).
         dicom_options: window and frame of DICOM files.
+        workers: where the files are read; Pillow and OpenCV release the GIL.
     """
-    read = joblib.delayed(_read_file)
-    jobs = (read(data_dir, *file, max_pixels, min_side, dicom_options) for file in files)
-    results = joblib.Parallel(n_jobs=-1, backend=backend, return_as="generator")(jobs)
+    read = partial(_read_files, data_dir.absolute(), max_pixels, min_side, dicom_options)
+    results = workers.map(read, files, threads=reading_threads(data_dir))
     bar = progress(results, total=len(files), desc="reading files", unit="file")
     records, thumbnails, keypoints = zip(*bar, strict=True)
     table = pd.DataFrame(records)
     return FileTable(table, np.stack(thumbnails), pd.Series(keypoints, dtype=object).to_numpy())
+
+
+def _read_files(
+    data_dir: Path,
+    max_pixels: int,
+    min_side: int,
+    dicom_options: DicomOptions,
+    files: Sequence[tuple[str, str]],
+) -> list[Row]:
+    rows = []
+    for path, label in files:
+        rows.append(_read_file(data_dir, path, label, max_pixels, min_side, dicom_options))
+    return rows
 
 
 def _read_file(
@@ -87,14 +103,14 @@ def _read_file(
     max_pixels: int,
     min_side: int,
     dicom_options: DicomOptions,
-) -> tuple[dict[str, Any], np.ndarray, Keypoints | None]:
+) -> Row:
     """Return a file's row of the table, its thumbnail and its keypoints."""
     texts = dict.fromkeys(("sha256", "format", "mode", "error", "properties", "patient"), "")
     numbers = {"bytes": 0, "width": 0, "height": 0, "mean_intensity": 0.0}
     record = {"path": path, "label": label, **texts, **numbers}
     black = np.zeros((THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
     try:
-        data = (data_dir / path).read_bytes()
+        data = read_bytes(data_dir, path)
         record |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         image = decode(data, max_pixels, dicom_options)
         height, width = image.pixels.shape[:2]

@@ -12,12 +12,13 @@ from textwrap import shorten
 from typing import Literal, NamedTuple
 
 from cnnClassifier.imaging.decode import SUFFIXES
-from cnnClassifier.imaging.dicom_header import is_dicom
+from cnnClassifier.imaging.dicom_header import MAGIC_BYTES, is_dicom
 from cnnClassifier.imaging.file_names import has_suffix, is_hidden, is_image
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.log import logger
 from cnnClassifier.utils.progress import progress
+from cnnClassifier.utils.source_files import listed_paths
 
 # Folder names, in lower case, that mean a split of the data.
 SPLITS = {
@@ -31,7 +32,6 @@ SPLITS = {
 }
 GROUPS_FILE = "groups.csv"  # beside the class folders: the groups that the source gives
 _MAX_NAMES_LENGTH = 200  # of a list of folders in a message
-_MAGIC_BYTES = 132  # at the start of a DICOM file
 
 
 class SourceImage(NamedTuple):
@@ -88,6 +88,7 @@ def image_files(data_dir: Path) -> list[tuple[str, str]]:
         SourceError: the folder is missing or contains no image.
     """
     images = list_images(data_dir) if data_dir.is_dir() else []
+    images = sorted([*images, *map(PurePosixPath, listed_paths(data_dir))])
     if not images:
         raise SourceError(f"{data_dir}: contains no image; run data_ingestion first")
     has_splits = all(len(path.parts) > 2 and path.parts[0].lower() in SPLITS for path in images)
@@ -281,7 +282,7 @@ def _is_dicom_file(path: Path) -> bool:
     if not path.is_file():  # a broken link, a pipe
         return False
     with path.open("rb") as file:
-        return is_dicom(file.read(_MAGIC_BYTES))
+        return is_dicom(file.read(MAGIC_BYTES))
 
 
 def _raise(error: OSError) -> None:

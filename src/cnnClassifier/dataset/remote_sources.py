@@ -1,47 +1,40 @@
 """Download data sets from Kaggle, the Hugging Face Hub, Amazon S3, Google Cloud and Azure."""
 
 import importlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from textwrap import shorten
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import joblib
 
 from cnnClassifier.dataset.extraction import safe_path
 from cnnClassifier.dataset.image_table import is_table
-from cnnClassifier.imaging.file_names import is_image
+from cnnClassifier.imaging.dicom_header import MAGIC_BYTES, is_dicom
+from cnnClassifier.imaging.file_names import has_suffix, is_image
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import SourceError
+from cnnClassifier.utils.object_store import (
+    CONNECTIONS,
+    RemoteFolder,
+    is_store,
+    one_line_errors,
+    open_store,
+    store_hint,
+)
 from cnnClassifier.utils.progress import progress
-from cnnClassifier.utils.redaction import redact_credentials, redact_url
+from cnnClassifier.utils.redaction import redact_url
+from cnnClassifier.utils.source_files import SourceFile
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
 
 HUBS = ("kaggle:", "hf:")
-STORES = ("s3://", "gs://", "az://")
-_CREDENTIALS = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS; gs://anonymous@… for a public bucket",
-    "az": "AZURE_STORAGE_ACCOUNT, and AZURE_STORAGE_KEY or `az login`",
-}
 _CHUNK_BYTES = 1 << 20
-_CONNECTIONS = 8
-_MAX_REASON_LENGTH = 300
-_GCS_RETRY_S = 20  # the client's default is 15 minutes, without a message
 
 
 def is_hub(url: str) -> bool:
     """Return whether a URL names a data set of Kaggle or of the Hugging Face Hub."""
     return url.lower().startswith(HUBS)
-
-
-def is_store(url: str) -> bool:
-    """Return whether a URL names a file or a folder in an object store."""
-    return url.lower().startswith(STORES)
 
 
 def download_dataset(url: str, target: Path) -> None:
@@ -69,7 +62,7 @@ def download_dataset(url: str, target: Path) -> None:
 def _download_from_kaggle(name: str, target: Path) -> None:
     kagglehub = _import("kagglehub", "kaggle:")
     hint = "expected kaggle:owner/name; a private data set needs KAGGLE_API_TOKEN"
-    with _one_line_errors(f"kaggle:{name}", hint):
+    with one_line_errors(f"kaggle:{name}", hint):
         # It continues no partial download, but refuses a folder that has files.
         kagglehub.dataset_download(name, output_dir=str(target), force_download=True)
 
@@ -79,7 +72,7 @@ def _download_from_hugging_face(name: str, target: Path) -> None:
     hub = _import("huggingface_hub", "hf:")
     repository, _, revision = name.partition("@")
     hint = "expected hf:owner/name or hf:owner/name@revision; a private data set needs HF_TOKEN"
-    with _one_line_errors(f"hf:{name}", hint):
+    with one_line_errors(f"hf:{name}", hint):
         # Without a connection `snapshot_download` returns a partial folder and no error.
         info = hub.HfApi().dataset_info(repository, revision=revision or None)
         hub.snapshot_download(
@@ -95,9 +88,9 @@ def _download_from_store(url: str, target: Path) -> None:
     from pyarrow import fs
 
     name = redact_url(url)
-    hint = f"check the address and the credentials ({_CREDENTIALS[url[:2].lower()]})"
-    with _one_line_errors(name, hint):
-        store, path = _open_store(url)
+    hint = store_hint(url)
+    with one_line_errors(name, hint):
+        store, path = open_store(url)
         info = store.get_file_info(path)
         if info.type == fs.FileType.NotFound:
             raise SourceError(f"{name}: no such file or folder; {hint}")
@@ -112,32 +105,40 @@ def _download_from_store(url: str, target: Path) -> None:
                 jobs.append(joblib.delayed(_copy)(store, file, target / relative))
         if not jobs:
             raise SourceError(f"{name}: contains no image; check the folder")
-        copies = joblib.Parallel(_CONNECTIONS, backend="threading", return_as="generator")(jobs)
+        copies = joblib.Parallel(CONNECTIONS, backend="threading", return_as="generator")(jobs)
         for _ in progress(copies, total=len(jobs), desc="download", unit="file"):
             pass
 
 
-def _open_store(url: str) -> "tuple[FileSystem, str]":
-    """Return the file system of a URL, and the path in it."""
-    from pyarrow import fs
+def list_remote_images(folder: RemoteFolder) -> dict[PurePosixPath, SourceFile]:
+    """Return the images below a folder of an object store by their relative path, sorted.
 
-    scheme, _, path = url.partition("://")
-    if scheme.lower() == "gs" and "retry_limit_seconds=" not in url:
-        separator = "&" if "?" in url else "?"
-        url += f"{separator}retry_limit_seconds={_GCS_RETRY_S}"
-    if scheme.lower() != "az":
-        return fs.FileSystem.from_uri(url)
-    account = os.environ.get("AZURE_STORAGE_ACCOUNT")
-    if not account:
+    Of a file without a suffix the first bytes are read: it is an image if it is a DICOM file.
+
+    Raises:
+        SourceError: the store doesn't answer, or there is no image.
+    """
+    name, hint = redact_url(folder.url), store_hint(folder.url)
+    infos = folder.list_files()
+    if not infos:
         raise SourceError(
-            f"{redact_url(url)}: set AZURE_STORAGE_ACCOUNT to the name of the storage account"
+            f"{name}: no such folder, or an empty one; {hint}; of an archive or a table "
+            "data_ingestion.copy has to be true"
         )
-    store = fs.AzureFileSystem(
-        account,
-        account_key=os.environ.get("AZURE_STORAGE_KEY"),
-        sas_token=os.environ.get("AZURE_STORAGE_SAS_TOKEN"),
-    )
-    return store, path.rstrip("/")
+    images = {}
+    unknown = []
+    for path, info in infos.items():
+        image = safe_path(path, name)
+        if is_image(image):
+            images[image] = SourceFile(str(image), path, info.size, info.mtime_ns or 0)
+            if not has_suffix(image):
+                unknown.append(image)
+    with one_line_errors(name, hint), ThreadPoolExecutor(CONNECTIONS) as pool:
+        starts = pool.map(lambda image: folder.read(images[image].source, MAGIC_BYTES), unknown)
+        for image, start in zip(unknown, list(starts), strict=True):
+            if not is_dicom(start):
+                del images[image]
+    return dict(sorted(images.items()))
 
 
 def _copy(store: "FileSystem", info: "FileInfo", target: Path) -> None:
@@ -148,20 +149,6 @@ def _copy(store: "FileSystem", info: "FileInfo", target: Path) -> None:
     with store.open_input_stream(info.path) as source, target.open("wb") as file:
         while chunk := source.read(_CHUNK_BYTES):
             file.write(chunk)
-
-
-@contextmanager
-def _one_line_errors(name: str, hint: str) -> Iterator[None]:
-    """Turn every error into a `SourceError`, except those of the disk, which name a file."""
-    try:
-        yield
-    except Exception as error:  # the clients raise dozens of types, those of their HTTP libraries
-        is_of_disk = isinstance(error, OSError) and error.errno and error.filename
-        if isinstance(error, SourceError) or is_of_disk:
-            raise
-        text = redact_credentials(" ".join(str(error).split()))
-        reason = shorten(text, _MAX_REASON_LENGTH, placeholder=" …") or type(error).__name__
-        raise SourceError(f"{name}: {reason}; {hint}") from error
 
 
 def _import(package: str, scheme: str) -> Any:

@@ -17,6 +17,7 @@ from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.imaging.decode import decode
 from cnnClassifier.utils.images import image_data_uri
 from cnnClassifier.utils.page import render_template_file
+from cnnClassifier.utils.source_files import read_bytes
 
 _MAX_FRACTION_GAP = 0.05  # a class fraction further from its target is a warning
 _MIN_GROUPS = 5  # in each split but train; fewer are a warning
@@ -442,7 +443,7 @@ def _gallery(
 
 def _small_image(path: str, config: DataValidationConfig) -> str:
     """Return a small JPEG as a data URI; only these few files are read again, to save memory."""
-    data = (config.data_dir / path).read_bytes()
+    data = read_bytes(config.data_dir, path)
     options = DicomOptions.parse(config.dicom_window)
     image = Image.fromarray(decode(data, config.max_pixels, options).pixels)
     image.thumbnail((_IMAGE_SIZE, _IMAGE_SIZE))

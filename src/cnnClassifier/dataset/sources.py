@@ -11,13 +11,14 @@ from urllib.request import url2pathname
 
 from cnnClassifier.dataset.extraction import archive_error, extract_images
 from cnnClassifier.dataset.image_table import is_table
-from cnnClassifier.dataset.remote_sources import HUBS, STORES, download_dataset, is_hub, is_store
+from cnnClassifier.dataset.remote_sources import HUBS, download_dataset, is_hub
 from cnnClassifier.entity.config_entity import DataIngestionConfig
 from cnnClassifier.entity.disclaimers import is_synthetic
 from cnnClassifier.utils import http
 from cnnClassifier.utils.common import sha256_of
 from cnnClassifier.utils.errors import SourceError
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.object_store import STORES, RemoteFolder, has_password, is_store
 from cnnClassifier.utils.progress import progress
 from cnnClassifier.utils.redaction import redact_url
 from cnnClassifier.utils.storage import disk_errors, exclusive_lock
@@ -69,6 +70,32 @@ def fetch_images(
             http.check_sha256(path, config.source_sha256, path)
         extract_images(path, temp_dir, config.max_unpacked_bytes)
     return temp_dir
+
+
+def locate_images(config: DataIngestionConfig, replaced_dir: Path) -> Path | RemoteFolder:
+    """Return the folder or the table of `source_URL`, whose images stay where they are.
+
+    Args:
+        config: source and hash.
+        replaced_dir: the caller replaces it: it must not overlap with the source.
+
+    Raises:
+        SourceError: the source is missing, or its images have to be copied.
+    """
+    url = config.source_URL.strip()
+    name = redact_url(url)
+    _refuse_sha256(url, config)
+    if is_store(url):
+        if has_password(url):  # the list of the files has the URL
+            raise SourceError(f"{name}: set the password in the environment, not in the URL")
+        return RemoteFolder(url)
+    hint = "only a folder, or a table of local files, can be used in place; set it to true"
+    if is_hub(url) or url.lower().startswith(("http://", "https://")):
+        raise SourceError(f"{name}: data_ingestion.copy is false: {hint}")
+    path = _find_local(url, replaced_dir)
+    if path.is_file() and not is_table(path):
+        raise SourceError(f"{name}: data_ingestion.copy is false: {hint}")
+    return path
 
 
 def _refuse_sha256(url: str, config: DataIngestionConfig) -> None:

@@ -7,6 +7,7 @@ To add a setting, add one line to the YAML file and one field to a model.
 
 import os
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +28,8 @@ from cnnClassifier.entity.backbones import BACKBONES
 from cnnClassifier.entity.dicom_options import WINDOWS, parse_window
 from cnnClassifier.entity.disclaimers import MEDICAL_DISCLAIMER
 from cnnClassifier.utils.common import project_dir
+from cnnClassifier.utils.object_store import has_password, is_store
+from cnnClassifier.utils.parallel import Workers, connect
 
 # No conversions: "3" is not a number, and True is not 1. A float may be written as a whole number.
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -59,6 +62,18 @@ class Settings(BaseModel):
 
 def _to_path(value: Any) -> Any:
     return Path(value) if isinstance(value, str) and value.strip() else value
+
+
+def _to_path_or_url(value: Any) -> Any:
+    return value if is_store(value) else _to_path(value)
+
+
+def _check_cache_dir(value: Path | str) -> Path | str:
+    if isinstance(value, Path):
+        return project_dir() / value
+    if not is_store(value) or has_password(value):
+        raise ValueError("no folder")
+    return value
 
 
 def _window_text(value: Any) -> str:
@@ -100,6 +115,8 @@ Origin = Annotated[str, StringConstraints(pattern=r"^('self'|https?://[A-Za-z0-9
 PathText = Annotated[Path, BeforeValidator(_to_path)]
 # In the clone itself when DVC runs an experiment in a temporary copy of it.
 ClonePath = Annotated[PathText, AfterValidator(lambda path: project_dir() / path)]
+# A path, or a URL that stays text.
+CacheDir = Annotated[Path | str, BeforeValidator(_to_path_or_url), AfterValidator(_check_cache_dir)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ImageSide = Annotated[int, Field(ge=32, le=1024)]
 SeedNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -314,6 +331,39 @@ class ProjectConfig(Settings):
         return self.domain == "medical"
 
 
+class ParallelConfig(Settings):
+    """Where the work on files runs; the results are the same."""
+
+    engine: Literal["local", "dask"] = Field(
+        default="local",
+        validation_alias="parallel.engine",
+        description="Where images are read, features are computed and predictions are made: local "
+        "(the threads of one process), or dask (the processes of a cluster)",
+    )
+    scheduler: str | None = Field(
+        default=None,
+        validation_alias="parallel.scheduler",
+        pattern="^(tcp|tls)://.+:[0-9]+$",
+        description="Address of Dask's scheduler; null: processes of this machine",
+        json_schema_extra={
+            "expected": "tcp://HOST:PORT, tls://HOST:PORT or null",
+            "environment": "DASK_SCHEDULER_ADDRESS",
+        },
+    )
+    workers: int | None = Field(
+        default=None,
+        validation_alias="parallel.workers",
+        ge=1,
+        le=1024,
+        description="Number of processes that dask starts on this machine if scheduler is null; "
+        "null: one for each core",
+    )
+
+    def connect(self) -> AbstractContextManager[Workers]:
+        """Yield the workers; see `utils.parallel.connect`."""
+        return connect(self.engine, self.scheduler, self.workers)
+
+
 class ImagesConfig(Settings):
     """The images of the manifest."""
 
@@ -384,6 +434,12 @@ class DataIngestionConfig(Settings):
         pattern="^[0-9a-fA-F]{64}$",
         description="SHA-256 of the archive; null: not checked",
         json_schema_extra={"expected": "64 hexadecimal digits, or null"},
+    )
+    copy_images: bool = Field(
+        default=True,
+        validation_alias="data_ingestion.copy",
+        description="Whether images of a folder, a bucket or a table are copied to data_dir; "
+        "false: each is read from there when it is needed, and data_dir has a list of them",
     )
     class_patterns: Annotated[dict[Text, Text], Field(min_length=1)] | None = Field(
         validation_alias="data_ingestion.classes",
@@ -458,12 +514,9 @@ class DataValidationConfig(ImagesConfig):
         description="Images with a shorter side, in pixels, are left out",
     )
     dicom_window: DicomWindow
-    joblib_backend: Literal["threading", "loky"] = Field(
-        validation_alias="data_validation.joblib_backend",
-        description="Workers that read the images; loky: processes, for many cores",
-    )
     shares: Shares
     seed: Seed
+    parallel: ParallelConfig = Field(default=ParallelConfig(), validation_alias=NESTED)
 
 
 class PrepareBaseModelConfig(NetworkConfig):
@@ -590,9 +643,17 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
     """Settings of the stage training."""
 
     bundle_dir: BundleDir
-    cache_dir: ClonePath = Field(
+    cache_dir: CacheDir = Field(
         validation_alias="training.cache_dir",
-        description="Outputs of the frozen layers, by content; may be deleted at any time",
+        description="Outputs of the frozen layers, by content; may be deleted at any time. A "
+        "folder, or one in an object store: `s3://…`, `gs://…`, `az://…`",
+        json_schema_extra={"expected": "a path, or a URL s3://…, gs://… or az://…"},
+    )
+    cache: bool = Field(
+        default=True,
+        validation_alias="training.cache",
+        description="Whether these outputs are stored; off: each epoch runs the frozen layers "
+        "again, which takes no disk but hours",
     )
     int8: bool = Field(
         validation_alias="training.int8",
@@ -632,6 +693,12 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
     )
     augmentation: AugmentationConfig = Field(validation_alias=NESTED)
     fit: FitConfig = Field(validation_alias=NESTED)
+    parallel: ParallelConfig = Field(default=ParallelConfig(), validation_alias=NESTED)
+
+    @property
+    def features_dir(self) -> Path | str | None:
+        """Where features are stored; None: nowhere."""
+        return self.cache_dir if self.cache else None
 
 
 class GatesConfig(Settings):
@@ -728,6 +795,7 @@ class EvaluationConfig(ImagesConfig):
     project: ProjectConfig = Field(validation_alias=NESTED)
     gates: GatesConfig = Field(validation_alias=NESTED)
     tracking: TrackingConfig = Field(validation_alias=NESTED)
+    parallel: ParallelConfig = Field(default=ParallelConfig(), validation_alias=NESTED)
 
 
 def _default_to_cores(count: Any) -> Any:

@@ -1,6 +1,8 @@
 """What the model returns: for a batch of images, and for one image file."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -26,6 +28,13 @@ class InferenceResult:
     distances: np.ndarray
     out_of_distribution: np.ndarray
     activation_maps: np.ndarray
+
+    @classmethod
+    def concatenate(cls, results: Iterable["InferenceResult"]) -> Self:
+        """Join the results on one or more batches."""
+        return cls(
+            *map(np.concatenate, zip(*(vars(result).values() for result in results), strict=True))
+        )
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ _SEQUENCES = {
     0x00289132: "FrameVOILUTSequence",
     0x00289145: "PixelValueTransformationSequence",
 }
+MAGIC_BYTES = 132  # at the start of a file: enough for `is_dicom`
 _TRANSFER_SYNTAX, _PIXEL_DATA = 0x00020010, 0x7FE00010
 # Values in the place of a removed patient ID: the same for many patients.
 _ANONYMOUS = re.compile(rb"anon\w*|unknown|none|null|n/?a|\W*|0+|x+", re.IGNORECASE)

@@ -9,6 +9,7 @@ import numpy as np
 from cnnClassifier.entity.dicom_options import DicomOptions
 from cnnClassifier.imaging.augment import View, augment
 from cnnClassifier.imaging.decode import prepare
+from cnnClassifier.utils.source_files import read_bytes, reading_threads
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class ViewLoader:
     max_pixels: int
     dicom_options: DicomOptions
 
+    @property
+    def threads(self) -> int | None:
+        """In how many threads to call it; None: as many as the cores keep busy."""
+        return reading_threads(self.data_dir)
+
     def __call__(
         self, file: tuple[str, Sequence[View]], numbers: Sequence[int]
     ) -> list[np.ndarray]:
@@ -40,6 +46,6 @@ class ViewLoader:
             uint8, `image_size`, for each number.
         """
         path, views = file
-        data = (self.data_dir / path).read_bytes()
+        data = read_bytes(self.data_dir, path)
         pixels = prepare(data, self.image_size, self.max_pixels, self.dicom_options)
         return [augment(pixels, views[number]) for number in numbers]

@@ -41,6 +41,25 @@ def start() -> None:
         )
 
 
+def start_on_worker(requested: str) -> None:
+    """Start a backend in a process that may have done other work before.
+
+    Raises:
+        UserError: another backend runs here, or this one isn't installed.
+    """
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = requested
+        threads = os.environ.get("OMP_NUM_THREADS", "1")  # a worker's share of the cores
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
+        os.environ.setdefault("TF_NUM_INTEROP_THREADS", threads)
+    start()
+    if name() != requested:
+        raise UserError(
+            f"KERAS_BACKEND: a worker runs {name()}, but {requested} is needed; restart the workers"
+        )
+    make_deterministic(seed=0)
+
+
 def name() -> str:
     """Return the name of the backend, which is that of its package."""
     import keras

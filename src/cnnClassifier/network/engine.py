@@ -1,7 +1,9 @@
 """Run a trained bundle on OpenVINO, without TensorFlow: in floating point, or in int8."""
 
 import gc
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from cnnClassifier.entity.bundle import (
     INT8_FILE,
+    METADATA_FILE,
     MODEL_FILE,
     OOD_DETECTOR_FILE,
     ModelBundle,
@@ -22,9 +25,12 @@ from cnnClassifier.network.openvino_model import (
     compile_network,
     export_openvino,
     load_openvino,
+    save_openvino,
 )
 from cnnClassifier.network.out_of_distribution import OutOfDistributionDetector
+from cnnClassifier.utils.common import sha256_of
 from cnnClassifier.utils.errors import BundleError
+from cnnClassifier.utils.parallel import one_per_process
 
 if TYPE_CHECKING:
     import openvino
@@ -33,11 +39,17 @@ if TYPE_CHECKING:
 class Engine:
     """A loaded model that may be used from many threads.
 
+    With `shared_path` or `int8` it can be sent to other processes: each loads it once, without
+    Keras, which may run on another backend there.
+
     Args:
         bundle: from `ModelBundle.read`.
         int8: run `model_int8.zip` instead of `model.keras`. Keras isn't imported then.
         hint: of OpenVINO: LATENCY (all cores work on one image) or THROUGHPUT (each on its own).
             The results are the same.
+        shared_path: where the network of `model.keras` is written, if it isn't there yet, for other
+            processes; None: nowhere.
+        threads: maximum number; None: one for each core. The results are the same.
 
     Attributes:
         bundle: the model's description.
@@ -52,24 +64,33 @@ class Engine:
         bundle: ModelBundle,
         int8: bool = False,
         hint: Literal["LATENCY", "THROUGHPUT"] = "LATENCY",
+        shared_path: Path | None = None,
+        threads: int | None = None,
     ) -> None:
         self.bundle = bundle
         self.name = "int8" if int8 else "keras-openvino"
+        self._hint = hint
+        self._shared_path = bundle.bundle_dir.absolute() / INT8_FILE if int8 else shared_path
         path = bundle.bundle_dir / (INT8_FILE if int8 else MODEL_FILE)
+        options: dict[str, str] = {"PERFORMANCE_HINT": hint}
+        if threads:
+            options["INFERENCE_NUM_THREADS"] = str(threads)
         disable_telemetry()
         try:
             self._detector = OutOfDistributionDetector.load(bundle.bundle_dir / OOD_DETECTOR_FILE)
-            if int8:
-                network = load_openvino(path)
+            if int8 or (self._shared_path and self._shared_path.exists()):
+                network = load_openvino(self._shared_path or path)
             else:
                 use_openvino()
                 import keras
 
                 model = keras.models.load_model(path, compile=False)
                 network = export_openvino(model, bundle.feature_layer)
+                if self._shared_path:
+                    save_openvino(self._shared_path, network)
                 del model
                 gc.collect()  # Keras models are full of cycles; this one is as large as the network
-            self._requests = _create_requests(network, bundle.image_size, hint)
+            self._requests = _create_requests(network, bundle.image_size, options)
             # The first inference allocates memory for all others: no request has to wait for that.
             probabilities = self._infer(np.zeros(bundle.image_size, np.uint8))[0]
         except ImportError as error:
@@ -82,6 +103,14 @@ class Engine:
                 f"{path}: expected {len(bundle.classes)} finite probabilities, "
                 f"found {probabilities.tolist()!s:.100}; train it again"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return where another process finds the network, instead of its millions of weights."""
+        if self._shared_path is None:
+            raise TypeError("the engine has no shared_path")
+        folder = self.bundle.bundle_dir.absolute()
+        version = sha256_of(folder / METADATA_FILE)
+        return _load, (folder, version, self.name == "int8", self._hint, self._shared_path)
 
     def predict(self, images: Iterable[np.ndarray]) -> InferenceResult:
         """Run one forward pass for each image and apply calibration and threshold.
@@ -114,15 +143,29 @@ class Engine:
             self._requests.put(request)
 
 
+@one_per_process
+def _load(
+    bundle_dir: Path,
+    version: str,
+    int8: bool,
+    hint: Literal["LATENCY", "THROUGHPUT"],
+    shared_path: Path,
+) -> Engine:
+    """Load an engine in another process; `version` tells models in the same folder apart."""
+    bundle = ModelBundle.read(bundle_dir)
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))  # a worker's share of the cores
+    return Engine(bundle, int8, hint, shared_path, threads)
+
+
 def _create_requests(
-    network: "openvino.Model", image_size: tuple[int, int, int], hint: str
+    network: "openvino.Model", image_size: tuple[int, int, int], options: dict[str, str]
 ) -> "SimpleQueue[Any]":
     """Return inference requests that take uint8 (1, height, width, 3).
 
     One more than OpenVINO works on at a time: it keeps the cores busy while the results of another
     are copied.
     """
-    compiled = compile_network(network, image_size, {"PERFORMANCE_HINT": hint})
+    compiled = compile_network(network, image_size, options)
     requests: SimpleQueue[Any] = SimpleQueue()
     for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1):
         requests.put(compiled.create_infer_request())

@@ -1,22 +1,25 @@
-"""Outputs of the frozen layers: computed once per view, cached on disk by content."""
+"""Outputs of the frozen layers: computed once per view, cached by content."""
 
 import hashlib
 import json
 import multiprocessing
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from itertools import chain, islice
+from functools import partial
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import joblib
 import numpy as np
 
 from cnnClassifier.network import backend
 from cnnClassifier.network.architecture import BLOCKS_LAYER, heads_of, local_kind_of, stack_heads
+from cnnClassifier.network.feature_files import FeatureFiles, open_files
+from cnnClassifier.network.serialization import load_model, save_model
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.parallel import LOCAL, Workers, one_per_process
 from cnnClassifier.utils.progress import progress
 
 if TYPE_CHECKING:
@@ -27,29 +30,48 @@ _MAX_FLOAT16 = 65504
 _MAX_THREADS = 4  # more wait for each other: Pillow needs the GIL between its steps
 _MIN_IMAGES_FOR_PROCESSES = 1000  # starting them takes a second
 _IMAGES_PER_TASK = 8  # of a process
+_BATCHES_PER_TASK = 8  # of a cluster's worker
 Loader = Callable[[Any, list[int]], Sequence[np.ndarray]]
+Forward = Callable[[np.ndarray], np.ndarray]
 Job = tuple[Any, list[int]]  # an image, and its missing views
 
 
+class MissingView(NamedTuple):
+    """A view to compute: its file, the image, and the view's number."""
+
+    name: str
+    image: Any
+    view: int
+
+
 class Features:
-    """Cached feature maps and block averages, read from disk when they are used.
+    """Feature maps and block averages, read from the cache when they are used.
 
     Args:
-        paths: the file of each item, str (n,); it holds float16 values, first those of the map.
+        names: the file of each item, str (n,), or without files its number, int (n,). A file holds
+            float16 values, first those of the map.
         shape: of a map, (h, w, channels).
         averages: number of block averages.
+        files: the cache, or what computes them.
     """
 
-    def __init__(self, paths: np.ndarray, shape: tuple[int, ...], averages: int) -> None:
-        self._paths = paths
+    def __init__(
+        self,
+        names: np.ndarray,
+        shape: tuple[int, ...],
+        averages: int,
+        files: "FeatureFiles | ComputedFeatures",
+    ) -> None:
+        self._names = names
         self._averages = averages
+        self._files = files
         self.shape = shape
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._names)
 
     def __getitem__(self, items: slice | np.ndarray) -> "Features":
-        return Features(self._paths[items], self.shape, self._averages)
+        return Features(self._names[items], self.shape, self._averages, self._files)
 
     def take(self, items: slice | np.ndarray) -> np.ndarray:
         """Read the maps of items into memory.
@@ -57,48 +79,75 @@ class Features:
         Returns:
             float16, (n, h, w, channels); Keras casts it where that is fast.
         """
-        return self._read(self._paths[items], self.shape, 0)
+        return self._read(self._names[items], self.shape, 0)
 
     def averages(self) -> np.ndarray:
         """Read the block averages of all items, float16 (n, features)."""
-        return self._read(self._paths, (self._averages,), 2 * int(np.prod(self.shape)))
+        return self._read(self._names, (self._averages,), 2 * int(np.prod(self.shape)))
 
     def batches(self, size: int = 64) -> Iterator[np.ndarray]:
         """Yield the maps of all items in order, so many at a time."""
         for start in range(0, len(self), size):
             yield self.take(slice(start, start + size))
 
-    def _read(self, paths: np.ndarray, shape: tuple[int, ...], offset: int) -> np.ndarray:
-        values = np.empty((len(paths), *shape), np.float16)
-        for path, item in zip(paths, values, strict=True):
-            with open(path, "rb", buffering=0) as file:
-                file.seek(offset)
-                file.readinto(item)
+    def _read(self, names: np.ndarray, shape: tuple[int, ...], offset: int) -> np.ndarray:
+        values = np.empty((len(names), *shape), np.float16)
+        self._files.read(names, offset, values)
         return values
 
 
-class FeatureCache:
-    """Outputs of one frozen network on disk: one file for each view of an image.
-
-    A file is named by its content, and renamed into place once it is complete. So an interrupted
-    run keeps all maps that it finished, and several processes can share the folder.
+class ComputedFeatures:
+    """Features that aren't stored: whenever some are read, their images are loaded again.
 
     Args:
-        cache_dir: shared by all networks.
+        run: from `forward`.
+        jobs: for each item an image and the number of its view.
+        load: see `FeatureCache.features`.
+    """
+
+    def __init__(self, run: Forward, jobs: Sequence[tuple[Any, int]], load: Loader) -> None:
+        self._run = run
+        self._jobs = jobs
+        self._load = load
+
+    def read(self, items: np.ndarray, offset: int, values: np.ndarray) -> None:
+        """Fill one item of `values` from each item, from a position in bytes on."""
+        size = _batch_size()
+        jobs = [(image, [view]) for image, view in (self._jobs[item] for item in items)]
+        loaded = _load_ahead(jobs, self._load, max_views=3 * size) if jobs else iter(())
+        first, flat = offset // values.itemsize, values.reshape(len(items), -1)
+        for start in range(0, len(items), size):
+            rows = _run_batch(self._run, list(islice(loaded, size)), size)
+            batch = flat[start : start + size]
+            batch[...] = rows[: len(batch), first : first + flat.shape[1]]
+
+
+class FeatureCache:
+    """Outputs of one frozen network: one file for each view of an image.
+
+    A file is named by its content, and is there once it is complete. So an interrupted run keeps
+    all maps that it finished, and several processes can share the folder.
+
+    Args:
+        cache_dir: a folder or the URL of one, shared by all networks; None: nothing is stored.
         trunk: the frozen network from `split_at`.
         precision: of its arithmetic: `float32`, `bfloat16` or `float16`.
     """
 
-    def __init__(self, cache_dir: Path, trunk: "keras.Model", precision: str) -> None:
+    def __init__(self, cache_dir: Path | str | None, trunk: "keras.Model", precision: str) -> None:
         self._trunk = trunk
         self._precision = precision
         map_shape, averages_shape = trunk.output_shape
         self.shape = tuple(map_shape[1:])
         self._averages = averages_shape[1]
-        self.folder = Path(cache_dir) / trunk_id(trunk, precision)[:24]
+        self._cache_dir = cache_dir
 
     def features(
-        self, keys: Sequence[Sequence[str]], images: Sequence[Any], load: Loader
+        self,
+        keys: Sequence[Sequence[str]],
+        images: Sequence[Any],
+        load: Loader,
+        workers: Workers = LOCAL,
     ) -> Features:
         """Return the features of images, computing those that aren't cached.
 
@@ -107,74 +156,126 @@ class FeatureCache:
             images: what `load` takes of each, such as its path.
             load: returns the pixels of some views of an image, uint8 (height, width, 3) each, so
                 that the image is decoded once for all of them. It runs in threads; with a GPU and
-                many images in processes, which it is pickled for.
+                many images in processes, and with `workers` on other machines, which it is
+                pickled for. Its attribute `threads`, if there is one, says how many: more where it
+                waits for the network.
+            workers: where the features are computed; without a cache, in this process.
 
         Returns:
             The views of the first image, then those of the second, and so on.
         """
+        if self._cache_dir is None:
+            return self._uncached(keys, images, load)
+        files = open_files(self._cache_dir, trunk_id(self._trunk, self._precision)[:24])
         file_bytes = 2 * (int(np.prod(self.shape)) + self._averages)
-        paths: list[Path] = []
-        missing: dict[int, list[int]] = {}  # the views by image
-        missing_paths: dict[Path, None] = {}  # an ordered set
-        for image, image_keys in enumerate(keys):
+        is_complete = files.find(file_bytes)
+        names: list[str] = []
+        missing: dict[str, MissingView] = {}
+        for image, image_keys in zip(images, keys, strict=True):
             for view, key in enumerate(image_keys):
-                path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.f16"
-                paths.append(path)
-                is_complete = path.exists() and path.stat().st_size == file_bytes
-                if path not in missing_paths and not is_complete:
-                    missing_paths[path] = None
-                    missing.setdefault(image, []).append(view)
-        computed = len(missing_paths)
-        cached = len(paths) - computed
+                name = f"{hashlib.sha256(key.encode()).hexdigest()}.f16"
+                names.append(name)
+                if name not in missing and not is_complete(name):
+                    missing[name] = MissingView(name, image, view)
+        computed = len(missing)
+        cached = len(names) - computed
         logger.info("frozen features: %d forward passes, %d from the cache", computed, cached)
         if missing:
-            jobs = [(images[image], views) for image, views in missing.items()]
-            self._compute(list(missing_paths), jobs, load)
-        return Features(np.array(paths, str), self.shape, self._averages)
+            done = self._compute(list(missing.values()), load, files, workers)
+            desc = f"features ({self._precision})"
+            for _ in progress(done, total=computed, desc=desc, unit="image"):
+                pass
+        return Features(np.array(names, str), self.shape, self._averages, files)
 
-    def _compute(self, paths: list[Path], jobs: list[Job], load: Loader) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        run = forward(self._trunk, self._precision)
-        size = 128 if backend.has_gpu() else 4  # on a CPU more isn't faster, and takes memory
-        loaded = _load_ahead(jobs, load, max_views=3 * size)
-        writing: list[Future[None]] = []  # what the network computed before
-        with (
-            progress(total=len(paths), desc=f"features ({self._precision})", unit="image") as bar,
-            ThreadPoolExecutor(1) as writer,
-        ):
-            for start in range(0, len(paths), size):
-                batch = paths[start : start + size]
-                pixels = list(islice(loaded, size))
-                pixels += pixels[:1] * (size - len(pixels))  # one shape: no second trace
-                rows = run(np.stack(pixels))
-                for written in writing:
-                    written.result()
-                writing = [writer.submit(self._write, batch, rows)]
-                bar.update(len(batch))
+    def _uncached(
+        self, keys: Sequence[Sequence[str]], images: Sequence[Any], load: Loader
+    ) -> Features:
+        jobs = []
+        for image, image_keys in zip(images, keys, strict=True):
+            jobs += [(image, view) for view in range(len(image_keys))]
+        logger.info("frozen features: %d, computed each time that they are used", len(jobs))
+        computed = ComputedFeatures(forward(self._trunk, self._precision), jobs, load)
+        return Features(np.arange(len(jobs)), self.shape, self._averages, computed)
+
+    def _compute(
+        self, missing: list[MissingView], load: Loader, files: FeatureFiles, workers: Workers
+    ) -> Iterator[None]:
+        """Write the views; yield for each."""
+        size = _batch_size()
+        model_path = workers.shared_path("trunk.keras")
+        if model_path is None:
+            run = forward(self._trunk, self._precision)
+            return _compute_views(run, size, load, files, missing)
+        save_model(self._trunk, model_path)
+        model = (model_path, self._precision, backend.name())
+        compute = partial(_compute_on_worker, model, size, load, files)
+        return workers.map(compute, missing, _BATCHES_PER_TASK * size)
+
+
+def _compute_on_worker(
+    model: tuple[Path, str, str],
+    size: int,
+    load: Loader,
+    files: FeatureFiles,
+    missing: Sequence[MissingView],
+) -> list[None]:
+    return list(_compute_views(_load_trunk(*model), size, load, files, missing))
+
+
+@one_per_process
+def _load_trunk(path: Path, precision: str, keras_backend: str) -> Forward:
+    backend.start_on_worker(keras_backend)
+    return forward(load_model(path, "run the command again"), precision)
+
+
+def _compute_views(
+    run: Forward, size: int, load: Loader, files: FeatureFiles, missing: Sequence[MissingView]
+) -> Iterator[None]:
+    """Compute views in batches of one size, and write them; yield for each."""
+    jobs: list[Job] = []
+    for image, views in groupby(missing, key=lambda each: each.image):
+        jobs.append((image, [each.view for each in views]))
+    loaded = _load_ahead(jobs, load, max_views=3 * size)
+    writing: list[Future[None]] = []  # what the network computed before
+    with ThreadPoolExecutor(1) as writer:
+        for start in range(0, len(missing), size):
+            names = [each.name for each in missing[start : start + size]]
+            rows = _run_batch(run, list(islice(loaded, size)), size)
             for written in writing:
                 written.result()
+            writing = [writer.submit(files.write, names, rows)]
+            yield from [None] * len(names)
+        for written in writing:
+            written.result()
 
-    def _write(self, paths: list[Path], rows: np.ndarray) -> None:
-        temp_path = self.folder / f"{uuid.uuid4().hex}.unfinished"
-        for path, row in zip(paths, rows, strict=False):
-            row.tofile(temp_path)
-            temp_path.replace(path)
+
+def _batch_size() -> int:
+    return 128 if backend.has_gpu() else 4  # on a CPU more isn't faster, and takes memory
+
+
+def _run_batch(run: Forward, pixels: list[np.ndarray], size: int) -> np.ndarray:
+    pixels = pixels + pixels[:1] * (size - len(pixels))  # one shape: no second trace
+    return run(np.stack(pixels))
 
 
 def _load_ahead(jobs: Sequence[Job], load: Loader, max_views: int) -> Iterator[np.ndarray]:
     """Yield the views of the jobs in order, loading ahead of the network, within a bound."""
     cores = joblib.cpu_count()
+    threads = getattr(load, "threads", None) or min(_MAX_THREADS, cores)
     use_processes = (
-        cores > _MAX_THREADS and len(jobs) >= _MIN_IMAGES_FOR_PROCESSES and backend.has_gpu()
+        cores > _MAX_THREADS
+        and len(jobs) >= _MIN_IMAGES_FOR_PROCESSES
+        and backend.has_gpu()
+        and not multiprocessing.current_process().daemon  # as Dask's workers: they may not
     )
     if use_processes:
         # A copy of this process would hold the locks of the backend's threads for ever.
         pool: Executor = ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"))
         size = _IMAGES_PER_TASK
     else:
-        pool, size = ThreadPoolExecutor(min(_MAX_THREADS, cores)), 1
+        pool, size = ThreadPoolExecutor(threads), 1
     views_per_task = size * max(len(views) for _, views in jobs)
-    ahead = max(2 * cores if use_processes else _MAX_THREADS, max_views // views_per_task)  # tasks
+    ahead = max(2 * cores if use_processes else threads, max_views // views_per_task)  # tasks
     tasks = (jobs[start : start + size] for start in range(0, len(jobs), size))
     with pool:
         waiting = deque(pool.submit(_load, load, task) for task in islice(tasks, ahead))

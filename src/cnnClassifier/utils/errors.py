@@ -52,3 +52,7 @@ class ImageError(UserError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        """Return how to make it again: processes send it to each other."""
+        return ImageError, (self.code, str(self))
