@@ -1,3 +1,4 @@
+import hashlib
 import os
 import subprocess
 import sys
@@ -26,6 +27,9 @@ class ArrayFeatures(Features):
 
     def __getitem__(self, items):
         return ArrayFeatures(self._paths[items])
+
+    def digest(self):
+        return hashlib.sha256(self._paths.tobytes()).hexdigest()
 
     def take(self, items):
         return self._paths[items]

@@ -51,6 +51,11 @@ class Features:
     def __getitem__(self, items: slice | np.ndarray) -> "Features":
         return Features(self._paths[items], self.shape, self._averages)
 
+    def digest(self) -> str:
+        """Hash the content: a file and its folder are named by hashes of image, view, network."""
+        names = "".join("/".join(Path(path).parts[-2:]) for path in self._paths)
+        return hashlib.sha256(names.encode()).hexdigest()
+
     def take(self, items: slice | np.ndarray) -> np.ndarray:
         """Read the maps of items into memory.
 

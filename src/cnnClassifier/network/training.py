@@ -1,16 +1,22 @@
 """Fit the trainable part of the network on cached features."""
 
+import hashlib
+import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.utils.class_weight import compute_sample_weight
 
 from cnnClassifier.entity.config_entity import FitConfig
+from cnnClassifier.network import backend
 from cnnClassifier.network.architecture import NORM_LAYER, local_kind_of
+from cnnClassifier.network.checkpoint import Checkpoint
 from cnnClassifier.network.feature_cache import Features
+from cnnClassifier.utils.errors import UserError
 
 if TYPE_CHECKING:
     import keras
@@ -42,12 +48,15 @@ def fit(
     config: FitConfig,
     verbose: int | None = None,
     on_epoch: EpochCallback = lambda metrics, epoch: None,
+    checkpoint_dir: Path | None = None,
 ) -> Fitted:
     """Fit all heads at once with Adam (Kingma & Ba 2014), each on the images not held out from it.
 
     The heads share no weights, so each is trained as if it were alone; what they read is read once.
     A head keeps the weights of the epoch with the lowest loss on the images held out from it. An
     epoch takes one of the views of each image, at random.
+
+    Several processes that call it together divide each batch, and end with the same weights.
 
     Args:
         tail: from feature maps to probabilities, (n, heads, classes); a fitted one continues, see
@@ -59,30 +68,50 @@ def fit(
         config: maximum of epochs, patience, batch size, learning rate, class weights, seed.
         verbose: of `keras.Model.fit`; None: a bar on a terminal, lines in a log file.
         on_epoch: called with each epoch's metrics and its number, from 1.
+        checkpoint_dir: continue an equal fit after its last epoch, if it was interrupted; None:
+            always begin with the first one.
+
+    Raises:
+        UserError: another process has other data, weights or parameters.
     """
     import keras
 
     views = len(features) // len(labels)
     fitted = np.flatnonzero(~held_out.all(1))
+    key = _key_of(tail, features, labels, held_out, config)
+    if backend.broadcast(key.encode()) != key.encode():
+        raise UserError(
+            "this process has other images, features, weights or parameters than process 0: use "
+            "the same files, the same params.yaml and, if the processors differ, PRECISION: float32"
+        )
     set_normalization(tail, features[_rows_of(fitted, views)])
-    if not tail.compiled:  # once: compiling again would trace again
-        adam = keras.optimizers.Adam(config.learning_rate)
-        tail.compile(optimizer=adam, loss=_loss(config.label_smoothing))
-        adam.build(tail.trainable_variables)
-    tail.optimizer.learning_rate = config.learning_rate
-    best = _best_epochs(tail, features[::views], labels, held_out, config.patience, on_epoch)
+    share = backend.share()
+    sizes = padded_sizes(len(fitted), config.batch_size, share.devices)
+    weights = _sample_weights(labels, held_out, config.class_weights)
     if verbose is None:
         verbose = 1 if sys.stdout.isatty() else 2
-    weights = _sample_weights(labels, held_out, config.class_weights)
-    history = tail.fit(
-        _batches(features, labels, weights, fitted, config),
-        epochs=config.epochs,
-        callbacks=[best],
-        shuffle=False,  # the data set shuffles, with its own seed
-        verbose=verbose,
-    )
-    values = {name: list(map(float, epochs)) for name, epochs in history.history.items()}
-    return Fitted(values, best.probabilities, best.epochs)
+    with backend.data_parallel():
+        model = backend.replica(tail, sizes)
+        if not model.compiled:  # once: compiling again would trace again
+            adam = keras.optimizers.Adam(config.learning_rate)
+            model.compile(optimizer=adam, loss=_loss(config.label_smoothing))
+            adam.build(model.trainable_variables)
+        model.optimizer.learning_rate = config.learning_rate
+        checkpoint = Checkpoint(checkpoint_dir, key, [*model.variables, *model.optimizer.variables])
+        callback = _best_epochs(
+            tail, features[::views], labels, held_out, config, on_epoch, checkpoint
+        )
+        if callback.continues():
+            model.fit(
+                _batches(features, labels, weights, fitted, config, sizes, share, callback.epoch),
+                initial_epoch=callback.epoch,
+                epochs=config.epochs,
+                callbacks=[callback],
+                shuffle=False,  # the data set shuffles, with its own seed
+                verbose=verbose if share.process == 0 else 0,
+            )
+    callback.assign_best()
+    return Fitted(callback.history, callback.probabilities, callback.epochs)
 
 
 def _loss(label_smoothing: float) -> Any:
@@ -203,15 +232,35 @@ def _variables_of_heads(tail: "keras.Model", count: int) -> list[list[Any]]:
     return variables
 
 
+def _key_of(
+    tail: "keras.Model",
+    features: Features,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    config: FitConfig,
+) -> str:
+    """Hash all that decides the result of a fit."""
+    settings = f"{backend.name()} {config.model_dump_json()} {features.digest()} "
+    digest = hashlib.sha256(settings.encode())
+    digest.update(json.dumps(tail.get_config(), sort_keys=True, default=str).encode())
+    for values in (labels, held_out, *tail.get_weights()):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
 def _best_epochs(
     tail: "keras.Model",
     images: Features,
     labels: np.ndarray,
     held_out: np.ndarray,
-    patience: int,
+    config: FitConfig,
     on_epoch: EpochCallback,
+    checkpoint: Checkpoint,
 ) -> Any:
-    """Return a callback that stops early, and keeps the best epoch of each head."""
+    """Return a callback that stops early, and keeps the best epoch of each head.
+
+    Its attributes are the results of the fit; `epoch` is the number of epochs that are done.
+    """
     import keras
 
     heads = held_out.shape[1]
@@ -220,39 +269,103 @@ def _best_epochs(
     class BestEpochs(keras.callbacks.Callback):
         """After each epoch compare each head's loss on the images held out from it."""
 
-        def on_train_begin(self, logs: Any = None) -> None:
+        def __init__(self) -> None:
+            super().__init__()
+            self.epoch = 0
             self.epochs = np.zeros(heads, int)
             self.probabilities = np.full((*held_out.shape, tail.output_shape[-1]), np.nan, "f4")
+            self.history: History = {}
             self._losses = np.full(heads, np.inf)
             self._weights: list[list[np.ndarray]] = [[]] * heads
+            if state := checkpoint.read():
+                self._restore(state)
 
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            if not held_out.any():
-                self.epochs[:] = epoch + 1
-                on_epoch(logs, epoch + 1)
-                return
-            probabilities = predict(tail, images)
-            true = np.take_along_axis(probabilities, labels[:, None, None], 2)[..., 0]
-            losses = -np.log(np.clip(true, 1e-7, 1)).astype(np.float64)
-            means = np.mean(losses, axis=0, where=held_out)
-            correct = probabilities.argmax(2) == labels[:, None]
-            logs["val_loss"] = float(means.mean())
-            logs["val_accuracy"] = float(correct[held_out].mean())
-            for head in np.flatnonzero(means < self._losses):
-                self.epochs[head] = epoch + 1
-                self._losses[head] = means[head]
-                self.probabilities[:, head] = probabilities[:, head]
-                self._weights[head] = [weight.numpy().copy() for weight in variables[head]]
-            on_epoch(logs, epoch + 1)
-            if (epoch + 1 - self.epochs >= patience).all():
-                tail.stop_training = True
+        def continues(self) -> bool:
+            """Return whether there is another epoch."""
+            is_over = (self.epoch - self.epochs >= config.patience).all()
+            return self.epoch < config.epochs and not is_over
 
-        def on_train_end(self, logs: Any = None) -> None:
+        def assign_best(self) -> None:
+            """Give each head the weights of its best epoch."""
             for head, values in enumerate(self._weights):
                 for variable, value in zip(variables[head], values, strict=False):
                     variable.assign(value)
 
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.epoch = epoch + 1
+            if self.model is not tail:  # a replica
+                _copy_variables(self.model, tail)
+            if held_out.any():
+                self._evaluate(logs)
+            else:
+                self.epochs[:] = self.epoch
+            for name, value in logs.items():
+                self.history.setdefault(name, []).append(float(value))
+            on_epoch(logs, self.epoch)
+            checkpoint.write(self._state())
+            if not self.continues():
+                self.model.stop_training = True
+
+        def _evaluate(self, logs: dict[str, float]) -> None:
+            probabilities = predict(tail, images)
+            true = np.take_along_axis(probabilities, labels[:, None, None], 2)[..., 0]
+            losses = -np.log(np.clip(true, 1e-7, 1)).astype(np.float64)
+            # Another processor may differ in the last digit, but all must decide alike.
+            means = np.mean(losses, axis=0, where=held_out)
+            means = np.frombuffer(backend.broadcast(means.tobytes()))
+            correct = probabilities.argmax(2) == labels[:, None]
+            logs["val_loss"] = float(means.mean())
+            logs["val_accuracy"] = float(correct[held_out].mean())
+            for head in np.flatnonzero(means < self._losses):
+                self.epochs[head] = self.epoch
+                self._losses[head] = means[head]
+                self.probabilities[:, head] = probabilities[:, head]
+                self._weights[head] = [weight.numpy().copy() for weight in variables[head]]
+
+        def _state(self) -> dict[str, np.ndarray]:
+            state = {
+                "epochs": self.epochs,
+                "losses": self._losses,
+                "probabilities": self.probabilities,
+                "names": np.array(list(self.history)),
+                "history": np.array(list(self.history.values())),
+            }
+            for head, values in enumerate(self._weights):
+                state |= {f"head {head} {index}": value for index, value in enumerate(values)}
+            return state
+
+        def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+            self.epochs, self._losses = state["epochs"], state["losses"]
+            self.probabilities = state["probabilities"]
+            values = state["history"].tolist()
+            self.history = dict(zip(state["names"].tolist(), values, strict=True))
+            self.epoch = state["history"].shape[1]
+            for head in range(heads):
+                keys = [f"head {head} {index}" for index in range(len(variables[head]))]
+                self._weights[head] = [state[key] for key in keys if key in state]
+            for number, metrics in enumerate(zip(*values, strict=True), 1):
+                on_epoch(dict(zip(self.history, metrics, strict=True)), number)
+
     return BestEpochs()
+
+
+def _copy_variables(source: "keras.Model", target: "keras.Model") -> None:
+    for variable, copied in zip(target.variables, source.variables, strict=True):
+        variable.assign(copied.numpy())
+
+
+def padded_sizes(total: int, batch_size: int, devices: int) -> dict[int, int]:
+    """Return the number of rows of the batches, by the number with padding.
+
+    The padding makes a batch divisible by the number of devices. Only the last batch may be
+    smaller; its number with padding is another one, too.
+    """
+    last = total % batch_size or batch_size
+    full_size = math.ceil(batch_size / devices) * devices
+    last_size = math.ceil(last / devices) * devices
+    if last < batch_size and last_size == full_size:
+        last_size += devices
+    return {full_size: batch_size, last_size: last}
 
 
 def _batches(
@@ -261,7 +374,22 @@ def _batches(
     weights: np.ndarray,
     fitted: np.ndarray,
     config: FitConfig,
+    sizes: Mapping[int, int],
+    share: backend.Share,
+    epochs: int,
 ) -> "keras.utils.PyDataset":
+    """Return the batches, or this process's share of the rows of each.
+
+    Args:
+        features: of all images, in all views.
+        labels: of all images.
+        weights: of each image for each head.
+        fitted: which images to train on.
+        config: batch size, seed.
+        sizes: from `padded_sizes`.
+        share: of this process.
+        epochs: number of epochs that are done.
+    """
     import keras
 
     views = len(features) // len(labels)
@@ -273,13 +401,18 @@ def _batches(
         def __init__(self) -> None:
             super().__init__()
             self._rng = np.random.default_rng(config.seed)
-            self.on_epoch_end()
+            for _ in range(1 + epochs):
+                self.on_epoch_end()
 
         def __len__(self) -> int:
             return math.ceil(len(fitted) / config.batch_size)
 
         def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            items = slice(number * config.batch_size, (number + 1) * config.batch_size)
+            start = number * config.batch_size
+            count = min(config.batch_size, len(fitted) - start)
+            size = next(size for size, rows in sizes.items() if rows == count) // share.processes
+            rows = np.arange(share.process * size, (share.process + 1) * size)
+            items = start + np.minimum(rows, count - 1)  # the padding repeats the last row
             images = self._images[items]
             targets = np.repeat(labels[images][:, None], heads, axis=1)
             return features.take(self._rows[items]), targets, weights[images]
