@@ -687,9 +687,7 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
     )
     augmentation: AugmentationConfig = Field(validation_alias=NESTED)
     fit: FitConfig = Field(validation_alias=NESTED)
-    distributed: DistributedConfig = Field(
-        default=DistributedConfig(), validation_alias=NESTED
-    )
+    distributed: DistributedConfig = Field(default=DistributedConfig(), validation_alias=NESTED)
 
 
 class GatesConfig(Settings):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BACKENDS = ("tensorflow", "jax", "torch")
 # Runs in a process of its own, until the one that started it has ended in whatever way.
 _WATCHER = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
-_SHUTDOWN_TIMEOUT_S = 60
+_SHUTDOWN_TIMEOUT_S = 30
 Result = TypeVar("Result")
 
 

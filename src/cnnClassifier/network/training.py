@@ -103,7 +103,9 @@ def fit(
         )
         if callback.continues():
             model.fit(
-                _batches(features, labels, weights, fitted, config, sizes, share, callback.epoch),
+                make_batches(
+                    features, labels, weights, fitted, config, sizes, share, callback.epoch
+                ),
                 initial_epoch=callback.epoch,
                 epochs=config.epochs,
                 callbacks=[callback],
@@ -368,7 +370,7 @@ def padded_sizes(total: int, batch_size: int, devices: int) -> dict[int, int]:
     return {full_size: batch_size, last_size: last}
 
 
-def _batches(
+def make_batches(
     features: Features,
     labels: np.ndarray,
     weights: np.ndarray,
@@ -376,7 +378,7 @@ def _batches(
     config: FitConfig,
     sizes: Mapping[int, int],
     share: backend.Share,
-    epochs: int,
+    epochs: int = 0,
 ) -> "keras.utils.PyDataset":
     """Return the batches, or this process's share of the rows of each.
 
