@@ -67,6 +67,10 @@ NO_PARAMS = {
         "data_validation.manifest_path",
         "prepare_base_model.updated_base_model_path",
         "training.cache_dir",
+        "distributed.processes",
+        "distributed.process",
+        "distributed.coordinator",
+        "distributed.connect_timeout_s",
     },
     "evaluation": {
         "data_ingestion.data_dir",

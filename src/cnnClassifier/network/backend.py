@@ -73,7 +73,7 @@ def start(distributed: DistributedConfig | None = None) -> None:
         raise UserError(
             f"KERAS_BACKEND: {name()} can't train; expected one of {', '.join(BACKENDS)}"
         )
-    if share().processes != distributed.processes > 1:
+    if distributed.processes > 1 and share().processes == 1:
         raise UserError(
             f"distributed.processes: {distributed.processes} processes train on JAX alone, found "
             f"{name()}; set KERAS_BACKEND=jax"
@@ -111,11 +111,7 @@ def _connect(config: DistributedConfig) -> None:
     """Connect to process 0, or as process 0 wait for the others."""
     where = f"process {config.process} of {config.processes}"
     logger.info("%s: connecting, at %s", where, config.coordinator)
-    # JAX ends a process without an exception when it loses another one.
-    lost = f"error: {where} has ended, or lost another one; start all again to continue"
-    command = [sys.executable, "-c", _WATCHER, lost]
-    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    atexit.register(watcher.communicate, b"it has ended as it should")
+    _report_abort(f"error: {where} has ended, or lost another one; start all again to continue")
     if config.process > 0:
         _wait_for_port(str(config.coordinator), config.connect_timeout_s)
     with _messages_to_log("jax"):
@@ -134,6 +130,13 @@ def _connect(config: DistributedConfig) -> None:
             message = " ".join(str(error).split())
             raise UserError(f"distributed.coordinator: {config.coordinator}: {message}") from None
     logger.info("%s: connected", where)
+
+
+def _report_abort(message: str) -> None:
+    """Print a message if this process ends without Python: JAX aborts it if another one is lost."""
+    command = [sys.executable, "-c", _WATCHER, message]
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    atexit.register(watcher.communicate, b"it has ended as it should")
 
 
 def _wait_for_port(address: str, timeout_s: float) -> None:

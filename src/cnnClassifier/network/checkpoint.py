@@ -50,4 +50,4 @@ class Checkpoint:
             return
         values = {f"variable {i}": value.numpy() for i, value in enumerate(self._variables)}
         with atomic_write(self._path) as temp_path:
-            np.savez(temp_path, **values, **results)
+            np.savez(temp_path, allow_pickle=False, **values, **results)

@@ -108,7 +108,7 @@ def cross_fit(
             held_out = _held_out(folds[repeat], np.arange(count))
             is_last = repeat == 0
             options = {"verbose": verbose, "on_epoch": on_epoch} if is_last else {"verbose": 0}
-            options["checkpoint_dir"] = checkpoint_dir
+            options |= {"checkpoint_dir": checkpoint_dir}
             fitted = fit(tail, features, labels, held_out, config, **options)
             out_of_fold[repeat] = _of_held_out(fitted.probabilities, held_out)
     else:
