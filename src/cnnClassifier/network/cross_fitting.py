@@ -6,7 +6,7 @@ weights of two kinds of head from out-of-fold predictions: stacking, Wolpert 199
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -106,9 +106,9 @@ def cross_fit(
         for repeat in reversed(range(len(folds))):
             restore()
             held_out = _held_out(folds[repeat], np.arange(count))
-            is_last = repeat == 0
-            options = {"verbose": verbose, "on_epoch": on_epoch} if is_last else {"verbose": 0}
-            options |= {"checkpoint_dir": checkpoint_dir}
+            options: dict[str, Any] = {"verbose": 0, "checkpoint_dir": checkpoint_dir}
+            if repeat == 0:  # the last one
+                options |= {"verbose": verbose, "on_epoch": on_epoch}
             fitted = fit(tail, features, labels, held_out, config, **options)
             out_of_fold[repeat] = _of_held_out(fitted.probabilities, held_out)
     else:

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -98,22 +99,20 @@ def fit(
             adam.build(model.trainable_variables)
         model.optimizer.learning_rate = config.learning_rate
         checkpoint = Checkpoint(checkpoint_dir, key, [*model.variables, *model.optimizer.variables])
-        callback = _best_epochs(
-            tail, features[::views], labels, held_out, config, on_epoch, checkpoint
-        )
-        if callback.continues():
+        best = _BestEpochs(tail, features[::views], labels, held_out, config, on_epoch, checkpoint)
+        callback = keras.callbacks.LambdaCallback(on_epoch_end=partial(best.update, model))
+        if best.continues():
             model.fit(
-                make_batches(
-                    features, labels, weights, fitted, config, sizes, share, callback.epoch
-                ),
-                initial_epoch=callback.epoch,
+                make_batches(features, labels, weights, fitted, config, sizes, share, best.epoch),
+                initial_epoch=best.epoch,
                 epochs=config.epochs,
                 callbacks=[callback],
                 shuffle=False,  # the data set shuffles, with its own seed
                 verbose=verbose if share.process == 0 else 0,
             )
-    callback.assign_best()
-    return Fitted(callback.history, callback.probabilities, callback.epochs)
+        _copy_variables(model, tail)  # also of a fit that was complete before
+    best.assign_best()
+    return Fitted(best.history, best.probabilities, best.epochs)
 
 
 def _loss(label_smoothing: float) -> Any:
@@ -250,108 +249,117 @@ def _key_of(
     return digest.hexdigest()
 
 
-def _best_epochs(
-    tail: "keras.Model",
-    images: Features,
-    labels: np.ndarray,
-    held_out: np.ndarray,
-    config: FitConfig,
-    on_epoch: EpochCallback,
-    checkpoint: Checkpoint,
-) -> Any:
-    """Return a callback that stops early, and keeps the best epoch of each head.
+class _BestEpochs:
+    """After each epoch compare each head's loss on the images held out from it.
 
-    Its attributes are the results of the fit; `epoch` is the number of epochs that are done.
+    Args:
+        tail: which is evaluated, and gets the weights.
+        images: without augmentation.
+        labels: of the images.
+        held_out: bool, (n, heads).
+        config: patience, maximum of epochs.
+        on_epoch: see `fit`.
+        checkpoint: of the fit; what it has is restored.
+
+    Attributes:
+        epoch: number of epochs that are done.
+        epochs, probabilities, history: see `Fitted`.
     """
-    import keras
 
-    heads = held_out.shape[1]
-    variables = _variables_of_heads(tail, heads)
+    def __init__(
+        self,
+        tail: "keras.Model",
+        images: Features,
+        labels: np.ndarray,
+        held_out: np.ndarray,
+        config: FitConfig,
+        on_epoch: EpochCallback,
+        checkpoint: Checkpoint,
+    ) -> None:
+        heads = held_out.shape[1]
+        self._tail, self._images, self._labels = tail, images, labels
+        self._held_out, self._config, self._on_epoch = held_out, config, on_epoch
+        self._checkpoint = checkpoint
+        self._variables = _variables_of_heads(tail, heads)
+        self.epoch = 0
+        self.epochs = np.zeros(heads, int)
+        self.probabilities = np.full((*held_out.shape, tail.output_shape[-1]), np.nan, "f4")
+        self.history: History = {}
+        self._losses = np.full(heads, np.inf)
+        self._weights: list[list[np.ndarray]] = [[]] * heads
+        if state := checkpoint.read():
+            self._restore(state)
 
-    class BestEpochs(keras.callbacks.Callback):
-        """After each epoch compare each head's loss on the images held out from it."""
+    def continues(self) -> bool:
+        """Return whether there is another epoch."""
+        is_over = (self.epoch - self.epochs >= self._config.patience).all()
+        return self.epoch < self._config.epochs and not is_over
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.epoch = 0
-            self.epochs = np.zeros(heads, int)
-            self.probabilities = np.full((*held_out.shape, tail.output_shape[-1]), np.nan, "f4")
-            self.history: History = {}
-            self._losses = np.full(heads, np.inf)
-            self._weights: list[list[np.ndarray]] = [[]] * heads
-            if state := checkpoint.read():
-                self._restore(state)
+    def assign_best(self) -> None:
+        """Give each head the weights of its best epoch."""
+        for head, values in enumerate(self._weights):
+            for variable, value in zip(self._variables[head], values, strict=False):
+                variable.assign(value)
 
-        def continues(self) -> bool:
-            """Return whether there is another epoch."""
-            is_over = (self.epoch - self.epochs >= config.patience).all()
-            return self.epoch < config.epochs and not is_over
+    def update(self, model: "keras.Model", epoch: int, logs: dict[str, float]) -> None:
+        """Take the state of a model, the tail or its replica, after an epoch, from 0."""
+        self.epoch = epoch + 1
+        _copy_variables(model, self._tail)
+        if self._held_out.any():
+            self._evaluate(logs)
+        else:
+            self.epochs[:] = self.epoch
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        self._on_epoch(logs, self.epoch)
+        self._checkpoint.write(self._state())
+        if not self.continues():
+            model.stop_training = True
 
-        def assign_best(self) -> None:
-            """Give each head the weights of its best epoch."""
-            for head, values in enumerate(self._weights):
-                for variable, value in zip(variables[head], values, strict=False):
-                    variable.assign(value)
+    def _evaluate(self, logs: dict[str, float]) -> None:
+        probabilities = predict(self._tail, self._images)
+        true = np.take_along_axis(probabilities, self._labels[:, None, None], 2)[..., 0]
+        losses = -np.log(np.clip(true, 1e-7, 1)).astype(np.float64)
+        # Another processor may differ in the last digit, but all must decide alike.
+        means = np.mean(losses, axis=0, where=self._held_out)
+        means = np.frombuffer(backend.broadcast(means.tobytes()))
+        correct = probabilities.argmax(2) == self._labels[:, None]
+        logs["val_loss"] = float(means.mean())
+        logs["val_accuracy"] = float(correct[self._held_out].mean())
+        for head in np.flatnonzero(means < self._losses):
+            self.epochs[head] = self.epoch
+            self._losses[head] = means[head]
+            self.probabilities[:, head] = probabilities[:, head]
+            self._weights[head] = [weight.numpy().copy() for weight in self._variables[head]]
 
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            self.epoch = epoch + 1
-            if self.model is not tail:  # a replica
-                _copy_variables(self.model, tail)
-            if held_out.any():
-                self._evaluate(logs)
-            else:
-                self.epochs[:] = self.epoch
-            for name, value in logs.items():
-                self.history.setdefault(name, []).append(float(value))
-            on_epoch(logs, self.epoch)
-            checkpoint.write(self._state())
-            if not self.continues():
-                self.model.stop_training = True
+    def _state(self) -> dict[str, np.ndarray]:
+        state = {
+            "epochs": self.epochs,
+            "losses": self._losses,
+            "probabilities": self.probabilities,
+            "names": np.array(list(self.history)),
+            "history": np.array(list(self.history.values())),
+        }
+        for head, values in enumerate(self._weights):
+            state |= {f"head {head} {index}": value for index, value in enumerate(values)}
+        return state
 
-        def _evaluate(self, logs: dict[str, float]) -> None:
-            probabilities = predict(tail, images)
-            true = np.take_along_axis(probabilities, labels[:, None, None], 2)[..., 0]
-            losses = -np.log(np.clip(true, 1e-7, 1)).astype(np.float64)
-            # Another processor may differ in the last digit, but all must decide alike.
-            means = np.mean(losses, axis=0, where=held_out)
-            means = np.frombuffer(backend.broadcast(means.tobytes()))
-            correct = probabilities.argmax(2) == labels[:, None]
-            logs["val_loss"] = float(means.mean())
-            logs["val_accuracy"] = float(correct[held_out].mean())
-            for head in np.flatnonzero(means < self._losses):
-                self.epochs[head] = self.epoch
-                self._losses[head] = means[head]
-                self.probabilities[:, head] = probabilities[:, head]
-                self._weights[head] = [weight.numpy().copy() for weight in variables[head]]
-
-        def _state(self) -> dict[str, np.ndarray]:
-            state = {
-                "epochs": self.epochs,
-                "losses": self._losses,
-                "probabilities": self.probabilities,
-                "names": np.array(list(self.history)),
-                "history": np.array(list(self.history.values())),
-            }
-            for head, values in enumerate(self._weights):
-                state |= {f"head {head} {index}": value for index, value in enumerate(values)}
-            return state
-
-        def _restore(self, state: Mapping[str, np.ndarray]) -> None:
-            self.epochs, self._losses = state["epochs"], state["losses"]
-            self.probabilities = state["probabilities"]
-            values = state["history"].tolist()
-            self.history = dict(zip(state["names"].tolist(), values, strict=True))
-            self.epoch = state["history"].shape[1]
-            for head in range(heads):
-                keys = [f"head {head} {index}" for index in range(len(variables[head]))]
-                self._weights[head] = [state[key] for key in keys if key in state]
-            for number, metrics in enumerate(zip(*values, strict=True), 1):
-                on_epoch(dict(zip(self.history, metrics, strict=True)), number)
-
-    return BestEpochs()
+    def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self.epochs, self._losses = state["epochs"], state["losses"]
+        self.probabilities = state["probabilities"]
+        values = state["history"].tolist()
+        self.history = dict(zip(state["names"].tolist(), values, strict=True))
+        self.epoch = state["history"].shape[1]
+        for head in range(len(self._weights)):
+            keys = [f"head {head} {index}" for index in range(len(self._variables[head]))]
+            self._weights[head] = [state[key] for key in keys if key in state]
+        for number, metrics in enumerate(zip(*values, strict=True), 1):
+            self._on_epoch(dict(zip(self.history, metrics, strict=True)), number)
 
 
 def _copy_variables(source: "keras.Model", target: "keras.Model") -> None:
+    if source is target:
+        return
     for variable, copied in zip(target.variables, source.variables, strict=True):
         variable.assign(copied.numpy())
 
