@@ -90,6 +90,7 @@ pins: $(VENV)/dev.stamp          ## Update requirements*.txt from requirements*.
 	$(PIN) --upgrade requirements-dev.in -o requirements-dev.txt
 	$(PIN) requirements.in -c requirements-dev.txt -o requirements.txt
 	$(PIN) requirements-jax.in -c requirements-dev.txt -o requirements-jax.txt
+	$(PIN) requirements-gpu.in -c requirements-jax.txt -o requirements-gpu.txt
 	$(PIN) requirements-base.in -c requirements-dev.txt -o requirements-torch.txt  # without PyTorch
 	$(PIN) requirements-sources.in -c requirements-dev.txt -o requirements-sources.txt
 	$(PIN) requirements-scale.in -c requirements-dev.txt -o requirements-scale.txt

@@ -7,6 +7,7 @@ test split decides nothing: the out-of-fold log loss does. Experiments replace a
 
 import argparse
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,9 @@ from cnnClassifier.evaluation.metrics import LabeledPredictions, compute_metrics
 from cnnClassifier.imaging.augment import View, views_of
 from cnnClassifier.network import training
 from cnnClassifier.network.architecture import LINEAR, local_tail
+from cnnClassifier.network.backend import Share
 from cnnClassifier.network.feature_cache import Features
+from cnnClassifier.network.training import padded_sizes
 
 CASES: dict[str, dict[str, Any]] = {
     "as in params.yaml": {},
@@ -89,8 +92,8 @@ class Experiment:
 
     def __enter__(self) -> None:
         replacements = {
-            "mixup": {"_batches": self._mixed_batches, "_loss": lambda smoothing: mixed_loss},
-            "balanced sampling": {"_batches": self._balanced_batches},
+            "mixup": {"make_batches": self._mixed_batches, "_loss": lambda smoothing: mixed_loss},
+            "balanced sampling": {"make_batches": self._balanced_batches},
             "group weights": {"_sample_weights": self._group_weights},
             "mirrored": {"predict": self.predict},
             None: {},
@@ -128,16 +131,21 @@ class Experiment:
         weights: np.ndarray,
         fitted: np.ndarray,
         config: FitConfig,
+        _: Mapping[int, int],
+        share: Share,
+        *rest: int,
     ) -> Any:
         counts = np.bincount(labels[fitted])
         repeated = []
         for label, count in enumerate(counts):
             repeated.append(np.resize(fitted[labels[fitted] == label], max(counts) if count else 0))
         images = np.concatenate(repeated)
-        return self._original["_batches"](features, labels, weights, images, config)
+        sizes = padded_sizes(len(images), config.batch_size, share.devices)
+        arguments = (features, labels, weights, images, config, sizes, share, *rest)
+        return self._original["make_batches"](*arguments)
 
     def _mixed_batches(self, *arguments: Any) -> Any:
-        batches = self._original["_batches"](*arguments)
+        batches = self._original["make_batches"](*arguments)
         read = type(batches).__getitem__
 
         def mixed(batch: Any, number: int) -> tuple[np.ndarray, ...]:

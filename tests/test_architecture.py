@@ -71,6 +71,10 @@ NO_PARAMS = {
         "training.cache",
         "training.cache_dir",
         *PARALLEL,
+        "distributed.processes",
+        "distributed.process",
+        "distributed.coordinator",
+        "distributed.connect_timeout_s",
     },
     "evaluation": {
         "data_ingestion.data_dir",

@@ -159,7 +159,7 @@ def test_an_interrupted_run_is_resumed(tmp_path, files, score, monkeypatch, capl
         score(tmp_path / "images")
     out = tmp_path / "out"
     done = rows_of(out)
-    assert 0 < len(done) <= 2 * PART_SIZE  # other threads are ahead of the parts
+    assert 0 < len(done) <= 3 * PART_SIZE  # other threads are ahead of the parts
     assert len(done) % PART_SIZE == 0
     assert "score: all parts are complete; --resume continues" in caplog.messages
     # What a kill leaves while a part is written, and while an archive is extracted.

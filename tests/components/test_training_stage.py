@@ -11,6 +11,7 @@ from cnnClassifier.components.cross_fitting import TrainingImages
 from cnnClassifier.components.training import Training, image_features, positive_class
 from cnnClassifier.config.configuration import ConfigurationManager
 from cnnClassifier.entity.bundle import apply_temperature
+from cnnClassifier.entity.config_entity import ParallelConfig
 from cnnClassifier.entity.manifest import Entry, Manifest
 from cnnClassifier.imaging.augment import View, augment
 from cnnClassifier.network.serialization import load_model
@@ -36,7 +37,7 @@ PARAMS = {
 class FakeCache:
     """Needs no network: returns the keys, and the pixels of the second view of each image."""
 
-    def features(self, keys, images, load):
+    def features(self, keys, images, load, workers):
         return keys, [load(image, [1])[0] for image in images]
 
 
@@ -46,7 +47,11 @@ def test_features_of_another_dicom_window_have_another_key(tmp_path):
     keys, pixels = {}, {}
     for window in ("auto", "lung", "bone", "-600,1500"):
         config = SimpleNamespace(
-            data_dir=tmp_path, image_size=(64, 64, 3), max_pixels=10_000, dicom_window=window
+            data_dir=tmp_path,
+            image_size=(64, 64, 3),
+            max_pixels=10_000,
+            dicom_window=window,
+            parallel=ParallelConfig(),
         )
         entry = SimpleNamespace(path="x.dcm", sha256="abc")
         [keys[window]], [pixels[window]] = image_features(FakeCache(), [(entry, views)], config)

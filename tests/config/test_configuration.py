@@ -17,6 +17,7 @@ from cnnClassifier.entity.config_entity import (
     SEARCHABLE,
     Between,
     Choice,
+    DistributedConfig,
     FitConfig,
 )
 from cnnClassifier.utils.errors import ConfigError
@@ -27,7 +28,7 @@ PARAMS = read_settings("params")
 
 @pytest.fixture(autouse=True)
 def no_overrides(monkeypatch):
-    for name in ("MLFLOW_TRACKING_URI", "SEARCH_STORAGE", "HOST", "PORT"):
+    for name in ("MLFLOW_TRACKING_URI", "SEARCH_STORAGE", "HOST", "PORT", "CNN_PROCESSES"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -113,6 +114,20 @@ def test_environment_variables_override_the_files(write, monkeypatch):
             ConfigError, match=r"^environment: PORT: expected a whole number from 0 to 65535, found"
         ):
             manager.serving()
+    monkeypatch.setenv("CNN_PROCESSES", "2")
+    with pytest.raises(ConfigError, match=r"distributed\.coordinator: expected HOST:PORT"):
+        manager.training()
+    monkeypatch.setenv("CNN_COORDINATOR", "there:8476")
+    monkeypatch.setenv("CNN_PROCESS", "2")
+    with pytest.raises(ConfigError, match="CNN_PROCESS: expected a whole number from 0, and below"):
+        manager.training()
+    monkeypatch.setenv("CNN_PROCESS", "1")
+    assert manager.training().distributed == DistributedConfig(
+        processes=2, process=1, coordinator="there:8476"
+    )
+    monkeypatch.setenv("SEARCH_STORAGE", "postgres://me:secret@there/studies")
+    with pytest.raises(ConfigError, match=r"found 'postgres://there/studies'$"):
+        manager.search()
     monkeypatch.setenv("SEARCH_STORAGE", "study.db")
     with pytest.raises(ConfigError, match="SEARCH_STORAGE: expected sqlite:///PATH, journal:///"):
         manager.search()

@@ -6,15 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from cnnClassifier.entity.config_entity import DistributedConfig
 from cnnClassifier.network import backend
 from cnnClassifier.utils.errors import UserError
+from tests.waiting import reserved_port
 
 
 @pytest.fixture
 def start(keras, monkeypatch):
     """Start as if Keras weren't imported yet; return the backend that was chosen."""
 
-    def start(requested, installed):
+    def start(requested, installed, distributed=None):
         started = []
         monkeypatch.delitem(sys.modules, "keras")
         if requested is None:
@@ -24,7 +26,7 @@ def start(keras, monkeypatch):
         monkeypatch.setattr(backend, "find_spec", lambda name: name in installed or None)
         monkeypatch.setattr(backend, "_start_devices", started.append)
         monkeypatch.setattr(backend, "name", lambda: os.environ["KERAS_BACKEND"])
-        backend.start()
+        backend.start(distributed)
         return started
 
     return start
@@ -55,6 +57,25 @@ def test_the_requested_backend_starts_else_the_one_that_is_installed(
 def test_a_backend_that_cannot_train_is_a_clear_error(start, requested, installed, message):
     with pytest.raises(UserError, match=message):
         start(requested, installed)
+
+
+@pytest.mark.parametrize(
+    ("requested", "message"),
+    [
+        ("tensorflow", "2 processes train on JAX alone, found tensorflow; set KERAS_BACKEND=jax"),
+        ("jax", r"process 0 can't be reached at 127\.0\.0\.1:\d+ within 1 s"),
+    ],
+)
+def test_processes_that_cannot_train_together_are_a_clear_error(
+    start, monkeypatch, requested, message
+):
+    monkeypatch.setattr(backend, "_report_abort", lambda message: None)
+    with reserved_port() as port:
+        config = DistributedConfig(
+            processes=2, process=1, coordinator=f"127.0.0.1:{port}", connect_timeout_s=1
+        )
+        with pytest.raises(UserError, match=message):
+            start(requested, (requested,), config)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnnClassifier.entity.config_entity import FitConfig
+from cnnClassifier.entity.dicom_options import DicomOptions
+from cnnClassifier.imaging.augment import View
+from cnnClassifier.imaging.view_loader import ViewLoader
 from cnnClassifier.network import backend
 from cnnClassifier.network import feature_cache as module
 from cnnClassifier.network.architecture import add_heads
@@ -297,3 +301,33 @@ def test_the_precision_is_what_was_asked_for_or_what_the_machine_has(
     assert choose_precision(requested) == expected
     monkeypatch.setattr(backend, "has_gpu", lambda: True)
     assert choose_precision(requested) == ("float16" if requested == "auto" else requested)
+
+
+def test_processes_and_threads_load_the_same_views_in_the_same_order(monkeypatch, tmp_path):
+    views = (View(), View(rotation=20.0))
+    jobs = []
+    for number, pixels in enumerate(IMAGES[:11]):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        jobs.append(((f"{number}.png", views), [1, 0] if number % 2 else [0]))
+    load = ViewLoader(tmp_path, (32, 32, 3), 10**6, DicomOptions())
+    monkeypatch.setattr(backend, "has_gpu", lambda: True)
+    monkeypatch.setattr(module.joblib, "cpu_count", lambda: 2)
+    pools = []
+    for name in ("ThreadPoolExecutor", "ProcessPoolExecutor"):
+        monkeypatch.setattr(module, name, count_uses(pools, getattr(module, name)))
+    threads = list(module._load_ahead(jobs, load, 4))
+    monkeypatch.setattr(module, "_MAX_THREADS", 1)
+    monkeypatch.setattr(module, "_MIN_IMAGES_FOR_PROCESSES", 11)
+    processes = list(module._load_ahead(jobs, load, 4))
+    assert pools == ["ThreadPoolExecutor", "ProcessPoolExecutor"]
+    assert len(threads) == 6 + 2 * 5
+    assert np.array_equal(processes, threads)
+    assert not np.array_equal(threads[1], threads[2])
+
+
+def count_uses(names, pool):
+    def create(*options):
+        names.append(pool.__name__)
+        return pool(*options)
+
+    return create

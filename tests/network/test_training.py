@@ -1,3 +1,4 @@
+import hashlib
 import os
 import subprocess
 import sys
@@ -8,8 +9,9 @@ import pytest
 
 from cnnClassifier.entity.config_entity import FitConfig
 from cnnClassifier.network.architecture import add_heads
+from cnnClassifier.network.backend import Share
 from cnnClassifier.network.feature_cache import Features, split_at
-from cnnClassifier.network.training import fit, predict, snapshot
+from cnnClassifier.network.training import fit, make_batches, padded_sizes, predict, snapshot
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,10 +24,13 @@ class ArrayFeatures(Features):
     """Features in memory instead of in files; the averages are those of the maps."""
 
     def __init__(self, maps):
-        super().__init__(maps, maps.shape[1:], maps.shape[-1], files=None)
+        super().__init__(maps, maps.shape[1:], maps.shape[-1], files=None, network="")
 
     def __getitem__(self, items):
         return ArrayFeatures(self._names[items])
+
+    def digest(self):
+        return hashlib.sha256(self._names.tobytes()).hexdigest()
 
     def take(self, items):
         return self._names[items]
@@ -48,10 +53,10 @@ def tail(keras):
     return build_tail(keras, heads=3)
 
 
-def build_tail(keras, heads, kind="conv_max"):
+def build_tail(keras, heads, kind="conv_max", dropout=0.0):
     image = keras.Input((2, 2, 3))
     maps = keras.layers.ReLU(negative_slope=1, name="maps")(image)
-    model = add_heads(keras.Model(image, maps), ["maps"], "maps", kind, heads, 0.0, 2, 0)
+    model = add_heads(keras.Model(image, maps), ["maps"], "maps", kind, heads, dropout, 2, 0)
     return split_at(model, "maps", heads)[1]
 
 
@@ -138,6 +143,78 @@ def test_balanced_weights_and_seed_reach_the_fit_and_equal_fits_are_equal(tail):
     assert np.array_equal(found["first"], found["again"])
     assert not np.allclose(found["first"], found["unweighted"])
     assert not np.allclose(found["first"], found["seed"], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("total", "batch_size", "devices", "expected"),
+    [
+        (61, 8, 1, {8: 8, 5: 5}),
+        (61, 8, 2, {8: 8, 6: 5}),
+        (63, 8, 2, {8: 8, 10: 7}),  # not 8, which is that of a whole batch
+        (48, 7, 4, {8: 7, 12: 6}),
+        (48, 16, 2, {16: 16}),
+    ],
+)
+def test_each_batch_is_padded_to_a_number_of_its_own(total, batch_size, devices, expected):
+    assert padded_sizes(total, batch_size, devices) == expected
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (3, 6)])
+def test_the_batches_of_all_processes_are_those_of_one(keras, processes, devices):
+    features, labels = toy(2 * 61, 0)
+    labels, fitted = labels[::2], np.arange(59)
+    weights = np.random.default_rng(0).random((61, 3))
+    config = CONFIG.model_copy(update={"batch_size": 8})
+
+    def batches(share):
+        sizes = padded_sizes(len(fitted), 8, share.devices)
+        return make_batches(features, labels, weights, fitted, config, sizes, share)
+
+    whole = batches(Share())
+    shares = [batches(Share(process, processes, devices)) for process in range(processes)]
+    for _ in range(2):
+        for number, expected in enumerate(whole):
+            for parts in zip(expected, *(share[number] for share in shares), strict=True):
+                joined = np.concatenate(parts[1:])
+                assert len(joined) % devices == 0
+                assert np.array_equal(joined[: len(parts[0])], parts[0])
+        for each in (whole, *shares):
+            each.on_epoch_end()
+
+
+def test_an_interrupted_fit_continues_to_the_same_weights(keras, tmp_path):
+    config = CONFIG.model_copy(update={"epochs": 4, "learning_rate": 0.01})
+    tail, (features, labels) = build_tail(keras, 3, dropout=0.3), toy(60, 0)
+    restore, seen = snapshot(tail), []
+
+    def run(config=config, last_epoch=None):
+        def on_epoch(metrics, epoch):
+            seen.append(epoch)
+            if epoch == last_epoch:
+                raise KeyboardInterrupt
+
+        restore()
+        seen.clear()
+        held = held_out(60, 3)
+        fitted = fit(tail, features, labels, held, config, 0, on_epoch, tmp_path)
+        return weights_of(tail), fitted
+
+    restore()
+    whole = fit(tail, features, labels, held_out(60, 3), config, 0)
+    expected = weights_of(tail)
+    with pytest.raises(KeyboardInterrupt):
+        run(last_epoch=3)
+    checkpoints = list(tmp_path.iterdir())
+    assert len(checkpoints) == 1
+    for _ in range(2):  # the second finds all epochs done
+        weights, fitted = run()
+        assert np.array_equal(weights, expected)
+        assert fitted.history == whole.history
+        assert np.array_equal(fitted.probabilities, whole.probabilities)
+        assert seen == [1, 2, 3, 4]
+    # Another seed never continues from it.
+    run(config.model_copy(update={"seed": 2, "epochs": 1}))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 TWICE = """

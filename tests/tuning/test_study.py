@@ -1,7 +1,12 @@
+import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,7 +14,7 @@ import pytest
 from cnnClassifier.entity.config_entity import Between, Choice
 from cnnClassifier.tuning.study import SharedStudy, finished_trials
 from cnnClassifier.utils.errors import UserError
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, reserved_port, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = {
@@ -26,18 +31,62 @@ FINITE = {
 }
 FIRST = {"rate": 0.001, "fraction": 0.3, "size": 4, "head": "b", "block": None, "other": 1}
 URLS = ("sqlite:///{}/study.db", "journal:///{}/study.log")
+POSTGRESQL = "postgresql"
+PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=str)  # Debian's
 
 
 @pytest.fixture(params=URLS)
 def open_study(request, tmp_path):
     """Open the study of this test, as each process does."""
-    url = request.param.format(tmp_path)
+    if request.param == POSTGRESQL:
+        url = request.getfixturevalue("postgresql")
+    else:
+        url = request.param.format(tmp_path)
 
     def open_(name="a", space=SPACE, stale_after_s=60.0, first=FIRST):
         return SharedStudy(url, name, True, space, first, 1, stale_after_s)
 
     open_.url = url
     return open_
+
+
+@pytest.fixture
+def postgresql():
+    """Run a PostgreSQL of our own with a password; return the URL of its database.
+
+    It refuses to run as root, and is then run as its own user; so its folder isn't in pytest's.
+    """
+    pytest.importorskip("psycopg")
+    if PROGRAMS is None:
+        pytest.skip("PostgreSQL isn't installed")
+    is_root = os.geteuid() == 0
+    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if is_root else []
+    with tempfile.TemporaryDirectory() as folder, reserved_port() as port:
+        data = Path(folder) / "data"
+        password = Path(folder) / "password"
+        password.write_text("secret", encoding="utf-8")
+        if is_root:
+            shutil.chown(folder, "postgres")
+            shutil.chown(password, "postgres")
+        command = [*user, PROGRAMS / "initdb", "-D", data, "-U", "me", "-A", "scram-sha-256"]
+        subprocess.run(
+            [*command, "--no-sync", f"--pwfile={password}"], check=True, capture_output=True
+        )
+        options = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
+        command = [*user, PROGRAMS / "postgres", "-D", data]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+            try:
+                until(lambda: answers(port) or server.poll() is not None)
+                yield f"postgresql://me:secret@127.0.0.1:{port}/postgres"
+            finally:
+                server.send_signal(signal.SIGINT)  # without waiting for its clients
+
+
+def answers(port):
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S):
+        return True
+    return False
 
 
 def loss(params):
@@ -128,7 +177,13 @@ study.run(evaluate, int(sys.argv[2]), time.monotonic() + 3600)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "open_study", [pytest.param(URLS[0], marks=pytest.mark.full), URLS[1]], indirect=True
+    "open_study",
+    [
+        pytest.param(URLS[0], marks=pytest.mark.full),
+        URLS[1],
+        pytest.param(POSTGRESQL, marks=pytest.mark.full),
+    ],
+    indirect=True,
 )
 def test_processes_share_a_study_and_one_is_killed(open_study):
     def start(seconds):
@@ -155,6 +210,7 @@ def test_processes_share_a_study_and_one_is_killed(open_study):
         for worker in workers[1:]:
             _, errors = worker.communicate(timeout=PATIENCE_S)
             assert worker.returncode == 0, errors
+            assert "secret" not in errors
     finally:
         for worker in workers:
             worker.kill()
@@ -168,7 +224,12 @@ def test_processes_share_a_study_and_one_is_killed(open_study):
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite:///{folder}/study.db", "postgresql+pg8000://me:secret@127.0.0.1:1/studies"]
+    "url",
+    [
+        "sqlite:///{folder}/study.db",
+        "postgresql+pg8000://me:secret@127.0.0.1:1/studies",
+        "postgresql://127.0.0.1:1/studies?user=me&password=secret",
+    ],
 )
 def test_a_storage_that_cannot_be_opened_is_named_without_its_password(tmp_path, monkeypatch, url):
     (tmp_path / "study.db").write_text("something else" * 100)

@@ -1,6 +1,7 @@
 """Fit the heads of both kinds in folds, and combine them: for training and for search trials."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -135,6 +136,7 @@ def fit_heads(
     verbose: int | None = None,
     on_epoch: EpochCallback = lambda metrics, epoch: None,
     linear: LinearHeads | None = None,
+    checkpoint_dir: Path | None = None,
 ) -> FittedHeads:
     """Fit the local heads and the linear ones in the same folds, and weight the two kinds.
 
@@ -148,6 +150,7 @@ def fit_heads(
         verbose: see `cross_fit`.
         on_epoch: see `cross_fit`.
         linear: from `fit_linear` on the same images; None: they are fitted as well.
+        checkpoint_dir: see `cross_fit`.
     """
     labels, folds = images.labels, images.folds
     linear = linear or fit_linear(features, images, config)
@@ -155,7 +158,9 @@ def fit_heads(
     history: History = {}
     if tail is not None:
         kind = str(local_kind_of(tail))
-        by_kind[kind], history = cross_fit(tail, features, labels, folds, config, verbose, on_epoch)
+        by_kind[kind], history = cross_fit(
+            tail, features, labels, folds, config, verbose, on_epoch, checkpoint_dir
+        )
     by_kind[LINEAR] = linear.out_of_fold
     temperatures = {}
     for kind, probabilities in by_kind.items():

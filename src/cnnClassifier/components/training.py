@@ -1,5 +1,6 @@
 """Stage training: fit the heads in folds on cached features, combine them, write the bundle."""
 
+import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -100,38 +101,64 @@ class Training:
         self.config = config
         self.tracking = tracking
 
-    def run(self) -> ModelBundle:
+    def run(self) -> ModelBundle | None:
         """Train, and write the bundle: `model.keras`, `model.json`, `ood_detector.npz`,
         `history.csv`, `out_of_fold.csv`, `cross_validation.json` and, with `int8`,
         `model_int8.zip`.
 
         Returns:
-            The bundle as written.
+            The bundle as written; None in a process that helps process 0, which writes it.
 
         Raises:
             ManifestError: a split is empty or lacks a class.
             BundleError: the prepared model has another number of heads.
+            UserError: the processes can't connect, or have other data or parameters.
         """
         config = self.config
         manifest = Manifest.read(config.manifest_path)
+        if config.distributed.process > 0:
+            self._fit(manifest, Run())
+            backend.broadcast()  # wait until process 0 has written the bundle
+            return None
         tags = data_tags(config.manifest_path, config.source_URL)
         with start_run(self.tracking, config.backbone, tags) as run:
             run.log_datasets(manifest, config.source_URL, ("train", "validation"))
             bundle = self._train(manifest, run)
             run.set_tags({"model_sha256": bundle.model_sha256, "state": TRAINED})
+        backend.broadcast()
         return bundle
 
-    def _train(self, manifest: Manifest, run: Run) -> ModelBundle:
-        config, classes = self.config, manifest.classes
-        positive = positive_class(config.positive_class, classes)
+    def _fit(
+        self, manifest: Manifest, run: Run
+    ) -> tuple[TrainingImages, Network, Features, FittedHeads]:
+        """Do what all processes of a distributed training do."""
+        config = self.config
         repeats = 1 if config.fine_tune_from else config.repeats
         images = TrainingImages.read(manifest, config, repeats)
         network = load_network(config, images.fold_count)
         views = [(entry, views_of(entry.sha256, config.augmentation)) for entry in images.entries]
         features = image_features(network.cache, views, config)
+        # Heads on frozen features take seconds: not worth a file for each epoch.
+        is_long = config.fine_tune_from or config.distributed.processes > 1
         fitted = fit_heads(
-            network.tail, features, images, config.head, config.fit, on_epoch=run.log_metrics
+            network.tail,
+            features,
+            images,
+            config.head,
+            config.fit,
+            on_epoch=run.log_metrics,
+            checkpoint_dir=self._checkpoint_dir if is_long else None,
         )
+        return images, network, features, fitted
+
+    @property
+    def _checkpoint_dir(self) -> Path:
+        return self.config.bundle_dir.with_name(f"{self.config.bundle_dir.name}.checkpoints")
+
+    def _train(self, manifest: Manifest, run: Run) -> ModelBundle:
+        config, classes = self.config, manifest.classes
+        positive = positive_class(config.positive_class, classes)
+        images, network, features, fitted = self._fit(manifest, run)
         predictions, decision = out_of_fold_predictions(
             images,
             fitted.probabilities,
@@ -163,6 +190,7 @@ class Training:
             bundle.write(folder)
             heads = min(images.fold_count, config.head_count)
             summary = self._cross_validate(folder, bundle, images, fitted, predictions, heads)
+        shutil.rmtree(self._checkpoint_dir, ignore_errors=True)
         run.log_metrics({f"cv_{name}": value for name, value in summary["metrics"].items()})
         _log_summary(summary)
         return bundle
@@ -301,7 +329,7 @@ def load_network(config: TrainingConfig, folds: int) -> Network:
         BundleError: the model is missing, or was prepared with other parameters.
         ConfigError: the backbone has no such layer or block.
     """
-    backend.start()
+    backend.start(config.distributed)
     backend.make_deterministic(config.fit.seed)
     hint = "run prepare_base_model"
     model = load_model(config.updated_base_model_path, f"{hint} first")
@@ -370,7 +398,12 @@ def image_features(
         DicomOptions.parse(config.dicom_window),
     )
     files = [(entry.path, views) for entry, views in images]
+    share = backend.share()
     with config.parallel.connect() as workers:
+        if share.processes > 1:  # each computes a part; what no shared folder brings, all compute
+            part = slice(share.process, None, share.processes)
+            cache.features(keys[part], files[part], loader, workers)
+            backend.broadcast()
         return cache.features(keys, files, loader, workers)
 
 

@@ -33,6 +33,7 @@ from cnnClassifier.entity.config_entity import (
 )
 from cnnClassifier.utils.common import read_yaml
 from cnnClassifier.utils.errors import ConfigError
+from cnnClassifier.utils.redaction import redact_credentials
 
 CONFIG_PATH = Path("config/config.yaml")
 PARAMS_PATH = Path("params.yaml")
@@ -297,4 +298,6 @@ def _describe(schema: dict[str, Any]) -> str:
 
 
 def _invalid(source: str, expected: str, value: Any) -> ConfigError:
+    if isinstance(value, str):
+        value = redact_credentials(value)
     return ConfigError(f"{source}: expected {expected}, found {reprlib.repr(value)}")

@@ -639,6 +639,61 @@ class FitConfig(Settings):
     seed: Seed
 
 
+class DistributedConfig(Settings):
+    """Settings of a training that several processes share, each on its own machine or GPU."""
+
+    processes: int = Field(
+        default=1,
+        validation_alias="distributed.processes",
+        ge=1,
+        le=10_000,
+        description="Number of processes that train one model together, with KERAS_BACKEND=jax",
+        json_schema_extra={"environment": "CNN_PROCESSES"},
+    )
+    process: int = Field(
+        default=0,
+        validation_alias="distributed.process",
+        ge=0,
+        le=9999,
+        description="Index of this process; the first one, 0, writes the bundle and logs",
+        json_schema_extra={
+            "environment": "CNN_PROCESS",
+            "expected": "a whole number from 0, and below distributed.processes",
+        },
+    )
+    coordinator: str | None = Field(
+        default=None,
+        validation_alias="distributed.coordinator",
+        pattern=r"^\S+:\d+$",
+        description="HOST:PORT of process 0, with a free port; null with one process",
+        json_schema_extra={
+            "environment": "CNN_COORDINATOR",
+            "expected": "HOST:PORT of process 0, such as 10.0.0.1:8476; null with one process",
+        },
+    )
+    connect_timeout_s: int = Field(
+        default=300,
+        validation_alias="distributed.connect_timeout_s",
+        ge=1,
+        le=86_400,
+        description="Timeout for connecting the processes, in seconds",
+    )
+
+    @field_validator("process")
+    @classmethod
+    def _is_below_processes(cls, process: int, info: Any) -> int:
+        if process >= info.data.get("processes", process + 1):
+            raise ValueError("no such process")
+        return process
+
+    @field_validator("coordinator")
+    @classmethod
+    def _is_set_if_needed(cls, coordinator: str | None, info: Any) -> str | None:
+        if coordinator is None and info.data.get("processes", 1) > 1:
+            raise ValueError("missing")
+        return coordinator
+
+
 class TrainingConfig(ImagesConfig, NetworkConfig):
     """Settings of the stage training."""
 
@@ -694,6 +749,7 @@ class TrainingConfig(ImagesConfig, NetworkConfig):
     augmentation: AugmentationConfig = Field(validation_alias=NESTED)
     fit: FitConfig = Field(validation_alias=NESTED)
     parallel: ParallelConfig = Field(default=ParallelConfig(), validation_alias=NESTED)
+    distributed: DistributedConfig = Field(default=DistributedConfig(), validation_alias=NESTED)
 
     @property
     def features_dir(self) -> Path | str | None:

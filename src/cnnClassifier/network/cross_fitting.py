@@ -5,7 +5,8 @@ weights of two kinds of head from out-of-fold predictions: stacking, Wolpert 199
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -73,6 +74,7 @@ def cross_fit(
     config: FitConfig,
     verbose: int | None = None,
     on_epoch: EpochCallback = lambda metrics, epoch: None,
+    checkpoint_dir: Path | None = None,
 ) -> tuple[np.ndarray, History]:
     """Fit the heads of a tail in folds; predict each image by a head that hasn't seen it.
 
@@ -88,6 +90,7 @@ def cross_fit(
         config: of the optimization.
         verbose: of `keras.Model.fit`, for the first repeat or the last fit.
         on_epoch: called after each of their epochs.
+        checkpoint_dir: see `fit`, for all fits.
 
     Returns:
         Probabilities, float32 (repeats, n, classes), NaN where an image is in no fold; and the
@@ -103,8 +106,9 @@ def cross_fit(
         for repeat in reversed(range(len(folds))):
             restore()
             held_out = _held_out(folds[repeat], np.arange(count))
-            is_last = repeat == 0
-            options = {"verbose": verbose, "on_epoch": on_epoch} if is_last else {"verbose": 0}
+            options: dict[str, Any] = {"verbose": 0, "checkpoint_dir": checkpoint_dir}
+            if repeat == 0:  # the last one
+                options |= {"verbose": verbose, "on_epoch": on_epoch}
             fitted = fit(tail, features, labels, held_out, config, **options)
             out_of_fold[repeat] = _of_held_out(fitted.probabilities, held_out)
     else:
@@ -112,13 +116,17 @@ def cross_fit(
         for fold in range(count):
             restore()
             held_out = _held_out(folds[0], np.array([fold]))
-            fitted = fit(tail, features, labels, held_out, config, verbose=0)
+            fitted = fit(
+                tail, features, labels, held_out, config, verbose=0, checkpoint_dir=checkpoint_dir
+            )
             out_of_fold[0, held_out[:, 0]] = fitted.probabilities[held_out[:, 0], 0]
             best_epochs.append(fitted.best_epochs[0])
         restore()
         everything = config.model_copy(update={"epochs": max(1, int(np.median(best_epochs)))})
         held_out = np.zeros((len(labels), 1), bool)
-        fitted = fit(tail, features, labels, held_out, everything, verbose, on_epoch)
+        fitted = fit(
+            tail, features, labels, held_out, everything, verbose, on_epoch, checkpoint_dir
+        )
     if not np.isfinite(out_of_fold[folds >= 0]).all():
         raise DivergenceError(
             f"training diverged: lower LEARNING_RATE in params.yaml, now {config.learning_rate:g}"

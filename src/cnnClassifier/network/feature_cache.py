@@ -48,11 +48,12 @@ class Features:
     """Feature maps and block averages, read from the cache when they are used.
 
     Args:
-        names: the file of each item, str (n,), or without files its number, int (n,). A file holds
+        names: hash of image and view of each item, str (n,), the name of its file. A file holds
             float16 values, first those of the map.
         shape: of a map, (h, w, channels).
         averages: number of block averages.
         files: the cache, or what computes them.
+        network: hash of the frozen network.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Features:
         shape: tuple[int, ...],
         averages: int,
         files: "FeatureFiles | ComputedFeatures",
+        network: str,
     ) -> None:
         self._names = names
+        self._network = network
         self._averages = averages
         self._files = files
         self.shape = shape
@@ -71,7 +74,12 @@ class Features:
         return len(self._names)
 
     def __getitem__(self, items: slice | np.ndarray) -> "Features":
-        return Features(self._names[items], self.shape, self._averages, self._files)
+        names = self._names[items]
+        return Features(names, self.shape, self._averages, self._files, self._network)
+
+    def digest(self) -> str:
+        """Hash what decides all values: images, views and network."""
+        return hashlib.sha256(" ".join([self._network, *self._names]).encode()).hexdigest()
 
     def take(self, items: slice | np.ndarray) -> np.ndarray:
         """Read the maps of items into memory.
@@ -101,22 +109,22 @@ class ComputedFeatures:
 
     Args:
         run: from `forward`.
-        jobs: for each item an image and the number of its view.
+        jobs: of each item's name an image and the number of its view.
         load: see `FeatureCache.features`.
     """
 
-    def __init__(self, run: Forward, jobs: Sequence[tuple[Any, int]], load: Loader) -> None:
+    def __init__(self, run: Forward, jobs: dict[str, tuple[Any, int]], load: Loader) -> None:
         self._run = run
         self._jobs = jobs
         self._load = load
 
-    def read(self, items: np.ndarray, offset: int, values: np.ndarray) -> None:
-        """Fill one item of `values` from each item, from a position in bytes on."""
+    def read(self, names: np.ndarray, offset: int, values: np.ndarray) -> None:
+        """Fill one item of `values` for each name, from a position in bytes on."""
         size = _batch_size()
-        jobs = [(image, [view]) for image, view in (self._jobs[item] for item in items)]
+        jobs = [(image, [view]) for image, view in (self._jobs[name] for name in names)]
         loaded = _load_ahead(jobs, self._load, max_views=3 * size) if jobs else iter(())
-        first, flat = offset // values.itemsize, values.reshape(len(items), -1)
-        for start in range(0, len(items), size):
+        first, flat = offset // values.itemsize, values.reshape(len(names), -1)
+        for start in range(0, len(names), size):
             rows = _run_batch(self._run, list(islice(loaded, size)), size)
             batch = flat[start : start + size]
             batch[...] = rows[: len(batch), first : first + flat.shape[1]]
@@ -164,16 +172,17 @@ class FeatureCache:
         Returns:
             The views of the first image, then those of the second, and so on.
         """
+        network = trunk_id(self._trunk, self._precision)
         if self._cache_dir is None:
-            return self._uncached(keys, images, load)
-        files = open_files(self._cache_dir, trunk_id(self._trunk, self._precision)[:24])
+            return self._uncached(keys, images, load, network)
+        files = open_files(self._cache_dir, network[:24])
         file_bytes = 2 * (int(np.prod(self.shape)) + self._averages)
         is_complete = files.find(file_bytes)
         names: list[str] = []
         missing: dict[str, MissingView] = {}
         for image, image_keys in zip(images, keys, strict=True):
             for view, key in enumerate(image_keys):
-                name = f"{hashlib.sha256(key.encode()).hexdigest()}.f16"
+                name = _file_name(key)
                 names.append(name)
                 if name not in missing and not is_complete(name):
                     missing[name] = MissingView(name, image, view)
@@ -185,17 +194,20 @@ class FeatureCache:
             desc = f"features ({self._precision})"
             for _ in progress(done, total=computed, desc=desc, unit="image"):
                 pass
-        return Features(np.array(names, str), self.shape, self._averages, files)
+        return Features(np.array(names, str), self.shape, self._averages, files, network)
 
     def _uncached(
-        self, keys: Sequence[Sequence[str]], images: Sequence[Any], load: Loader
+        self, keys: Sequence[Sequence[str]], images: Sequence[Any], load: Loader, network: str
     ) -> Features:
-        jobs = []
+        names: list[str] = []
+        jobs: dict[str, tuple[Any, int]] = {}
         for image, image_keys in zip(images, keys, strict=True):
-            jobs += [(image, view) for view in range(len(image_keys))]
-        logger.info("frozen features: %d, computed each time that they are used", len(jobs))
+            for view, key in enumerate(image_keys):
+                names.append(_file_name(key))
+                jobs[names[-1]] = (image, view)
+        logger.info("frozen features: %d, computed each time that they are used", len(names))
         computed = ComputedFeatures(forward(self._trunk, self._precision), jobs, load)
-        return Features(np.arange(len(jobs)), self.shape, self._averages, computed)
+        return Features(np.array(names, str), self.shape, self._averages, computed, network)
 
     def _compute(
         self, missing: list[MissingView], load: Loader, files: FeatureFiles, workers: Workers
@@ -210,6 +222,10 @@ class FeatureCache:
         model = (model_path, self._precision, backend.name())
         compute = partial(_compute_on_worker, model, size, load, files)
         return workers.map(compute, missing, _BATCHES_PER_TASK * size)
+
+
+def _file_name(key: str) -> str:
+    return f"{hashlib.sha256(key.encode()).hexdigest()}.f16"
 
 
 def _compute_on_worker(

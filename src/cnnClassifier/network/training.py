@@ -1,16 +1,23 @@
 """Fit the trainable part of the network on cached features."""
 
+import hashlib
+import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.utils.class_weight import compute_sample_weight
 
 from cnnClassifier.entity.config_entity import FitConfig
+from cnnClassifier.network import backend
 from cnnClassifier.network.architecture import NORM_LAYER, local_kind_of
+from cnnClassifier.network.checkpoint import Checkpoint
 from cnnClassifier.network.feature_cache import Features
+from cnnClassifier.utils.errors import UserError
 
 if TYPE_CHECKING:
     import keras
@@ -42,12 +49,15 @@ def fit(
     config: FitConfig,
     verbose: int | None = None,
     on_epoch: EpochCallback = lambda metrics, epoch: None,
+    checkpoint_dir: Path | None = None,
 ) -> Fitted:
     """Fit all heads at once with Adam (Kingma & Ba 2014), each on the images not held out from it.
 
     The heads share no weights, so each is trained as if it were alone; what they read is read once.
     A head keeps the weights of the epoch with the lowest loss on the images held out from it. An
     epoch takes one of the views of each image, at random.
+
+    Several processes that call it together divide each batch, and end with the same weights.
 
     Args:
         tail: from feature maps to probabilities, (n, heads, classes); a fitted one continues, see
@@ -59,30 +69,50 @@ def fit(
         config: maximum of epochs, patience, batch size, learning rate, class weights, seed.
         verbose: of `keras.Model.fit`; None: a bar on a terminal, lines in a log file.
         on_epoch: called with each epoch's metrics and its number, from 1.
+        checkpoint_dir: continue an equal fit after its last epoch, if it was interrupted; None:
+            always begin with the first one.
+
+    Raises:
+        UserError: another process has other data, weights or parameters.
     """
     import keras
 
     views = len(features) // len(labels)
     fitted = np.flatnonzero(~held_out.all(1))
+    key = _key_of(tail, features, labels, held_out, config)
+    if backend.broadcast(key.encode()) != key.encode():
+        raise UserError(
+            "this process has other images, features, weights or parameters than process 0: use "
+            "the same files, the same params.yaml and, if the processors differ, PRECISION: float32"
+        )
     set_normalization(tail, features[_rows_of(fitted, views)])
-    if not tail.compiled:  # once: compiling again would trace again
-        adam = keras.optimizers.Adam(config.learning_rate)
-        tail.compile(optimizer=adam, loss=_loss(config.label_smoothing))
-        adam.build(tail.trainable_variables)
-    tail.optimizer.learning_rate = config.learning_rate
-    best = _best_epochs(tail, features[::views], labels, held_out, config.patience, on_epoch)
+    share = backend.share()
+    sizes = padded_sizes(len(fitted), config.batch_size, share.devices)
+    weights = _sample_weights(labels, held_out, config.class_weights)
     if verbose is None:
         verbose = 1 if sys.stdout.isatty() else 2
-    weights = _sample_weights(labels, held_out, config.class_weights)
-    history = tail.fit(
-        _batches(features, labels, weights, fitted, config),
-        epochs=config.epochs,
-        callbacks=[best],
-        shuffle=False,  # the data set shuffles, with its own seed
-        verbose=verbose,
-    )
-    values = {name: list(map(float, epochs)) for name, epochs in history.history.items()}
-    return Fitted(values, best.probabilities, best.epochs)
+    with backend.data_parallel():
+        model = backend.replica(tail, sizes)
+        if not model.compiled:  # once: compiling again would trace again
+            adam = keras.optimizers.Adam(config.learning_rate)
+            model.compile(optimizer=adam, loss=_loss(config.label_smoothing))
+            adam.build(model.trainable_variables)
+        model.optimizer.learning_rate = config.learning_rate
+        checkpoint = Checkpoint(checkpoint_dir, key, [*model.variables, *model.optimizer.variables])
+        best = _BestEpochs(tail, features[::views], labels, held_out, config, on_epoch, checkpoint)
+        callback = keras.callbacks.LambdaCallback(on_epoch_end=partial(best.update, model))
+        if best.continues():
+            model.fit(
+                make_batches(features, labels, weights, fitted, config, sizes, share, best.epoch),
+                initial_epoch=best.epoch,
+                epochs=config.epochs,
+                callbacks=[callback],
+                shuffle=False,  # the data set shuffles, with its own seed
+                verbose=verbose if share.process == 0 else 0,
+            )
+        _copy_variables(model, tail)  # also of a fit that was complete before
+    best.assign_best()
+    return Fitted(best.history, best.probabilities, best.epochs)
 
 
 def _loss(label_smoothing: float) -> Any:
@@ -203,65 +233,173 @@ def _variables_of_heads(tail: "keras.Model", count: int) -> list[list[Any]]:
     return variables
 
 
-def _best_epochs(
+def _key_of(
     tail: "keras.Model",
-    images: Features,
+    features: Features,
     labels: np.ndarray,
     held_out: np.ndarray,
-    patience: int,
-    on_epoch: EpochCallback,
-) -> Any:
-    """Return a callback that stops early, and keeps the best epoch of each head."""
-    import keras
-
-    heads = held_out.shape[1]
-    variables = _variables_of_heads(tail, heads)
-
-    class BestEpochs(keras.callbacks.Callback):
-        """After each epoch compare each head's loss on the images held out from it."""
-
-        def on_train_begin(self, logs: Any = None) -> None:
-            self.epochs = np.zeros(heads, int)
-            self.probabilities = np.full((*held_out.shape, tail.output_shape[-1]), np.nan, "f4")
-            self._losses = np.full(heads, np.inf)
-            self._weights: list[list[np.ndarray]] = [[]] * heads
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            if not held_out.any():
-                self.epochs[:] = epoch + 1
-                on_epoch(logs, epoch + 1)
-                return
-            probabilities = predict(tail, images)
-            true = np.take_along_axis(probabilities, labels[:, None, None], 2)[..., 0]
-            losses = -np.log(np.clip(true, 1e-7, 1)).astype(np.float64)
-            means = np.mean(losses, axis=0, where=held_out)
-            correct = probabilities.argmax(2) == labels[:, None]
-            logs["val_loss"] = float(means.mean())
-            logs["val_accuracy"] = float(correct[held_out].mean())
-            for head in np.flatnonzero(means < self._losses):
-                self.epochs[head] = epoch + 1
-                self._losses[head] = means[head]
-                self.probabilities[:, head] = probabilities[:, head]
-                self._weights[head] = [weight.numpy().copy() for weight in variables[head]]
-            on_epoch(logs, epoch + 1)
-            if (epoch + 1 - self.epochs >= patience).all():
-                tail.stop_training = True
-
-        def on_train_end(self, logs: Any = None) -> None:
-            for head, values in enumerate(self._weights):
-                for variable, value in zip(variables[head], values, strict=False):
-                    variable.assign(value)
-
-    return BestEpochs()
+    config: FitConfig,
+) -> str:
+    """Hash all that decides the result of a fit."""
+    settings = f"{backend.name()} {config.model_dump_json()} {features.digest()} "
+    digest = hashlib.sha256(settings.encode())
+    digest.update(json.dumps(tail.get_config(), sort_keys=True, default=str).encode())
+    for values in (labels, held_out, *tail.get_weights()):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
-def _batches(
+class _BestEpochs:
+    """After each epoch compare each head's loss on the images held out from it.
+
+    Args:
+        tail: which is evaluated, and gets the weights.
+        images: without augmentation.
+        labels: of the images.
+        held_out: bool, (n, heads).
+        config: patience, maximum of epochs.
+        on_epoch: see `fit`.
+        checkpoint: of the fit; what it has is restored.
+
+    Attributes:
+        epoch: number of epochs that are done.
+        epochs, probabilities, history: see `Fitted`.
+    """
+
+    def __init__(
+        self,
+        tail: "keras.Model",
+        images: Features,
+        labels: np.ndarray,
+        held_out: np.ndarray,
+        config: FitConfig,
+        on_epoch: EpochCallback,
+        checkpoint: Checkpoint,
+    ) -> None:
+        heads = held_out.shape[1]
+        self._tail, self._images, self._labels = tail, images, labels
+        self._held_out, self._config, self._on_epoch = held_out, config, on_epoch
+        self._checkpoint = checkpoint
+        self._variables = _variables_of_heads(tail, heads)
+        self.epoch = 0
+        self.epochs = np.zeros(heads, int)
+        self.probabilities = np.full((*held_out.shape, tail.output_shape[-1]), np.nan, "f4")
+        self.history: History = {}
+        self._losses = np.full(heads, np.inf)
+        self._weights: list[list[np.ndarray]] = [[]] * heads
+        if state := checkpoint.read():
+            self._restore(state)
+
+    def continues(self) -> bool:
+        """Return whether there is another epoch."""
+        is_over = (self.epoch - self.epochs >= self._config.patience).all()
+        return self.epoch < self._config.epochs and not is_over
+
+    def assign_best(self) -> None:
+        """Give each head the weights of its best epoch."""
+        for head, values in enumerate(self._weights):
+            for variable, value in zip(self._variables[head], values, strict=False):
+                variable.assign(value)
+
+    def update(self, model: "keras.Model", epoch: int, logs: dict[str, float]) -> None:
+        """Take the state of a model, the tail or its replica, after an epoch, from 0."""
+        self.epoch = epoch + 1
+        _copy_variables(model, self._tail)
+        if self._held_out.any():
+            self._evaluate(logs)
+        else:
+            self.epochs[:] = self.epoch
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        self._on_epoch(logs, self.epoch)
+        self._checkpoint.write(self._state())
+        if not self.continues():
+            model.stop_training = True
+
+    def _evaluate(self, logs: dict[str, float]) -> None:
+        probabilities = predict(self._tail, self._images)
+        true = np.take_along_axis(probabilities, self._labels[:, None, None], 2)[..., 0]
+        losses = -np.log(np.clip(true, 1e-7, 1)).astype(np.float64)
+        # Another processor may differ in the last digit, but all must decide alike.
+        means = np.mean(losses, axis=0, where=self._held_out)
+        means = np.frombuffer(backend.broadcast(means.tobytes()))
+        correct = probabilities.argmax(2) == self._labels[:, None]
+        logs["val_loss"] = float(means.mean())
+        logs["val_accuracy"] = float(correct[self._held_out].mean())
+        for head in np.flatnonzero(means < self._losses):
+            self.epochs[head] = self.epoch
+            self._losses[head] = means[head]
+            self.probabilities[:, head] = probabilities[:, head]
+            self._weights[head] = [weight.numpy().copy() for weight in self._variables[head]]
+
+    def _state(self) -> dict[str, np.ndarray]:
+        state = {
+            "epochs": self.epochs,
+            "losses": self._losses,
+            "probabilities": self.probabilities,
+            "names": np.array(list(self.history)),
+            "history": np.array(list(self.history.values())),
+        }
+        for head, values in enumerate(self._weights):
+            state |= {f"head {head} {index}": value for index, value in enumerate(values)}
+        return state
+
+    def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self.epochs, self._losses = state["epochs"], state["losses"]
+        self.probabilities = state["probabilities"]
+        values = state["history"].tolist()
+        self.history = dict(zip(state["names"].tolist(), values, strict=True))
+        self.epoch = state["history"].shape[1]
+        for head in range(len(self._weights)):
+            keys = [f"head {head} {index}" for index in range(len(self._variables[head]))]
+            self._weights[head] = [state[key] for key in keys if key in state]
+        for number, metrics in enumerate(zip(*values, strict=True), 1):
+            self._on_epoch(dict(zip(self.history, metrics, strict=True)), number)
+
+
+def _copy_variables(source: "keras.Model", target: "keras.Model") -> None:
+    if source is target:
+        return
+    for variable, copied in zip(target.variables, source.variables, strict=True):
+        variable.assign(copied.numpy())
+
+
+def padded_sizes(total: int, batch_size: int, devices: int) -> dict[int, int]:
+    """Return the number of rows of the batches, by the number with padding.
+
+    The padding makes a batch divisible by the number of devices. Only the last batch may be
+    smaller; its number with padding is another one, too.
+    """
+    last = total % batch_size or batch_size
+    full_size = math.ceil(batch_size / devices) * devices
+    last_size = math.ceil(last / devices) * devices
+    if last < batch_size and last_size == full_size:
+        last_size += devices
+    return {full_size: batch_size, last_size: last}
+
+
+def make_batches(
     features: Features,
     labels: np.ndarray,
     weights: np.ndarray,
     fitted: np.ndarray,
     config: FitConfig,
+    sizes: Mapping[int, int],
+    share: backend.Share,
+    epochs: int = 0,
 ) -> "keras.utils.PyDataset":
+    """Return the batches, or this process's share of the rows of each.
+
+    Args:
+        features: of all images, in all views.
+        labels: of all images.
+        weights: of each image for each head.
+        fitted: which images to train on.
+        config: batch size, seed.
+        sizes: from `padded_sizes`.
+        share: of this process.
+        epochs: number of epochs that are done.
+    """
     import keras
 
     views = len(features) // len(labels)
@@ -273,13 +411,18 @@ def _batches(
         def __init__(self) -> None:
             super().__init__()
             self._rng = np.random.default_rng(config.seed)
-            self.on_epoch_end()
+            for _ in range(1 + epochs):
+                self.on_epoch_end()
 
         def __len__(self) -> int:
             return math.ceil(len(fitted) / config.batch_size)
 
         def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            items = slice(number * config.batch_size, (number + 1) * config.batch_size)
+            start = number * config.batch_size
+            count = min(config.batch_size, len(fitted) - start)
+            size = next(size for size, rows in sizes.items() if rows == count) // share.processes
+            rows = np.arange(share.process * size, (share.process + 1) * size)
+            items = start + np.minimum(rows, count - 1)  # the padding repeats the last row
             images = self._images[items]
             targets = np.repeat(labels[images][:, None], heads, axis=1)
             return features.take(self._rows[items]), targets, weights[images]

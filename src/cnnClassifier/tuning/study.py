@@ -1,6 +1,7 @@
 """An Optuna study that several processes share: no trial runs twice, and none is lost."""
 
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,17 +24,18 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sklearn.model_selection import ParameterGrid
-from sqlalchemy import event
+from sqlalchemy import create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from cnnClassifier.entity.config_entity import Between, Choice
 from cnnClassifier.utils.common import create_directories
 from cnnClassifier.utils.errors import UserError
 from cnnClassifier.utils.log import logger
-from cnnClassifier.utils.redaction import redact_credentials
+from cnnClassifier.utils.redaction import redact_credentials, redact_url
 
 Space = Mapping[str, Choice | Between]
 _MAX_ATTEMPTS = 20  # to draw values that no trial has
+_TABLES_LOCK = 7_230_117  # any number that no other program uses in the same database
 _HEARTBEAT, _ATTEMPT = "heartbeat", "attempt"  # user attributes of a trial
 
 
@@ -288,7 +290,7 @@ def _open_storage(url: str) -> BaseStorage:
     scheme, _, path = url.partition(":///")
     try:
         if scheme not in ("journal", "sqlite"):
-            return RDBStorage(url)
+            return _open_postgresql(url)
         create_directories(Path(path).parent)
         if scheme == "journal":
             # The default lock makes a link, which needs rights on Windows.
@@ -297,16 +299,27 @@ def _open_storage(url: str) -> BaseStorage:
         with FileLock(f"{path.partition('?')[0]}.lock"):  # two processes may create the tables
             storage = RDBStorage(url, {"connect_args": arguments})
     except (ImportError, OptunaError, SQLAlchemyError, OSError) as error:
-        message = " ".join(str(error.__cause__ or error).split())[:200]
-        where = redact_credentials(url)
+        message = redact_credentials(" ".join(str(error.__cause__ or error).split()))[:200]
+        where = redact_url(url)
         raise UserError(
-            f"search.storage: {where} can't be opened: {message}; a server needs its driver, such "
-            'as pip install "psycopg[binary]"'
+            f"search.storage: {where} can't be opened: {message}; PostgreSQL needs its driver: "
+            "pip install -r requirements-scale.txt"
         ) from None
     # Optuna reads before it writes: without this lock two processes may take the same trial.
     event.listen(storage.engine, "begin", _begin_immediate)
     event.listen(storage.engine, "connect", _set_pragmas)
     storage.engine.dispose()
+    return storage
+
+
+def _open_postgresql(url: str) -> BaseStorage:
+    # Without a driver's name SQLAlchemy takes psycopg2, which is no longer developed.
+    url = re.sub("^postgresql:", "postgresql+psycopg:", url)
+    engine = create_engine(url)
+    with engine.begin() as connection:  # two processes may create the tables
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
+        storage = RDBStorage(url)
+    engine.dispose()
     return storage
 
 
