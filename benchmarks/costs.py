@@ -55,7 +55,9 @@ class Machine(NamedTuple):
 CPU = Rates(validation=VALIDATION, features=FEATURES, heads=2_372, scoring=20.8)
 # 1,515 views a second on one H100 with 16 cores, of `benchmarks.gpu`; heads on its cores.
 GPU = CPU._replace(features=1_515 / 16)
-OVERHEAD = OVERHEAD_VALUE  # of two Dask workers against threads, the largest of `benchmarks.scale --dask`
+OVERHEAD = (
+    OVERHEAD_VALUE  # of two Dask workers against threads, the largest of `benchmarks.scale --dask`
+)
 MACHINES = (
     Machine("laptop, 4 cores", CPU, 4, 1, 0),
     Machine("16 cores", CPU, 16, 1, 0.68),

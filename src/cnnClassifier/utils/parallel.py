@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from cnnClassifier.utils.common import project_dir
 from cnnClassifier.utils.errors import UserError
 from cnnClassifier.utils.log import logger
+from cnnClassifier.utils.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -85,6 +86,7 @@ class Workers:
             UserError: a worker raises it, or the cluster is lost.
         """
         if self.client is None:
+            keep_freed_memory()
             # One thread more than cores: it works while another one waits for the disk.
             count = threads or _cores() + 1
             with ThreadPoolExecutor(count) as executor:
@@ -265,6 +267,7 @@ def _check_workers(client: "Client", environment: Environment) -> None:
 
 def _run(environment: Environment, function: bytes, batch: bytes) -> Any:
     """Run a batch on a worker."""
+    keep_freed_memory()
     _check(environment)
     return pickle.loads(function)(pickle.loads(batch))  # noqa: S301
 
