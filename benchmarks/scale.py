@@ -61,9 +61,11 @@ def main() -> None:
         step, *folders = arguments.child
         engine = "dask" if arguments.scheduler else "local"
         parallel = ParallelConfig(engine=engine, scheduler=arguments.scheduler)
-        seconds = RUN[step](*map(Path, folders), parallel)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "memory": memory}))
+        before = time.process_time()
+        values = {"seconds": RUN[step](*map(Path, folders), parallel)}
+        values["processor"] = time.process_time() - before
+        values["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(values))
         return
     sizes = sorted(arguments.sizes)
     with tempfile.TemporaryDirectory() as name:
@@ -73,25 +75,29 @@ def main() -> None:
 
 
 def print_growth(folders: dict[int, Path], steps: list[str]) -> None:
-    """Print time and memory of each step by number of files, and the exponents of the growth."""
+    """Print time and memory of each step by number of files, and the exponents of the growth.
+
+    Those of time are of the processor's, which other programs change less.
+    """
     rows = []
     for step in steps:
         previous: dict[str, float] = {}
         for size, folder in folders.items():
             values = {"files": size, **measure(step, folder)}
-            exponents = dict.fromkeys(("seconds", "memory"), "")
+            exponents = dict.fromkeys(("processor", "memory"), "")
             if previous:
                 ratio = math.log(size / previous["files"])
                 for key in exponents:
                     exponents[key] = f"{math.log(values[key] / previous[key]) / ratio:.2f}"
-            milliseconds = 1000 * values["seconds"] / size
-            row = [step, f"{size:,}", f"{values['seconds']:.1f}", f"{milliseconds:.1f}"]
-            row += [exponents["seconds"], f"{values['memory']:.0f}"]
+            milliseconds = 1000 * values["processor"] / size
+            row = [step, f"{size:,}", f"{values['seconds']:.0f}", f"{values['processor']:.0f}"]
+            row += [f"{milliseconds:.1f}", exponents["processor"], f"{values['memory']:.0f}"]
             row += [f"{1000 * values['memory'] / size:.0f}", exponents["memory"]]
             rows.append(row)
             print(row, flush=True)
             previous = values
-    header = ["step", "files", "s", "ms/file", "exponent", "peak MB", "kB/file", "exponent"]
+    header = ["step", "files", "s", "processor s", "ms/file", "exponent"]
+    header += ["peak MB", "kB/file", "exponent"]
     print(table(header, rows))
 
 
@@ -136,7 +142,7 @@ def dask_workers() -> Iterator[str]:
 
 
 def measure(step: str, folder: Path, scheduler: str | None = None) -> dict[str, float]:
-    """Run a step in a new process on two cores; return its seconds and its peak memory in MB."""
+    """Run a step in a new process on two cores; return seconds and the peak memory in MB."""
     pin = ["taskset", "--cpu-list", ",".join(map(str, CORES))]
     with tempfile.TemporaryDirectory() as out_dir:
         command = [*pin, sys.executable, "-m", "benchmarks.scale", "--child", step]

@@ -99,6 +99,7 @@ def cross_fit(
     Raises:
         DivergenceError: the loss is not finite.
     """
+    options: dict[str, Any]
     restore = snapshot(tail)
     heads, count = tail.output_shape[1], int(folds.max()) + 1
     out_of_fold = np.full((*folds.shape, tail.output_shape[-1]), np.nan, np.float32)
@@ -106,7 +107,7 @@ def cross_fit(
         for repeat in reversed(range(len(folds))):
             restore()
             held_out = _held_out(folds[repeat], np.arange(count))
-            options: dict[str, Any] = {"verbose": 0, "checkpoint_dir": checkpoint_dir}
+            options = {"verbose": 0, "checkpoint_dir": checkpoint_dir}
             if repeat == 0:  # the last one
                 options |= {"verbose": verbose, "on_epoch": on_epoch}
             fitted = fit(tail, features, labels, held_out, config, **options)
@@ -116,22 +117,24 @@ def cross_fit(
         for fold in range(count):
             restore()
             held_out = _held_out(folds[0], np.array([fold]))
-            fitted = fit(
-                tail, features, labels, held_out, config, verbose=0, checkpoint_dir=checkpoint_dir
-            )
+            options = {"verbose": 0, "checkpoint_dir": checkpoint_dir}
+            fitted = fit(tail, features, labels, held_out, config, **options)
             out_of_fold[0, held_out[:, 0]] = fitted.probabilities[held_out[:, 0], 0]
             best_epochs.append(fitted.best_epochs[0])
         restore()
         everything = config.model_copy(update={"epochs": max(1, int(np.median(best_epochs)))})
         held_out = np.zeros((len(labels), 1), bool)
-        fitted = fit(
-            tail, features, labels, held_out, everything, verbose, on_epoch, checkpoint_dir
-        )
-    if not np.isfinite(out_of_fold[folds >= 0]).all():
+        options = {"verbose": verbose, "on_epoch": on_epoch, "checkpoint_dir": checkpoint_dir}
+        fitted = fit(tail, features, labels, held_out, everything, **options)
+    _check_finite(out_of_fold[folds >= 0], config)
+    return out_of_fold, fitted.history
+
+
+def _check_finite(probabilities: np.ndarray, config: FitConfig) -> None:
+    if not np.isfinite(probabilities).all():
         raise DivergenceError(
             f"training diverged: lower LEARNING_RATE in params.yaml, now {config.learning_rate:g}"
         )
-    return out_of_fold, fitted.history
 
 
 def _held_out(assignment: np.ndarray, folds: np.ndarray) -> np.ndarray:

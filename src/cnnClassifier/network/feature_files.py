@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -64,22 +65,14 @@ class RemoteFiles:
     def read(self, names: np.ndarray, offset: int, values: np.ndarray) -> None:
         """Fill one item of `values` from each file, several at a time."""
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            jobs = [
-                pool.submit(self._folder.read_into, name, item, offset)
-                for name, item in zip(names, values, strict=True)
-            ]
-            for job in jobs:
-                job.result()
+            for _ in pool.map(self._folder.read_into, names, values, repeat(offset)):
+                pass
 
     def write(self, names: Sequence[str], rows: np.ndarray) -> None:
         """Write one row to each file; the store shows none that is incomplete."""
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            jobs = [
-                pool.submit(self._folder.write, name, row)
-                for name, row in zip(names, rows, strict=False)
-            ]
-            for job in jobs:
-                job.result()
+            for _ in pool.map(self._folder.write, names, rows):  # the last rows are padding
+                pass
 
 
 FeatureFiles = LocalFiles | RemoteFiles

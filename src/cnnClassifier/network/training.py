@@ -80,11 +80,7 @@ def fit(
     views = len(features) // len(labels)
     fitted = np.flatnonzero(~held_out.all(1))
     key = _key_of(tail, features, labels, held_out, config)
-    if backend.broadcast(key.encode()) != key.encode():
-        raise UserError(
-            "this process has other images, features, weights or parameters than process 0: use "
-            "the same files, the same params.yaml and, if the processors differ, PRECISION: float32"
-        )
+    _check_key(key)
     set_normalization(tail, features[_rows_of(fitted, views)])
     share = backend.share()
     sizes = padded_sizes(len(fitted), config.batch_size, share.devices)
@@ -94,9 +90,7 @@ def fit(
     with backend.data_parallel():
         model = backend.replica(tail, sizes)
         if not model.compiled:  # once: compiling again would trace again
-            adam = keras.optimizers.Adam(config.learning_rate)
-            model.compile(optimizer=adam, loss=_loss(config.label_smoothing))
-            adam.build(model.trainable_variables)
+            _compile(model, config)
         model.optimizer.learning_rate = config.learning_rate
         checkpoint = Checkpoint(checkpoint_dir, key, [*model.variables, *model.optimizer.variables])
         best = _BestEpochs(tail, features[::views], labels, held_out, config, on_epoch, checkpoint)
@@ -113,6 +107,23 @@ def fit(
         _copy_variables(model, tail)  # also of a fit that was complete before
     best.assign_best()
     return Fitted(best.history, best.probabilities, best.epochs)
+
+
+def _check_key(key: str) -> None:
+    """Check that all processes fit the same."""
+    if backend.broadcast(key.encode()) != key.encode():
+        raise UserError(
+            "this process has other images, features, weights or parameters than process 0: use "
+            "the same files, the same params.yaml and, if the processors differ, PRECISION: float32"
+        )
+
+
+def _compile(model: "keras.Model", config: FitConfig) -> None:
+    import keras
+
+    adam = keras.optimizers.Adam(config.learning_rate)
+    model.compile(optimizer=adam, loss=_loss(config.label_smoothing))
+    adam.build(model.trainable_variables)
 
 
 def _loss(label_smoothing: float) -> Any:
