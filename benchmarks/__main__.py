@@ -16,6 +16,7 @@ MODULES = {
     "head_settings": "settings of the heads, out-of-fold and on the test split (ten minutes)",
     "scale": "validation, features and scoring of 1,000 to 50,000 files, and on Dask (an hour)",
     "interval_coverage": "coverage of the interval of proportions, by simulation (a minute)",
+    "costs": "disk, hours and dollars for up to ten million images, from measured rates",
     "page": "100 images on the page against 100 requests one after the other",
     "drift": "how often drift is reported, without drift and with it, by simulation (a minute)",
     # begin: medical projects

@@ -21,13 +21,13 @@ class Rates(NamedTuple):
     """Images per second of one core; of features those of the whole machine where it has a GPU.
 
     Attributes:
-        validation: files of 512 x 512 pixels, near-duplicates included.
+        reading: files of 512 x 512 pixels, with their keypoints.
         features: views through the frozen layers of VGG16.
         heads: images in an epoch of one local head.
         scoring: files, VGG16 in int8.
     """
 
-    validation: float
+    reading: float
     features: float
     heads: float
     scoring: float
@@ -51,13 +51,20 @@ class Machine(NamedTuple):
     dollars: float
 
 
-# Of `benchmarks.scale` with 10,000 files, `benchmarks.scoring`, and the step of 15 heads.
-CPU = Rates(validation=VALIDATION, features=FEATURES, heads=2_372, scoring=20.8)
+# Per second of processor time. `benchmarks.scale`: validation takes 10.6 ms for each of 10,000
+# files, near-duplicates included, a view of VGG16 102.9 ms. A step of 15 heads and 16 images takes
+# two cores 50.6 ms. `benchmarks.scoring`: 20.8 files a second.
+NEAR_DUPLICATES_S, NEAR_DUPLICATES_POWER = 29.6, 1.2  # of 10,000 files, by one core; the growth
+CPU = Rates(
+    reading=1 / (0.0106 - NEAR_DUPLICATES_S / 10_000),
+    features=1 / 0.1029,
+    heads=15 * 16 / 0.0506 / 2,
+    scoring=20.8,
+)
 # 1,515 views a second on one H100 with 16 cores, of `benchmarks.gpu`; heads on its cores.
 GPU = CPU._replace(features=1_515 / 16)
-OVERHEAD = (
-    OVERHEAD_VALUE  # of two Dask workers against threads, the largest of `benchmarks.scale --dask`
-)
+# Of two Dask workers against threads, the largest of `benchmarks.scale --dask`.
+OVERHEAD = 1.19
 MACHINES = (
     Machine("laptop, 4 cores", CPU, 4, 1, 0),
     Machine("16 cores", CPU, 16, 1, 0.68),
@@ -84,12 +91,13 @@ def disk_table() -> str:
 def hours_of(machine: Machine, images: int, heads: int) -> dict[str, float]:
     """Return the hours of each step."""
     seconds = {
-        "validation": images / machine.rates.validation,
+        "reading": images / machine.rates.reading,
         "features": images * VIEWS / machine.rates.features,
         "heads": images * EPOCHS * heads / machine.rates.heads,
         "scoring all": images / machine.rates.scoring,
     }
-    hours = {}
+    near_duplicates = NEAR_DUPLICATES_S * (images / 10_000) ** NEAR_DUPLICATES_POWER
+    hours = {"near-duplicates": near_duplicates / 3600}
     for step, value in seconds.items():
         machines = 1 if step == "heads" else machine.count  # Dask doesn't train
         overhead = OVERHEAD if machines > 1 else 1
@@ -108,7 +116,7 @@ def step_table(images: int) -> str:
 
 
 def total_table() -> str:
-    """Return hours and dollars of validation, features and one head, by number of images."""
+    """Return hours and dollars of all steps but scoring, with one head, by number of images."""
     rows = []
     for machine in MACHINES:
         cells = []
@@ -116,14 +124,14 @@ def total_table() -> str:
             hours = hours_of(machine, images, HEADS["one fold"])
             total = sum(hours.values()) - hours["scoring all"]
             dollars = total * machine.dollars * machine.count
-            cells.append(_hours(total) + (f", ${dollars:,.0f}" if dollars else ""))
+            cells.append(_hours(total) + (f", ${dollars:,.2f}" if dollars else ""))
         rows.append([machine.name, *cells])
     return table(["machine", *(f"{images:,}" for images in IMAGES)], rows)
 
 
 def _hours(value: float) -> str:
     if value < 1:
-        return f"{60 * value:.0f} min"
+        return f"{max(1, 60 * value):.0f} min"
     return f"{value:,.0f} h" if value < 100 else f"{value / 24:,.0f} days"
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from benchmarks import costs
 from cnnClassifier.config.configuration import ConfigurationManager
 from tests.project import FILES, ROOT, write_project
 
@@ -37,6 +38,13 @@ def nav_pages(items):
             for inner in item.values():
                 pages += nav_pages(inner)
     return pages
+
+
+def test_the_tables_of_what_growth_costs_are_current():
+    """`python -m benchmarks.costs` prints them."""
+    text = PAGES["scaling.md"].read_text(encoding="utf-8")
+    for table in (costs.disk_table(), costs.step_table(1_000_000), costs.total_table()):
+        assert table in text
 
 
 def test_every_page_is_in_the_navigation():
