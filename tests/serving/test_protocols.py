@@ -117,6 +117,7 @@ def test_all_forms_of_a_table_give_the_predictions_of_predict(client, images, ex
         ({"dataframe_split": {"columns": ["x"], "data": [["aGk="]]}}, 400, "missing_image"),
         ({"dataframe_split": {"columns": ["image"], "data": [[]]}}, 400, "missing_image"),
         ({"dataframe_split": [["aGk="]]}, 400, "missing_image"),
+        ({"dataframe_split": {"columns": 0, "data": [["aGk="]]}}, 400, "missing_image"),
         ({"inputs": ["aGk="], "params": [1]}, 400, "missing_image"),
         ({"inputs": ["aGk="], "params": {"frame": 0}}, 400, "bad_option"),
         ({"inputs": []}, 400, "empty"),

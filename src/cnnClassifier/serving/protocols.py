@@ -232,7 +232,7 @@ def _image_column(name: str, table: Any) -> list[Any]:
         KeyError, TypeError, ValueError, IndexError: the table has another form.
     """
     if name == "dataframe_split":
-        column = table["columns"].index(_INPUT)
+        column = list(table["columns"]).index(_INPUT)
         return [row[column] for row in table["data"]]
     if name == "inputs" and isinstance(table, dict):
         table = table[_INPUT]
