@@ -163,7 +163,8 @@ def test_an_interrupted_run_is_resumed(tmp_path, files, score, monkeypatch, capl
     assert len(done) % PART_SIZE == 0
     assert "score: all parts are complete; --resume continues" in caplog.messages
     # What a kill leaves while a part is written, and while an archive is extracted.
-    write_files(out, {".part-000002.parquet.unfinished-x/part-000002.parquet": b"PAR1"})
+    part = f"part-{len(done) // PART_SIZE:06}.parquet"
+    write_files(out, {f".{part}.unfinished-x/{part}": b"PAR1"})
     write_files(out, {".source/0/00.png": b"old"})
     write_files(tmp_path / "images", {"0/new.png": files["0/04.png"]})
     score(tmp_path / "images", resume=True, part_size=5)
