@@ -399,6 +399,17 @@ def test_only_a_trusted_proxy_may_name_the_client(start_server):
         assert f"client=address:{address} " in server.log.read_text().splitlines()[-1]
 
 
+@pytest.mark.slow
+def test_a_prediction_is_sent_whole(server, picture):
+    """A proxy that has the header alone when the server dies can't ask another replica."""
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+        for _ in range(20):
+            connection.sendall(predict_request(picture(200)))
+            head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+            assert f"Content-Length: {len(body)}\r\n".encode() in head + b"\r\n"
+
+
 CLOSE = b"Connection: close\r\nContent-Type: image/png\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 

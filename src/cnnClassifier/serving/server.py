@@ -22,6 +22,7 @@ from cnnClassifier.utils.memory import keep_trimming
 
 # For requests that need no slot: the page, health checks, metrics, refusals.
 _EXTRA_THREADS = 6
+_SEND_BYTES = 18_000
 # Sockets, the listening one included; see waitress_channel.MAX_CONNECTIONS.
 _MAX_SOCKETS = 400
 _SO_ATTACH_FILTER = 26  # of Linux' socket.h
@@ -107,6 +108,9 @@ def serve(app: Flask, listener: socket.socket, config: ServingConfig) -> int:
         # Bodies and responses stay in memory: private images are never written to a disk.
         inbuf_overflow=max_body_bytes,
         outbuf_overflow=1 << 30,
+        # Header and body of a prediction leave together: once a proxy has the header of a process
+        # that is killed, it can't ask another replica.
+        send_bytes=_SEND_BYTES,
         # Keep reading while a request is processed: only so is a disconnected client noticed.
         channel_request_lookahead=1,
         connection_limit=_MAX_SOCKETS,
