@@ -9,6 +9,7 @@ import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -27,7 +28,7 @@ RESPONSES = int(os.environ.get("RESPONSES", "200"))  # after each event, before 
 
 
 @contextmanager
-def nginx(tmp_path, ports, max_fails=1):
+def nginx(tmp_path, ports):
     """Run nginx on the shipped configuration with other addresses; yield its URL."""
     text = (ROOT / "deploy/nginx.conf").read_text(encoding="utf-8")
     (upstream,) = [line for line in text.splitlines() if "replica:8080" in line]
@@ -36,7 +37,6 @@ def nginx(tmp_path, ports, max_fails=1):
         text = text.replace(upstream, "\n".join(replicas))
         text = text.replace("listen 8080", f"listen 127.0.0.1:{port}")
         text = text.replace("/tmp/", f"{tmp_path}/")
-        text = text.replace("max_fails=1", f"max_fails={max_fails}")
         path = tmp_path / "nginx.conf"
         path.write_text(text, encoding="utf-8")
         command = ["nginx", "-p", str(tmp_path), "-c", str(path), "-g", "daemon off;"]
@@ -52,10 +52,11 @@ def nginx(tmp_path, ports, max_fails=1):
 def start_replica(app_command, tmp_path, tiny_bundle):
     """Run app.py on a given port until it is ready."""
     changes = {"training.bundle_dir": str(tiny_bundle), "serving.rate_limit": None}
-    workdir = write_project(tmp_path / "workdir", changes)
     with ExitStack() as stack:
 
-        def start(port):
+        def start(port, **settings):
+            serving = {f"serving.{name}": value for name, value in settings.items()}
+            workdir = write_project(tmp_path / f"replica-{port}", changes | serving)
             process = stack.enter_context(
                 subprocess.Popen(
                     [*app_command, "--port", str(port)],
@@ -109,6 +110,20 @@ def test_clients_notice_neither_a_killed_replica_nor_a_replaced_one(
         assert set(statuses) == {200}
 
 
+def test_too_many_requests_are_refused_by_the_app_and_never_by_nginx(
+    tmp_path, start_replica, picture
+):
+    image = picture(200)
+    with ExitStack() as stack:
+        ports = [stack.enter_context(reserved_port()) for _ in range(3)]
+        for port in ports:
+            start_replica(port, max_concurrent_requests=1, max_queued_requests=1)
+        url = stack.enter_context(nginx(tmp_path, ports))
+        with ThreadPoolExecutor(12) as pool:
+            statuses = Counter(status for status, *_ in pool.map(partial(post, url), 600 * [image]))
+    assert statuses.keys() == {200, 503}, statuses
+
+
 def test_only_predictions_are_repeated_on_another_replica(tmp_path):
     received = []
 
@@ -128,7 +143,7 @@ def test_only_predictions_are_repeated_on_another_replica(tmp_path):
             stack.callback(server.shutdown)
             threading.Thread(target=server.serve_forever, args=(0.02,)).start()
             ports.append(server.server_port)
-        url = stack.enter_context(nginx(tmp_path, ports, max_fails=0))
+        url = stack.enter_context(nginx(tmp_path, ports))
         for path in ("/train", "/feedback", "/predict", "/v1/predict"):
             request = urllib.request.Request(f"{url}{path}", b"{}")
             with pytest.raises(urllib.error.HTTPError) as refused:
