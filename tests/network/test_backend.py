@@ -97,3 +97,10 @@ def test_a_process_on_openvino_leaves_this_one_as_it_is(keras):
     before = dict(os.environ)
     assert backend.run_on_openvino(backend.name) == "openvino"
     assert (backend.name(), dict(os.environ)) == ("tensorflow", before)
+
+
+def test_keras_on_openvino_leaves_out_what_only_plots_and_wrappers_need():
+    names = "matplotlib", "pandas", "sklearn"
+    loaded = f"[name for name in {names} if name in __import__('sys').modules]"
+    later = f"[__import__(name).__name__ for name in {names}]"
+    assert backend.run_on_openvino(eval, f"({loaded}, {later})") == ([], list(names))
