@@ -36,8 +36,8 @@ Forward = Callable[[np.ndarray], np.ndarray]
 Job = tuple[Any, list[int]]  # an image, and its missing views
 
 
-class MissingView(NamedTuple):
-    """A view to compute: its file, the image, and the view's number."""
+class NamedView(NamedTuple):
+    """A view of an image: the name of its file, the image, and the view's number."""
 
     name: str
     image: Any
@@ -109,19 +109,19 @@ class ComputedFeatures:
 
     Args:
         run: from `forward`.
-        jobs: of each item's name an image and the number of its view.
+        views: of all items.
         load: see `FeatureCache.features`.
     """
 
-    def __init__(self, run: Forward, jobs: dict[str, tuple[Any, int]], load: Loader) -> None:
+    def __init__(self, run: Forward, views: Sequence[NamedView], load: Loader) -> None:
         self._run = run
-        self._jobs = jobs
+        self._jobs: dict[str, Job] = {view.name: (view.image, [view.view]) for view in views}
         self._load = load
 
     def read(self, names: np.ndarray, offset: int, values: np.ndarray) -> None:
         """Fill one item of `values` for each name, from a position in bytes on."""
         size = _batch_size()
-        jobs = [(image, [view]) for image, view in (self._jobs[name] for name in names)]
+        jobs = [self._jobs[name] for name in names]
         loaded = _load_ahead(jobs, self._load, max_views=3 * size) if jobs else iter(())
         first, flat = offset // values.itemsize, values.reshape(len(names), -1)
         for start in range(0, len(names), size):
@@ -172,45 +172,33 @@ class FeatureCache:
         Returns:
             The views of the first image, then those of the second, and so on.
         """
-        network = trunk_id(self._trunk, self._precision)
-        if self._cache_dir is None:
-            return self._uncached(keys, images, load, network)
-        files = open_files(self._cache_dir, network[:24])
-        file_bytes = 2 * (int(np.prod(self.shape)) + self._averages)
-        is_complete = files.find(file_bytes)
-        names: list[str] = []
-        missing: dict[str, MissingView] = {}
+        views = []
         for image, image_keys in zip(images, keys, strict=True):
-            for view, key in enumerate(image_keys):
-                name = _file_name(key)
-                names.append(name)
-                if name not in missing and not is_complete(name):
-                    missing[name] = MissingView(name, image, view)
-        computed = len(missing)
-        cached = len(names) - computed
-        logger.info("frozen features: %d forward passes, %d from the cache", computed, cached)
+            views += [NamedView(_file_name(key), image, n) for n, key in enumerate(image_keys)]
+        network = trunk_id(self._trunk, self._precision)
+        features = partial(
+            Features, np.array([view.name for view in views], str), self.shape, self._averages
+        )
+        if self._cache_dir is None:
+            logger.info("frozen features: %d, computed each time that they are used", len(views))
+            computed = ComputedFeatures(forward(self._trunk, self._precision), views, load)
+            return features(computed, network)
+        files = open_files(self._cache_dir, network[:24])
+        is_complete = files.find(2 * (int(np.prod(self.shape)) + self._averages))
+        missing = {view.name: view for view in views if not is_complete(view.name)}
+        count = len(missing)
+        logger.info(
+            "frozen features: %d forward passes, %d from the cache", count, len(views) - count
+        )
         if missing:
             done = self._compute(list(missing.values()), load, files, workers)
             desc = f"features ({self._precision})"
-            for _ in progress(done, total=computed, desc=desc, unit="image"):
+            for _ in progress(done, total=count, desc=desc, unit="image"):
                 pass
-        return Features(np.array(names, str), self.shape, self._averages, files, network)
-
-    def _uncached(
-        self, keys: Sequence[Sequence[str]], images: Sequence[Any], load: Loader, network: str
-    ) -> Features:
-        names: list[str] = []
-        jobs: dict[str, tuple[Any, int]] = {}
-        for image, image_keys in zip(images, keys, strict=True):
-            for view, key in enumerate(image_keys):
-                names.append(_file_name(key))
-                jobs[names[-1]] = (image, view)
-        logger.info("frozen features: %d, computed each time that they are used", len(names))
-        computed = ComputedFeatures(forward(self._trunk, self._precision), jobs, load)
-        return Features(np.array(names, str), self.shape, self._averages, computed, network)
+        return features(files, network)
 
     def _compute(
-        self, missing: list[MissingView], load: Loader, files: FeatureFiles, workers: Workers
+        self, missing: list[NamedView], load: Loader, files: FeatureFiles, workers: Workers
     ) -> Iterator[None]:
         """Write the views; yield for each."""
         size = _batch_size()
@@ -233,7 +221,7 @@ def _compute_on_worker(
     size: int,
     load: Loader,
     files: FeatureFiles,
-    missing: Sequence[MissingView],
+    missing: Sequence[NamedView],
 ) -> list[None]:
     return list(_compute_views(_load_trunk(*model), size, load, files, missing))
 
@@ -245,7 +233,7 @@ def _load_trunk(path: Path, precision: str, keras_backend: str) -> Forward:
 
 
 def _compute_views(
-    run: Forward, size: int, load: Loader, files: FeatureFiles, missing: Sequence[MissingView]
+    run: Forward, size: int, load: Loader, files: FeatureFiles, missing: Sequence[NamedView]
 ) -> Iterator[None]:
     """Compute views in batches of one size, and write them; yield for each."""
     jobs: list[Job] = []
