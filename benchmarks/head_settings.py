@@ -1,8 +1,9 @@
 """Compare settings of the heads, one change at a time, on the pipeline's data and split.
 
 Needs the stages up to prepare_base_model (`make pipeline`). All cases share the feature cache. The
-test split decides nothing: the out-of-fold log loss does. Experiments replace a function of
-`network.training`; they change the local heads alone.
+test split decides nothing: the out-of-fold log loss does. With `--nested 5` each image is in the
+test split of one of five outer folds, whose groups the heads and the threshold haven't seen.
+Experiments replace a function of `network.training`; they change the local heads alone.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from cnnClassifier.imaging.augment import View, views_of
 from cnnClassifier.network import training
 from cnnClassifier.network.architecture import LINEAR, local_tail
 from cnnClassifier.network.backend import Share
+from cnnClassifier.network.cross_fitting import LinearHeads, assign_folds
 from cnnClassifier.network.feature_cache import Features
 from cnnClassifier.network.training import padded_sizes
 
@@ -58,12 +60,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
+    parser.add_argument("--nested", type=int, help="outer folds; default: the split of the data")
     arguments = parser.parse_args()
     config = ConfigurationManager().training()
     manifest = Manifest.read(config.manifest_path)
     rows = []
     for case in arguments.cases:
-        found = pd.DataFrame(evaluate(config, manifest, CASES[case], s) for s in arguments.seeds)
+        results = []
+        for seed in arguments.seeds:
+            nested = nested_manifests(manifest, arguments.nested, seed) if arguments.nested else []
+            results.append(evaluate(config, nested or [manifest], CASES[case], seed))
+        found = pd.DataFrame(results)
         means, deviations = found.mean(), found.std()
         cells = [f"{means[name]:.3f} ± {deviations[name]:.3f}" for name in found]
         rows.append((means.iloc[0], [case, *cells]))
@@ -174,22 +181,60 @@ def mixed_loss(targets: Any, probabilities: Any) -> Any:
     return share * of_labels[0] + (1 - share) * of_labels[1]
 
 
+def nested_manifests(manifest: Manifest, folds: int, seed: int) -> list[Manifest]:
+    """Return a manifest for each outer fold of the used images: its groups are the test split."""
+    entries = [entry for entry in manifest.entries if entry.split]
+    groups = np.array([entry.group for entry in entries])
+    outer = assign_folds(manifest.labels(entries), groups, folds, 1, seed)[0]
+    found = []
+    for fold in range(folds):
+        splits = np.where(outer == fold, "test", "train")
+        pairs = zip(entries, splits, strict=True)
+        found.append(Manifest(tuple(entry._replace(split=str(split)) for entry, split in pairs)))
+    return found
+
+
 def evaluate(
-    config: TrainingConfig, manifest: Manifest, changes: dict[str, Any], seed: int
+    config: TrainingConfig, manifests: list[Manifest], changes: dict[str, Any], seed: int
 ) -> dict[str, float]:
-    """Fit the heads with changed settings; return the out-of-fold and the test metrics."""
-    fit_keys = ("class_weights", "learning_rate", "batch_size", "label_smoothing")
-    fit_changes = {key: value for key, value in changes.items() if key in fit_keys}
+    """Fit the heads with changed settings on each manifest's training images.
+
+    Returns:
+        The metrics of the out-of-fold predictions and of the test splits, each of the images of all
+        manifests together.
+    """
+    fits = [fit(config, manifest, changes, seed) for manifest in manifests]
+    result = {}
+    for number, split in enumerate(("out-of-fold", "test")):
+        metrics = compute_metrics(joined([of_manifest[number] for of_manifest in fits]))
+        result |= {f"{split} {name}": metrics[name] for name in METRICS}
+    return result | {"weight": float(np.mean([weight for _, _, weight in fits]))}
+
+
+def joined(predictions: list[LabeledPredictions]) -> LabeledPredictions:
+    """Return the predictions for several sets of images as one."""
+    columns = ("labels", "probabilities", "predicted")
+    arrays = [np.concatenate([getattr(p, name) for p in predictions]) for name in columns]
+    groups = [f"{n}/{group}" for n, p in enumerate(predictions) for group in p.groups]
+    return LabeledPredictions.create(*arrays, groups, predictions[0].positive)
+
+
+def fit(
+    config: TrainingConfig, manifest: Manifest, changes: dict[str, Any], seed: int
+) -> tuple[LabeledPredictions, LabeledPredictions, float]:
+    """Return the out-of-fold predictions, those for the test split, and the local heads' weight."""
+    names = ("class_weights", "learning_rate", "batch_size", "label_smoothing")
+    fit_changes = {name: changes[name] for name in names if name in changes}
     views = changes.get("views", config.augmentation.views)
     config = config.model_copy(
         update={
             "fit": config.fit.model_copy(update={"seed": seed, **fit_changes}),
             "augmentation": config.augmentation.model_copy(update={"views": views}),
+            "folds": changes.get("folds", config.folds),
         }
     )
     head = changes.get("head", config.head)
-    counted = config.model_copy(update={"folds": changes.get("folds", config.folds)})
-    images = TrainingImages.read(manifest, counted, config.repeats)
+    images = TrainingImages.read(manifest, config, config.repeats)
     network = load_network(config, config.folds)
     entries = [(entry, views_of(entry.sha256, config.augmentation)) for entry in images.entries]
     features = image_features(network.cache, entries, config)
@@ -209,16 +254,14 @@ def evaluate(
         tail = local_tail(maps, maps, "conv_max", images.fold_count, 0.3, classes, seed)
     with experiment:
         fitted = fit_heads(tail, features, images, head, config.fit, verbose=0)
-    positive = manifest.classes.index(positive_class(config.positive_class, manifest.classes))
+    positive = None
+    if classes == 2:
+        positive = manifest.classes.index(positive_class(config.positive_class, manifest.classes))
     out_of_fold, decision = out_of_fold_predictions(images, fitted.probabilities, positive, None)
     combined = np.zeros((len(test), classes))
     for kind, described in fitted.heads.items():
         if kind == LINEAR:
-            averages = test_features.averages().astype(np.float64)
-            logits = np.einsum("nd,fdc->nfc", averages, fitted.linear.kernels)
-            logits += fitted.linear.biases
-            of_heads = np.exp(logits - logits.max(2, keepdims=True))
-            of_heads /= of_heads.sum(2, keepdims=True)
+            of_heads = linear_probabilities(fitted.linear, test_features)
         else:
             of_heads = experiment.predict(tail, test_features)
         for number in range(images.fold_count):
@@ -229,12 +272,16 @@ def evaluate(
     groups = [entry.group for entry in test]
     labels = manifest.labels(test)
     tested = LabeledPredictions.create(labels, combined, predicted, groups, positive)
-    result = {}
-    for split, predictions in (("out-of-fold", out_of_fold), ("test", tested)):
-        metrics = compute_metrics(predictions)
-        result |= {f"{split} {name}": metrics[name] for name in METRICS}
     weights = {kind: described.weight for kind, described in fitted.heads.items()}
-    return result | {"weight": weights.get("conv_max", 0.0)}
+    return out_of_fold, tested, weights.get("conv_max", 0.0)
+
+
+def linear_probabilities(heads: LinearHeads, features: Features) -> np.ndarray:
+    """Return the probabilities of each linear head, (n, heads, classes)."""
+    averages = features.averages().astype(np.float64)
+    logits = np.einsum("nd,fdc->nfc", averages, heads.kernels) + heads.biases
+    probabilities = np.exp(logits - logits.max(2, keepdims=True))
+    return probabilities / probabilities.sum(2, keepdims=True)
 
 
 if __name__ == "__main__":

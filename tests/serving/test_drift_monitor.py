@@ -85,7 +85,9 @@ def test_slices_of_other_patients_are_reported_in_another_window_only(bundle_dir
     client = create_app(make_config(bundle_dir)).test_client()
     client.get("/model")  # loads it
     assert "/drift" not in client.get("/about").text
-    assert "No images were served" in client.get("/drift").text
+    page = client.get("/drift").text
+    assert "No images were served" in page
+    assert '<b aria-current="page">24 hours</b><a href="/drift?hours=168">7 days</a>' in page
     post(client, slices(1000, *window))
     assert 'href="/drift"' in client.get("/about").text
     response = client.get("/drift?hours=48")

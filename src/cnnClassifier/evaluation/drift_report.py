@@ -180,14 +180,15 @@ def format_report(report: DriftReport, disclaimer: str) -> str:
 
 
 def format_page(
-    report: DriftReport, disclaimer: str, periods: Mapping[str, str] | None = None
+    report: DriftReport, disclaimer: str, periods: Mapping[str, str | None] | None = None
 ) -> str:
     """Format the report as an HTML page.
 
     Args:
         report: from `make_report`.
         disclaimer: of the project.
-        periods: text and address of other periods; None: there are none, as in a file.
+        periods: text and address of the periods to choose from, None for the one that is shown;
+            None: there is no choice, as in a file.
     """
     content = _content(report, disclaimer)
     return render_template_file(

@@ -100,7 +100,8 @@ def make_blueprint(
         periods = {}
         for hours in _DRIFT_HOURS:
             name = f"{hours} hours" if hours < 48 else f"{hours // 24} days"
-            periods[name] = url_for("pages.drift", hours=hours)
+            is_shown = hours == int(text)
+            periods[name] = None if is_shown else url_for("pages.drift", hours=hours)
         return _report_response(format_page(report, config.project.disclaimer, periods))
 
     @routes.get("/about/<any('model-card', 'data-report'):name>")
