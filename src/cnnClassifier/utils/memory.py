@@ -1,6 +1,5 @@
 """What malloc does with freed memory, where the C library is glibc; elsewhere nothing happens."""
 
-import contextlib
 import ctypes
 import threading
 import time
@@ -19,11 +18,9 @@ def limit_malloc() -> None:
 
     Otherwise each of dozens of threads keeps freed image memory in a heap of its own: 120 MB more.
     """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_ARENA_MAX, 2)
-        # Without a fixed threshold, it rises with the largest block that was freed.
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+    _call("mallopt", _M_ARENA_MAX, 2)
+    # Without a fixed threshold, it rises with the largest block that was freed.
+    _call("mallopt", _M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def keep_freed_memory() -> None:
@@ -31,10 +28,8 @@ def keep_freed_memory() -> None:
 
     Reading files takes an eighth less time; on Dask, whose nanny sets low limits, a quarter.
     """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-        libc.mallopt(_M_TRIM_THRESHOLD, 8 * _LARGEST_MMAP_THRESHOLD)
+    _call("mallopt", _M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+    _call("mallopt", _M_TRIM_THRESHOLD, 8 * _LARGEST_MMAP_THRESHOLD)
 
 
 def keep_trimming() -> None:
@@ -44,10 +39,16 @@ def keep_trimming() -> None:
     """
 
     def trim() -> None:
-        with contextlib.suppress(OSError, AttributeError, TypeError):
-            libc = ctypes.CDLL(None)
-            while True:
-                libc.malloc_trim(0)
-                time.sleep(_TRIM_INTERVAL_S)
+        while _call("malloc_trim", 0):
+            time.sleep(_TRIM_INTERVAL_S)
 
     threading.Thread(target=trim, name="trim-memory", daemon=True).start()
+
+
+def _call(function: str, *arguments: int) -> bool:
+    """Call a function of the C library; return whether it has one of this name."""
+    try:
+        getattr(ctypes.CDLL(None), function)(*arguments)
+    except (OSError, AttributeError, TypeError):
+        return False
+    return True
