@@ -1,6 +1,5 @@
 """Acceptance of the cluster: real schedulers, workers that are killed, the bytes of one machine."""
 
-import json
 import os
 import shutil
 import signal
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.project import ROOT, patterns, write_project
+from tests.clusters import ONE_THREAD, dask_cluster
+from tests.project import patterns, write_project
 from tests.test_pipeline import copy_repository, run
 from tests.waiting import until
 
@@ -20,8 +20,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL"),
 ]
 
-# The conditions under which features and model are the same bytes: docs/how-to/cluster.md.
-ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 STEPS = {
     "data_validation": ["dvc", "repro", "data_validation"],
     "training": ["dvc", "repro", "training"],
@@ -56,33 +54,8 @@ def local(tmp_path_factory):
 @pytest.fixture
 def cluster(tmp_path):
     """A scheduler with two workers; return a client."""
-    from distributed import Client
-
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    environment.pop("PYTEST_CURRENT_TEST", None)
-    dask = str(Path(sys.executable).with_name("dask"))
-    file = tmp_path / "scheduler.json"
-    commands = [[dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address"]]
-    commands[0] += ["127.0.0.1:0", "--scheduler-file", str(file)]
-    for number in range(2):
-        commands.append([dask, "worker", "--scheduler-file", str(file), "--nthreads", "1"])
-        commands[-1] += ["--no-dashboard", "--local-directory", str(tmp_path / str(number))]
-    processes = []
-    with (tmp_path / "cluster.log").open("w") as log:
-        for command in commands:
-            processes.append(
-                subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-            )
-    until(file.exists)
-    address = json.loads(file.read_text())["address"]
-    try:
-        with Client(address) as client:
-            client.wait_for_workers(2)
-            yield client
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-            process.wait()
+    with dask_cluster(tmp_path) as client:
+        yield client
 
 
 def tree(folder):

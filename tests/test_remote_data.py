@@ -13,6 +13,7 @@ import pytest
 from cnnClassifier.utils.object_store import RemoteFolder
 from image_patterns import parse_patterns, write_patterns
 from tests.archives import read_files
+from tests.clusters import ONE_THREAD, dask_cluster
 from tests.object_stores import SECRET, s3_server
 from tests.project import ROOT, patterns, write_project
 
@@ -70,6 +71,12 @@ def run(folder, *words, code=0, **environment):
     return done.stdout + done.stderr
 
 
+def assert_same_outputs(folder, expected):
+    for name in IDENTICAL:
+        path = f"artifacts/{name}"
+        assert (folder / path).read_bytes() == (expected / path).read_bytes(), name
+
+
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_data_and_cache_in_s3(tmp_path, images, s3):
@@ -79,21 +86,20 @@ def test_data_and_cache_in_s3(tmp_path, images, s3):
         "AWS_ACCESS_KEY_ID": "id",
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_EC2_METADATA_DISABLED": "true",
+        **ONE_THREAD,
     }
     changes = {"evaluation.bootstrap_samples": 100, "training.int8": False}
     local = write_project(
         tmp_path / "local", changes | {"data_ingestion.source_URL": str(images)}, PARAMS
     )
-    run(local, ROOT / "main.py")
+    run(local, ROOT / "main.py", **ONE_THREAD)
     changes["data_ingestion.copy"] = False
     changes["training.cache_dir"] = "s3://clinic/cache"
     remote = write_project(
         tmp_path / "remote", changes | {"data_ingestion.source_URL": "s3://clinic/scans"}, PARAMS
     )
     run(remote, ROOT / "main.py", **credentials)
-    for name in IDENTICAL:
-        expected = (local / "artifacts" / name).read_bytes()
-        assert (remote / "artifacts" / name).read_bytes() == expected, name
+    assert_same_outputs(remote, local)
     data = read_files(remote / "artifacts/data_ingestion/data")
     assert set(data) == {"source_files.feather"}
     manifest = pd.read_csv(remote / "artifacts/data_validation/manifest.csv")
@@ -108,6 +114,16 @@ def test_data_and_cache_in_s3(tmp_path, images, s3):
     # Each read takes two requests, and the cache is listed once.
     methods = Counter(re.findall(r"(GET|HEAD) /clinic", " ".join(requests)))
     assert methods["GET"] == methods["HEAD"] + 1
+    # The workers of a cluster read the images from the store, and write the features into it.
+    changes |= {"training.cache_dir": "s3://clinic/of-cluster", "parallel.engine": "dask"}
+    clustered = write_project(
+        tmp_path / "dask", changes | {"data_ingestion.source_URL": "s3://clinic/scans"}, PARAMS
+    )
+    with dask_cluster(tmp_path, **credentials) as client:
+        address = {"DASK_SCHEDULER_ADDRESS": client.scheduler.address}
+        log = run(clustered, ROOT / "main.py", **credentials, **address)
+    assert "dask: 2 workers at " in log
+    assert_same_outputs(clustered, local)
     # A killed upload is no file.
     run(remote, "-c", KILLED, "s3://clinic/cache", code=-9, **credentials)
     with pytest.MonkeyPatch.context() as patch:
