@@ -218,6 +218,15 @@ def j2k(width, height):
     return buffer.getvalue()
 
 
+def test_boxes_before_a_jpeg_2000_codestream_are_skipped():
+    endless = b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(8)  # a box of length 0, for a reader of boxes
+    images = []
+    for boxes in (b"", endless):
+        data = dicom(np.zeros((64, 64), np.uint8), JPEG2000, frame=boxes + j2k(64, 64))
+        images.append(decode(data, MAX_PIXELS).pixels)
+    assert np.array_equal(*images)
+
+
 RLE_BOMB = struct.pack("<16I", 2, 64, 66, *[0] * 13) + b"\0\0" + b"\x81\0" * 200_000
 NESTED = element(0x0008, 0x1140, b"SQ", b"", UNDEFINED)
 
@@ -268,7 +277,7 @@ NESTED = element(0x0008, 0x1140, b"SQ", b"", UNDEFINED)
         (shipped("rtplan.dcm"), "not_an_image", "without pixels"),
         (shipped("test-SR.dcm"), "not_an_image", "without pixels"),
         (dicom(STORED, JPEG2000Lossless, frame=j2k(4000, 3000)), "corrupt", "of another size"),
-        (dicom(STORED, JPEG2000, frame=b"\xff\xd8nothing"), "corrupt", "can't be decoded"),
+        (dicom(STORED, JPEG2000, frame=b"\xff\xd8nothing"), "corrupt", "no codestream"),
         (dicom(STORED, RLELossless, frame=RLE_BOMB), "corrupt", "can't be decoded"),
         (dicom(STORED, RLELossless, frame=b"\0\0"), "corrupt", "can't be decoded"),
         (dicom(STORED, RLELossless, frame=bytes(64)), "corrupt", "number of RLE segments"),

@@ -17,7 +17,13 @@ from cnnClassifier.imaging.dicom_header import (
     Header,
     read_header,
 )
-from cnnClassifier.imaging.limits import BoundedFile, PixelBudget, check_blocks, check_size
+from cnnClassifier.imaging.limits import (
+    BoundedFile,
+    PixelBudget,
+    check_blocks,
+    check_size,
+    jpeg2000_codestream,
+)
 from cnnClassifier.utils.errors import ImageError
 
 _NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG)
@@ -165,6 +171,8 @@ def _decode_frame(
             syntax, source = EXPLICIT_LITTLE, _unpack_rle(encoded, pixel_format)
             options["planar_configuration"] = 1
         else:
+            if syntax in _JPEG_2000:
+                encoded = jpeg2000_codestream(encoded)
             _check_jpeg_size(encoded, pixel_format["rows"], pixel_format["columns"])
             source = encapsulate([encoded])
     options["number_of_frames"] = frames

@@ -40,7 +40,7 @@ _MAX_SCANS = 50
 _MAX_STRIPS = 50_000
 # Those that a length follows, and the end; not escaped bytes and restarts, which are among pixels.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-_JPEG2000_START = b"\xff\x4f\xff\x51"  # of the codestream, which may follow other boxes
+_JPEG2000_START = b"\xff\x4f\xff\x51"  # of the codestream
 _MAX_TILES = 2_000
 _JPEG_ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 
@@ -96,7 +96,7 @@ def check_blocks(data: bytes) -> None:
     """
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(data)
-    elif data.startswith((_JPEG2000_START, b"\0\0\0\x0cjP")):
+    elif data.startswith(_JPEG2000_START):
         _check_jpeg2000(data)
     elif data.startswith(tuple(PREFIXES)):
         file = BoundedFile(data)
@@ -126,13 +126,27 @@ def _check_jpeg(data: bytes) -> None:
 
 
 def _check_jpeg2000(data: bytes) -> None:
-    for start in re.finditer(_JPEG2000_START, data):
-        sizes = data[start.end() + 4 : start.end() + 36]
-        if len(sizes) == 32:
-            x, y, _, _, width, height, left, top = struct.unpack(">8I", sizes)
-            columns, rows = -(-(x - left) // max(1, width)), -(-(y - top) // max(1, height))
-            if columns * rows > _MAX_TILES:
-                raise _too_many("tiles")
+    sizes = data[8:40]
+    if len(sizes) == 32:
+        x, y, _, _, width, height, left, top = struct.unpack(">8I", sizes)
+        columns, rows = -(-(x - left) // max(1, width)), -(-(y - top) // max(1, height))
+        if columns * rows > _MAX_TILES:
+            raise _too_many("tiles")
+
+
+def jpeg2000_codestream(data: bytes) -> bytes:
+    """Return a JPEG 2000 image without the boxes of a JP2 file.
+
+    DICOM doesn't allow them, some programs write them, and pydicom loops for ever on one of length
+    0.
+
+    Raises:
+        ImageError: `corrupt`: there is no codestream.
+    """
+    start = data.find(_JPEG2000_START)
+    if start < 0:
+        raise ImageError("corrupt", "the JPEG 2000 image has no codestream; save it again")
+    return data[start:]
 
 
 def _too_many(parts: str) -> ImageError:
