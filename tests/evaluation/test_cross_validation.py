@@ -51,7 +51,9 @@ def test_a_model_is_not_better_than_itself():
 )
 def test_few_groups_in_the_test_split_make_cross_validation_more_reliable(test_groups, expected):
     found = {"min_class_groups": 50, "fixed_validation_split": False}
-    assert reliability_note(test_groups, found).startswith(expected)
+    note = reliability_note(test_groups, found)
+    assert note.startswith(expected)
+    assert ("a little too good" in note) == (test_groups != 20)
     few = found | {"min_class_groups": 2}
     assert test_groups is None or "The test split's" in reliability_note(test_groups, few)
 

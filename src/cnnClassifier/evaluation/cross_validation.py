@@ -71,17 +71,18 @@ def reliability_note(test_groups: int | None, cross_validation: dict[str, Any]) 
         cross_validation: from `compare_with_baseline`.
     """
     groups = cross_validation["min_class_groups"]
+    too_good = (
+        "a little too good: their images also decided when to stop training, and on weights, "
+        "temperature and threshold."
+    )
     if test_groups is None:
-        return (
-            "There is no test split. The cross-validated metrics are a little too good: their "
-            "images also decided when to stop training, and on weights, temperature and threshold."
-        )
+        return f"There is no test split. The cross-validated metrics are {too_good}"
     if test_groups < _FEW_GROUPS and groups > test_groups:
         is_fixed = cross_validation["fixed_validation_split"]
         return (
             f"The {'validation' if is_fixed else 'cross-validated'} metrics are more reliable: the "
             f"class with the fewest groups has {test_groups} in the test split, and {groups} "
-            "outside it."
+            f"outside it. Still they are {too_good}"
         )
     return (
         "The test split's metrics are more reliable: its images decided nothing, not even when to "
