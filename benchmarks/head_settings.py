@@ -226,6 +226,7 @@ def fit(
     names = ("class_weights", "learning_rate", "batch_size", "label_smoothing")
     fit_changes = {name: changes[name] for name in names if name in changes}
     views = changes.get("views", config.augmentation.views)
+    network = load_network(config, config.folds)
     config = config.model_copy(
         update={
             "fit": config.fit.model_copy(update={"seed": seed, **fit_changes}),
@@ -235,7 +236,6 @@ def fit(
     )
     head = changes.get("head", config.head)
     images = TrainingImages.read(manifest, config, config.repeats)
-    network = load_network(config, config.folds)
     entries = [(entry, views_of(entry.sha256, config.augmentation)) for entry in images.entries]
     features = image_features(network.cache, entries, config)
     test = manifest.in_split("test")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import openvino
 
 _NETWORK, _WEIGHTS = "graph.xml", "graph.bin"
+_PIECE_BYTES = 1 << 20
 
 
 def activation_map(evidence: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -209,7 +210,13 @@ def load_openvino(path: Path) -> "openvino.Model":
     import openvino as ov
 
     with zipfile.ZipFile(path) as archive:
-        return ov.Core().read_model(archive.read(_NETWORK), archive.read(_WEIGHTS))
+        weights = ov.Tensor(ov.Type.u8, [archive.getinfo(_WEIGHTS).file_size])
+        rest = memoryview(weights.data)
+        with archive.open(_WEIGHTS) as file:  # in pieces: no second copy of all weights
+            while piece := file.read(_PIECE_BYTES):
+                rest[: len(piece)] = piece
+                rest = rest[len(piece) :]
+        return ov.Core().read_model(archive.read(_NETWORK), weights)
 
 
 def quantize(network: "openvino.Model", images: Sequence[np.ndarray]) -> "openvino.Model":
