@@ -19,6 +19,10 @@ def cells_of(path):
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
+def needs_data_alone(path):
+    return "Needs the stage `data_ingestion`" in "".join(cells_of(path)[0]["source"])
+
+
 def run_notebook(folder, name):
     """Execute a notebook in the folder `research` of a project; return what it printed."""
     import nbformat
@@ -53,10 +57,8 @@ def own_source(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """Run the pipeline on images of three classes, two of each group."""
-    folder = tmp_path_factory.mktemp("project")
+def run_pipeline(folder, *options):
+    """Run stages on images of three classes, two of each group."""
     write_project(
         folder,
         config={
@@ -77,10 +79,20 @@ def project(tmp_path_factory):
             "REPEATS": 2,
         },
     )
-    command = [sys.executable, str(ROOT / "main.py")]
+    command = [sys.executable, str(ROOT / "main.py"), *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return copy_notebooks(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return run_pipeline(tmp_path_factory.mktemp("data"), "--only", "data_ingestion")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return run_pipeline(tmp_path_factory.mktemp("project"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
@@ -96,16 +108,26 @@ def test_a_notebook_begins_with_the_stage_and_ends_with_the_keys(path):
         assert (ROOT / name).is_file(), name
 
 
-@pytest.mark.slow
-@pytest.mark.full
-@pytest.mark.parametrize("name", NAMES)
-def test_notebooks_run_and_use_the_terms_of_the_project(project, name, own_source):
-    printed, errors = run_notebook(project, name)
+def check_notebook(folder, name):
+    printed, errors = run_notebook(folder, name)
     assert errors == ""
     assert "error:" not in printed
     assert printed.startswith("Leaves: ")
     assert "photo" in printed or "images" in printed
     assert re.search(r"\b(CT|patients?|slices?)\b", printed) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS if needs_data_alone(path)])
+def test_notebooks_on_data_run_and_use_the_terms_of_the_project(data, name, own_source):
+    check_notebook(data, name)
+
+
+@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS if not needs_data_alone(path)])
+def test_notebooks_run_and_use_the_terms_of_the_project(project, name, own_source):
+    check_notebook(project, name)
 
 
 @pytest.mark.slow
