@@ -69,6 +69,11 @@ def test_files_of_merged_folders_that_clash_are_all_kept():
     assert sorted(found) == ["a/a2_a2_x.png", "a/a2_x.png", "a/a3_x.png", "a/x.png", "n/x.png"]
 
 
+def test_without_a_match_the_folder_with_the_name_of_the_class_is_taken():
+    found = targets("oak/1.png maple/1.png", {"oak": "oak*", "maple": "ahorn*"})
+    assert sorted(found) == ["maple/1.png", "oak/1.png"]
+
+
 @pytest.mark.parametrize(
     ("source", "patterns", "count", "message"),
     [

@@ -142,8 +142,8 @@ def arrange_images(
 
     Args:
         images: of the source, with its labels.
-        class_patterns: class → shell pattern of its folders or labels, ignoring case; None: each is
-            a class.
+        class_patterns: class → shell pattern of its folders or labels, ignoring case; if none
+            matches, the folder with the name of the class. None: each folder is a class.
         class_count: expected number of classes; auto: two or more.
         source: name of the source in messages.
 
@@ -231,7 +231,10 @@ def _match_patterns(
             raise SourceError(
                 f"data_ingestion.classes: {label!r} is no folder name; choose a plain word"
             )
-        matches = [name for name in counts if fnmatchcase(name.casefold(), pattern.casefold())]
+        folded = pattern.casefold()
+        matches = [name for name in counts if fnmatchcase(name.casefold(), folded)]
+        # Generated images are in folders with the names of the classes.
+        matches = matches or [name for name in counts if name.casefold() == label.casefold()]
         if not matches:
             raise SourceError(
                 f"{source}: no folder matches {pattern!r} of class {label}; found {_join(counts)}; "

@@ -443,8 +443,8 @@ class DataIngestionConfig(Settings):
     )
     class_patterns: Annotated[dict[Text, Text], Field(min_length=1)] | None = Field(
         validation_alias="data_ingestion.classes",
-        description="Each class with the shell pattern of its folders; other folders are left "
-        "out. null: every folder is a class",
+        description="Each class with the shell pattern of its folders; if none matches, the folder "
+        "with the name of the class. Other folders are left out. null: every folder is a class",
     )
     class_count: ClassCount
     download_dir: ClonePath = Field(
