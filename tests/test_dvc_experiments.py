@@ -31,6 +31,7 @@ def clone(tmp_path_factory):
             "IMAGE_SIZE": [64, 64, 3],
             "BACKBONE": "MobileNetV2",
             "WEIGHTS": None,
+            "HEAD": "conv_max",  # random features: `auto` may leave out what EPOCHS changes
             "AUGMENTATION": False,
             "EPOCHS": 2,
             "FOLDS": 3,
