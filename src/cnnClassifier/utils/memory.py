@@ -3,6 +3,7 @@
 import ctypes
 import threading
 import time
+from functools import cache
 
 # Of malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -45,10 +46,15 @@ def keep_trimming() -> None:
     threading.Thread(target=trim, name="trim-memory", daemon=True).start()
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)  # each makes classes of its own
+
+
 def _call(function: str, *arguments: int) -> bool:
     """Call a function of the C library; return whether it has one of this name."""
     try:
-        getattr(ctypes.CDLL(None), function)(*arguments)
+        getattr(_libc(), function)(*arguments)
     except (OSError, AttributeError, TypeError):
         return False
     return True
