@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from benchmarks.measure import table
 from cnnClassifier.components.cross_fitting import (
@@ -280,8 +281,7 @@ def linear_probabilities(heads: LinearHeads, features: Features) -> np.ndarray:
     """Return the probabilities of each linear head, (n, heads, classes)."""
     averages = features.averages().astype(np.float64)
     logits = np.einsum("nd,fdc->nfc", averages, heads.kernels) + heads.biases
-    probabilities = np.exp(logits - logits.max(2, keepdims=True))
-    return probabilities / probabilities.sum(2, keepdims=True)
+    return softmax(logits, axis=2)
 
 
 if __name__ == "__main__":
